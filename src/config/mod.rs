@@ -1,1 +1,11 @@
-//! To be written in this step.
+//! What the user typed and set, resolved: places on this machine, volumes, sizes and durations.
+//!
+//! Reading the environment happens here and nowhere else; everything below is handed values.
+
+mod places;
+mod quantity;
+mod volume_name;
+
+pub use places::{Environment, PlaceError, PlaceOptions, Places, escape_mount_dir};
+pub use quantity::{QuantityError, format_bytes, format_duration, parse_bytes, parse_duration};
+pub use volume_name::{VolumeName, VolumeNameError, VolumePath, default_store_url};

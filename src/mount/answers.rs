@@ -1,0 +1,283 @@
+//! What a mount answers: values that the control socket carries and the commands print.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Hash, Seq, VolumeId};
+
+/// What `commit` is asked to do.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CommitRequest {
+    /// Text for the log; may be empty.
+    pub message: String,
+    /// Say what would be published, publish nothing.
+    pub dry_run: bool,
+    /// Fail at once when another commit or reload runs.
+    pub no_wait: bool,
+    /// Give up after this many seconds without the store; `None` is the default of 30 s.
+    pub timeout_secs: Option<u64>,
+}
+
+/// A path where a commit put its own change over one that the mount had not seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverwrittenPath {
+    /// The path now.
+    pub path: String,
+    /// Where it was before this commit moved it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub came_from: Option<String>,
+    /// Content, mode, owner, mtime or an xattr.
+    pub register: String,
+}
+
+/// What a commit did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CommitAnswer {
+    /// Number of the record; `None` when there was nothing to publish, or for a dry run.
+    pub seq: Option<Seq>,
+    /// Id of the record: its hash.
+    pub record: Option<Hash>,
+    /// True for a dry run.
+    pub dry_run: bool,
+    /// Names and inodes that changed.
+    pub changed: u64,
+    /// Files whose bytes changed.
+    pub files: u64,
+    /// Logical bytes of those files.
+    pub bytes_changed: u64,
+    /// Bytes sent to the store.
+    pub bytes_sent: u64,
+    /// Numbers of the records by others that it was merged with.
+    pub merged_with: Vec<Seq>,
+    /// Paths where it overwrote a concurrent change that this mount had not seen.
+    pub overwrote: Vec<OverwrittenPath>,
+    /// Files that some process could still write; they stay dirty, so that the next commit brings the rest.
+    pub still_written: Vec<String>,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// What happens to local changes at a reload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LocalChanges {
+    /// They leave the view and go to a stash.
+    #[default]
+    Stash,
+    /// They are put on top of the new base.
+    Keep,
+    /// The reload is refused when there are any.
+    IfClean,
+}
+
+/// What `reload` is asked to do.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// Local changes.
+    pub local: LocalChanges,
+    /// To this record instead of the newest.
+    pub to: Option<Seq>,
+    /// Fail at once when another commit or reload runs.
+    pub no_wait: bool,
+    /// Give up after this many seconds without the store; `None` is the default of 30 s.
+    pub timeout_secs: Option<u64>,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ReloadAnswer {
+    /// The record that the view stood on.
+    pub from: Seq,
+    /// The record that it stands on now.
+    pub to: Seq,
+    /// Id of that record.
+    pub record: Hash,
+    /// The stash that holds the local changes which left the view.
+    pub stash: Option<StashSummary>,
+    /// Local changes on top of the new base (`--keep`, or files open for writing).
+    pub kept: Vec<String>,
+    /// With `--keep`: paths where a local change was put over one by others.
+    pub overwrote: Vec<OverwrittenPath>,
+    /// Stashes that had to go to keep the bounds of age and size.
+    pub dropped_stashes: Vec<u64>,
+}
+
+/// One stash.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct StashSummary {
+    /// Its number.
+    pub id: u64,
+    /// When it was made, seconds since 1970.
+    pub made_at: i64,
+    /// The record that its changes were made on.
+    pub base: Seq,
+    /// Names and inodes in it that differ from its base.
+    pub changed: u64,
+    /// Bytes on local disk.
+    pub bytes: u64,
+}
+
+/// How one path differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// Its bytes differ.
+    Modified,
+    /// Only attributes differ.
+    Attributes,
+    /// It is gone.
+    Removed,
+    /// It came from another path.
+    Moved,
+}
+
+/// One line of a diff.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChangedPath {
+    /// The path; directories end in `/`.
+    pub path: String,
+    /// How it differs.
+    pub change: ChangeKind,
+    /// Where it came from, when it moved.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub came_from: Option<String>,
+    /// Bytes now, for files.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub size: Option<u64>,
+}
+
+/// What differs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DiffAnswer {
+    /// In path order.
+    pub changes: Vec<ChangedPath>,
+    /// There were more than asked for.
+    pub truncated: bool,
+}
+
+/// One record of the log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Its number.
+    pub seq: Seq,
+    /// Its id.
+    pub record: Hash,
+    /// `init`, `commit`, ...
+    pub kind: String,
+    /// Seconds since 1970.
+    pub time: i64,
+    /// Who.
+    pub by: String,
+    /// The message.
+    pub message: String,
+    /// Files in the volume then.
+    pub files: u64,
+    /// Logical bytes in the volume then.
+    pub bytes: u64,
+}
+
+/// Numbers about the cache.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// Clean bytes on disk.
+    pub used_bytes: u64,
+    /// The most there may be.
+    pub max_bytes: u64,
+    /// Reads answered from local bytes.
+    pub hits: u64,
+    /// Reads that had to wait for the store.
+    pub misses: u64,
+}
+
+/// Numbers about requests to the store.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TransferStatus {
+    /// Requests sent.
+    pub requests: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Requests that failed for good.
+    pub errors: u64,
+    /// The last failure, if it is newer than the last success.
+    pub last_error: Option<String>,
+}
+
+/// The state of a mount at a glance.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct StatusAnswer {
+    /// Name of the volume.
+    pub volume: String,
+    /// Its id.
+    pub volume_id: VolumeId,
+    /// The store, without secrets.
+    pub store: String,
+    /// Where it is mounted.
+    pub dir: String,
+    /// The mount's name.
+    pub name: String,
+    /// The daemon.
+    pub pid: u32,
+    /// The daemon's version.
+    pub version: String,
+    /// Seconds since the mount.
+    pub uptime_secs: u64,
+    /// Nothing can be written.
+    pub read_only: bool,
+    /// The record that the view stands on.
+    pub base: Seq,
+    /// Id of that record.
+    pub base_record: Hash,
+    /// The newest record that is known, and how many seconds ago the store was asked; asked now if the store answers.
+    pub head: Option<Seq>,
+    /// Seconds since the store was last asked for the head.
+    pub head_age_secs: Option<u64>,
+    /// Why the head could not be asked for now.
+    pub head_error: Option<String>,
+    /// Names and inodes that differ from the base.
+    pub dirty: u64,
+    /// Bytes of dirty files on local disk.
+    pub dirty_bytes: u64,
+    /// Stashes.
+    pub stashes: u64,
+    /// A commit or reload that runs now.
+    pub busy: Option<String>,
+    /// The cache.
+    pub cache: CacheStatus,
+    /// Requests to the store.
+    pub transfers: TransferStatus,
+    /// Whether file data passes the daemon, and why.
+    pub passthrough: String,
+    /// Things the owner of the mount should know.
+    pub warnings: Vec<String>,
+}
+
+/// How far a long operation is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// `scanning`, `uploading`, `publishing`, `fetching`, ...
+    pub stage: String,
+    /// Units done.
+    pub done_files: u64,
+    /// Units in all, if known.
+    pub total_files: u64,
+    /// Bytes done.
+    pub done_bytes: u64,
+    /// Bytes in all, if known.
+    pub total_bytes: u64,
+    /// Bytes that went over the network.
+    pub sent_bytes: u64,
+}
+
+/// What a `prefetch` did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PrefetchAnswer {
+    /// Files below the path.
+    pub files: u64,
+    /// Their logical bytes.
+    pub bytes: u64,
+}
