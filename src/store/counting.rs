@@ -1,0 +1,294 @@
+//! A decorator that counts requests and bytes by verb, for `status` and for tests of what an operation costs.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::{Fetched, Listed, ObjectStore, PutDone, PutMode, StoreError};
+
+/// One verb's counters since the store was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VerbCount {
+    /// Calls begun; retries inside the adapter are not seen here.
+    pub calls: u64,
+    /// Calls that gave an error other than "no such object" and "already there", or were given up.
+    pub failed: u64,
+    /// Body bytes of finished calls: received for get, sent for put, 0 else.
+    pub bytes: u64,
+}
+
+/// A snapshot of all counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StoreCounters {
+    /// Reads of objects and ranges.
+    pub get: VerbCount,
+    /// Overwriting writes.
+    pub put: VerbCount,
+    /// Writes that must create.
+    pub put_if_absent: VerbCount,
+    /// Questions for a length.
+    pub head: VerbCount,
+    /// Pages of listings.
+    pub list: VerbCount,
+    /// Deletions, one per call whatever the number of keys.
+    pub delete: VerbCount,
+    /// Calls running now.
+    pub in_flight: u64,
+}
+
+impl StoreCounters {
+    /// Calls of all verbs.
+    pub fn calls(&self) -> u64 {
+        self.verbs().iter().map(|verb| verb.calls).sum()
+    }
+
+    /// Failed calls of all verbs.
+    pub fn failed(&self) -> u64 {
+        self.verbs().iter().map(|verb| verb.failed).sum()
+    }
+
+    /// Body bytes sent.
+    pub fn bytes_sent(&self) -> u64 {
+        self.put.bytes + self.put_if_absent.bytes
+    }
+
+    /// Body bytes received.
+    pub fn bytes_received(&self) -> u64 {
+        self.get.bytes
+    }
+
+    fn verbs(&self) -> [VerbCount; 6] {
+        [
+            self.get,
+            self.put,
+            self.put_if_absent,
+            self.head,
+            self.list,
+            self.delete,
+        ]
+    }
+}
+
+#[derive(Debug, Default)]
+struct Verb {
+    calls: AtomicU64,
+    done: AtomicU64,
+    failed: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Verb {
+    fn count(&self) -> VerbCount {
+        VerbCount {
+            calls: self.calls.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+        }
+    }
+
+    fn in_flight(&self) -> u64 {
+        let ended = self.done.load(Relaxed) + self.failed.load(Relaxed);
+        self.calls.load(Relaxed).saturating_sub(ended)
+    }
+}
+
+/// One running call; dropped without [`Call::end`] it counts as failed.
+struct Call<'a> {
+    verb: &'a Verb,
+    ended: bool,
+}
+
+impl<'a> Call<'a> {
+    fn begin(verb: &'a Verb) -> Call<'a> {
+        verb.calls.fetch_add(1, Relaxed);
+        Call { verb, ended: false }
+    }
+
+    fn end<T>(mut self, result: &Result<T, StoreError>, bytes: u64) {
+        self.ended = true;
+        match result {
+            Ok(_) => {
+                self.verb.bytes.fetch_add(bytes, Relaxed);
+                self.verb.done.fetch_add(1, Relaxed);
+            }
+            Err(StoreError::NotFound { .. } | StoreError::AlreadyExists { .. }) => {
+                self.verb.done.fetch_add(1, Relaxed);
+            }
+            Err(_) => {
+                self.verb.failed.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.verb.failed.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// A store that counts what passes through it.
+#[derive(Debug)]
+pub struct CountingStore {
+    inner: Arc<dyn ObjectStore>,
+    get: Verb,
+    put: Verb,
+    put_if_absent: Verb,
+    head: Verb,
+    list: Verb,
+    delete: Verb,
+}
+
+impl CountingStore {
+    /// Counts from zero what passes to `inner`.
+    pub fn new(inner: Arc<dyn ObjectStore>) -> CountingStore {
+        CountingStore {
+            inner,
+            get: Verb::default(),
+            put: Verb::default(),
+            put_if_absent: Verb::default(),
+            head: Verb::default(),
+            list: Verb::default(),
+            delete: Verb::default(),
+        }
+    }
+
+    /// All counters now. Two of them may disagree by calls that end in this moment.
+    pub fn counters(&self) -> StoreCounters {
+        let all = [
+            &self.get,
+            &self.put,
+            &self.put_if_absent,
+            &self.head,
+            &self.list,
+            &self.delete,
+        ];
+        StoreCounters {
+            get: self.get.count(),
+            put: self.put.count(),
+            put_if_absent: self.put_if_absent.count(),
+            head: self.head.count(),
+            list: self.list.count(),
+            delete: self.delete.count(),
+            in_flight: all.iter().map(|verb| verb.in_flight()).sum(),
+        }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for CountingStore {
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, StoreError> {
+        let call = Call::begin(&self.get);
+        let result = self.inner.get(key, range).await;
+        call.end(
+            &result,
+            result.as_ref().map_or(0, |fetched| fetched.bytes.len() as u64),
+        );
+        result
+    }
+
+    async fn put(&self, key: &str, body: Bytes, mode: PutMode) -> Result<PutDone, StoreError> {
+        let call = Call::begin(match mode {
+            PutMode::Overwrite => &self.put,
+            PutMode::IfAbsent => &self.put_if_absent,
+        });
+        let bytes = body.len() as u64;
+        let result = self.inner.put(key, body, mode).await;
+        call.end(&result, bytes);
+        result
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<u64>, StoreError> {
+        let call = Call::begin(&self.head);
+        let result = self.inner.head(key).await;
+        call.end(&result, 0);
+        result
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        start_after: Option<&str>,
+        limit: usize,
+    ) -> Result<Listed, StoreError> {
+        let call = Call::begin(&self.list);
+        let result = self.inner.list(prefix, start_after, limit).await;
+        call.end(&result, 0);
+        result
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+        let call = Call::begin(&self.delete);
+        let result = self.inner.delete(keys).await;
+        call.end(&result, 0);
+        result
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    #[tokio::test]
+    async fn counts_calls_bytes_and_failures_by_verb() {
+        let store = CountingStore::new(Arc::new(MemoryStore::new()));
+        store
+            .put("a", Bytes::from_static(b"12345"), PutMode::Overwrite)
+            .await
+            .unwrap();
+        store
+            .put("a", Bytes::from_static(b"1"), PutMode::IfAbsent)
+            .await
+            .unwrap_err();
+        store.get("a", Some(1..3)).await.unwrap();
+        store.get("b", None).await.unwrap_err();
+        store.get("a", Some(9..10)).await.unwrap_err();
+        let counters = store.counters();
+        assert_eq!(
+            counters.put,
+            VerbCount {
+                calls: 1,
+                failed: 0,
+                bytes: 5
+            }
+        );
+        assert_eq!(
+            counters.put_if_absent,
+            VerbCount {
+                calls: 1,
+                failed: 0,
+                bytes: 0
+            }
+        );
+        assert_eq!(
+            counters.get,
+            VerbCount {
+                calls: 3,
+                failed: 1,
+                bytes: 2
+            }
+        );
+        assert_eq!(
+            (counters.calls(), counters.failed(), counters.in_flight),
+            (5, 1, 0)
+        );
+        assert_eq!((counters.bytes_sent(), counters.bytes_received()), (5, 2));
+    }
+
+    #[test]
+    fn a_call_that_was_given_up_is_not_in_flight() {
+        let store = CountingStore::new(Arc::new(MemoryStore::new()));
+        drop(Call::begin(&store.get));
+        let counters = store.counters();
+        assert_eq!((counters.get.failed, counters.in_flight), (1, 0));
+    }
+}
