@@ -1,5 +1,20 @@
 //! The tree over nodes: lookup, list, edit and partition, diff, merge.
 
+mod diff;
+mod edit;
+mod fetch;
+mod list;
+mod same;
 mod source;
+mod totals;
 
+pub use diff::{Change, NameDiff, Registers, diff, diff_below, diff_dirs};
+pub use edit::{Edited, edit, edit_dir, edit_dir_entry};
+pub use fetch::{FETCHES_MAX, answer};
+pub use list::{
+    Leaf, ListFrom, Run, count, entries, is_empty, leaf_entries, leaves, lookup, lookup_loaded, prefetch,
+    run, run_loaded, walk,
+};
+pub use same::{same_attrs, same_body, same_entry, same_xattrs};
 pub use source::{Missing, NodeSource, TreeError};
+pub use totals::{TotalsDelta, recount, recount_page, totals_of};
