@@ -1,1 +1,15 @@
-//! To be written in this step.
+#![doc = include_str!("PROTOCOL.md")]
+
+mod client;
+mod peer;
+mod protocol;
+mod registry;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, ClientError};
+pub use peer::Access;
+pub use protocol::{Hello, LINE_BYTES_MAX, PROTOCOL, Request, UnmountAnswer, UnmountRequest};
+pub use registry::{MountRecord, RegistryError, find_mount, list_mounts, record_path, socket_path};
+pub use server::{ProgressSink, Server, Service};

@@ -1,0 +1,165 @@
+//! The client side of a control socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use super::protocol::{Hello, Line, PROTOCOL, Request};
+use crate::mount::{Failure, FailureKind, Progress};
+
+/// Time for the daemon to accept and say hello.
+const HELLO_TIME: Duration = Duration::from_secs(10);
+
+/// Why the daemon cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No daemon listens.
+    #[error("{socket}: the mount's daemon does not answer: {reason}")]
+    NoDaemon {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// It speaks another version.
+    #[error(
+        "the mount's daemon speaks protocol {theirs}, this program {PROTOCOL}: use the sailvol that made the mount"
+    )]
+    Version {
+        /// What it speaks.
+        theirs: u32,
+    },
+    /// What it said makes no sense.
+    #[error("the mount's daemon gave an answer that cannot be read: {0}")]
+    Garbled(String),
+    /// It refused or failed.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        match error {
+            ClientError::Failure(failure) => failure,
+            ClientError::NoDaemon { .. } => Failure::new(FailureKind::Failed, error.to_string())
+                .hint("`sailvol list` shows the mounts; `sailvol umount --force DIR` clears one whose daemon is gone"),
+            other => Failure::new(FailureKind::Failed, other.to_string()),
+        }
+    }
+}
+
+/// A connection to one mount.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+    socket: PathBuf,
+    hello: Hello,
+    next_id: u64,
+}
+
+impl Client {
+    /// Connects and reads the greeting.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a refusal by access rules is a [`ClientError::Failure`].
+    pub async fn connect(socket: &Path) -> Result<Client, ClientError> {
+        let gone = |reason: String| ClientError::NoDaemon {
+            socket: socket.to_path_buf(),
+            reason,
+        };
+        let connected = tokio::time::timeout(HELLO_TIME, UnixStream::connect(socket)).await;
+        let stream = connected
+            .map_err(|_| gone("timed out".into()))?
+            .map_err(|e| gone(e.to_string()))?;
+        let mut stream = BufReader::new(stream);
+        let mut text = String::new();
+        let read = tokio::time::timeout(HELLO_TIME, stream.read_line(&mut text)).await;
+        read.map_err(|_| gone("it accepted the connection, then said nothing".into()))?
+            .map_err(|e| gone(e.to_string()))?;
+        let line: Line = serde_json::from_str(&text).map_err(|e| ClientError::Garbled(e.to_string()))?;
+        if let Some(error) = line.error {
+            let failure = error
+                .data
+                .unwrap_or_else(|| Failure::new(FailureKind::Failed, error.message));
+            return Err(ClientError::Failure(failure));
+        }
+        let hello: Hello = serde_json::from_value(line.params.unwrap_or_default())
+            .map_err(|e| ClientError::Garbled(e.to_string()))?;
+        if hello.protocol != PROTOCOL {
+            return Err(ClientError::Version {
+                theirs: hello.protocol,
+            });
+        }
+        Ok(Client {
+            stream,
+            socket: socket.to_path_buf(),
+            hello,
+            next_id: 1,
+        })
+    }
+
+    /// What the daemon said of itself.
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Asks, hands progress to `on_progress`, and waits for the answer without a limit of its own: the daemon gives up
+    /// by the time limits in the request.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn call<T: DeserializeOwned>(
+        &mut self,
+        request: &Request,
+        mut on_progress: impl FnMut(Progress),
+    ) -> Result<T, ClientError> {
+        let garbled = |e: serde_json::Error| ClientError::Garbled(e.to_string());
+        let id = self.next_id;
+        self.next_id += 1;
+        let mut message = serde_json::to_value(request).map_err(garbled)?;
+        message["jsonrpc"] = "2.0".into();
+        message["id"] = id.into();
+        let gone = |socket: &Path, reason: String| ClientError::NoDaemon {
+            socket: socket.to_path_buf(),
+            reason,
+        };
+        let text = format!("{message}\n");
+        self.stream
+            .write_all(text.as_bytes())
+            .await
+            .map_err(|e| gone(&self.socket, e.to_string()))?;
+        loop {
+            let mut text = String::new();
+            let n = self
+                .stream
+                .read_line(&mut text)
+                .await
+                .map_err(|e| gone(&self.socket, e.to_string()))?;
+            if n == 0 {
+                return Err(gone(
+                    &self.socket,
+                    "it closed the connection before it answered".into(),
+                ));
+            }
+            let line: Line = serde_json::from_str(&text).map_err(garbled)?;
+            if line.method.as_deref() == Some("progress") {
+                if let Ok(progress) = serde_json::from_value(line.params.unwrap_or_default()) {
+                    on_progress(progress);
+                }
+                continue;
+            }
+            if let Some(error) = line.error {
+                let failure = error
+                    .data
+                    .unwrap_or_else(|| Failure::new(FailureKind::Failed, error.message));
+                return Err(ClientError::Failure(failure));
+            }
+            if line.id == Some(id) {
+                return serde_json::from_value(line.result.unwrap_or_default()).map_err(garbled);
+            }
+        }
+    }
+}

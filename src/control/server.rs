@@ -1,0 +1,202 @@
+//! The server side of a control socket.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::peer::Access;
+use super::protocol::{Hello, LINE_BYTES_MAX, Line, Request, RpcError, code, parse_request};
+use crate::mount::{Failure, Progress};
+
+/// Most connections at once.
+const CONNECTIONS_MAX: usize = 64;
+/// Time for the first request.
+const FIRST_REQUEST_TIME: Duration = Duration::from_secs(30);
+/// Time between an answer and the next request.
+const NEXT_REQUEST_TIME: Duration = Duration::from_secs(600);
+/// Time for a client to take what it is sent.
+const WRITE_TIME: Duration = Duration::from_secs(30);
+
+/// Takes progress; may be called often and from any thread.
+pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// What answers requests: a mount, or a double in tests.
+#[async_trait]
+pub trait Service: Send + Sync + 'static {
+    /// The first line for every client.
+    fn hello(&self) -> Hello;
+
+    /// Does what is asked. Runs to its end also when the client has gone.
+    async fn call(&self, request: Request, progress: ProgressSink) -> Result<serde_json::Value, Failure>;
+}
+
+/// A bound control socket.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    access: Access,
+}
+
+impl Server {
+    /// Binds `path`, replacing a socket that a dead daemon left. Everybody may connect; `access` decides who is heard.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn bind(path: &Path, access: Access) -> std::io::Result<Server> {
+        match std::fs::remove_file(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+        Ok(Server { listener, access })
+    }
+
+    /// Serves until the future is dropped.
+    pub async fn serve(self, service: Arc<dyn Service>) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: whoever holds them must be given time to close some.
+                    tracing::warn!(%error, "control socket: accept failed");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                tokio::spawn(refuse(
+                    stream,
+                    "too many connections to this mount at once; try again".into(),
+                ));
+                continue;
+            };
+            match self.access.check(&stream) {
+                Err(reason) => {
+                    tokio::spawn(refuse(stream, reason));
+                }
+                Ok(()) => {
+                    let service = service.clone();
+                    tokio::spawn(async move {
+                        serve_connection(stream, service).await;
+                        drop(place);
+                    });
+                }
+            }
+        }
+    }
+}
+
+async fn refuse(mut stream: UnixStream, reason: String) {
+    let mut line = Line::error(None, code::MOUNT, reason.clone());
+    if let Some(error) = &mut line.error {
+        error.data = Some(Failure::new(crate::mount::FailureKind::NoAccess, reason));
+    }
+    send(&mut stream, &line).await;
+}
+
+/// False when the client does not take it.
+async fn send<W: tokio::io::AsyncWrite + Unpin>(writer: &mut W, line: &Line) -> bool {
+    let Ok(mut bytes) = serde_json::to_vec(line) else {
+        return false;
+    };
+    bytes.push(b'\n');
+    matches!(
+        tokio::time::timeout(WRITE_TIME, writer.write_all(&bytes)).await,
+        Ok(Ok(()))
+    )
+}
+
+async fn serve_connection(stream: UnixStream, service: Arc<dyn Service>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let hello = serde_json::to_value(service.hello()).unwrap_or_default();
+    if !send(&mut writer, &Line::notification("hello", hello)).await {
+        return;
+    }
+    let mut patience = FIRST_REQUEST_TIME;
+    loop {
+        let mut bytes = Vec::new();
+        let mut limited = (&mut reader).take(LINE_BYTES_MAX as u64 + 1);
+        let got = tokio::time::timeout(patience, limited.read_until(b'\n', &mut bytes)).await;
+        if !matches!(got, Ok(Ok(n)) if n > 0) {
+            return;
+        }
+        if bytes.len() > LINE_BYTES_MAX {
+            send(
+                &mut writer,
+                &Line::error(
+                    None,
+                    code::INVALID_REQUEST,
+                    "a line must not be longer than 1 MiB",
+                ),
+            )
+            .await;
+            return;
+        }
+        let (id, request) = match parse_request(&bytes) {
+            Ok(parsed) => parsed,
+            Err(answer) => {
+                let fatal = answer.error.as_ref().is_some_and(|e| e.code == code::PARSE);
+                if !send(&mut writer, &answer).await || fatal {
+                    return;
+                }
+                continue;
+            }
+        };
+        if !answer(&mut writer, &service, id, request).await {
+            return;
+        }
+        patience = NEXT_REQUEST_TIME;
+    }
+}
+
+/// Runs one request, forwarding progress; false when the client has gone.
+async fn answer(
+    writer: &mut tokio::net::unix::OwnedWriteHalf,
+    service: &Arc<dyn Service>,
+    id: u64,
+    request: Request,
+) -> bool {
+    let (sender, mut progress) = mpsc::channel::<Progress>(16);
+    // A client that reads slowly loses progress, never the answer.
+    let sink: ProgressSink = Arc::new(move |p| drop(sender.try_send(p)));
+    let service = service.clone();
+    // A task of its own: it ends by itself when the client goes.
+    let mut work = tokio::spawn(async move { service.call(request, sink).await });
+    let mut open = true;
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            Some(p) = progress.recv(), if open => {
+                let params = serde_json::to_value(&p).unwrap_or_default();
+                open = send(writer, &Line::notification("progress", params)).await;
+            }
+        }
+    };
+    let line = match done {
+        Ok(Ok(result)) => Line {
+            id: Some(id),
+            result: Some(result),
+            ..Line::empty()
+        },
+        Ok(Err(failure)) => Line {
+            id: Some(id),
+            error: Some(RpcError {
+                code: code::MOUNT,
+                message: failure.message.clone(),
+                data: Some(failure),
+            }),
+            ..Line::empty()
+        },
+        Err(panic) => Line::error(Some(id), code::MOUNT, format!("a bug in sailvol: {panic}")),
+    };
+    open && send(writer, &line).await
+}
