@@ -1,0 +1,81 @@
+//! What the view is opened with and stands on.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::cache::Cache;
+use crate::model::{Content, Timestamp};
+use crate::tree::{NodeSource, TreeError};
+
+/// How a view behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct ViewOptions {
+    /// Every change is refused with EROFS.
+    pub read_only: bool,
+    /// New files get file ids from here on (`st_ino`): a number drawn at random for each mount session. Numbers below
+    /// 256 and those from 2^62 on are never given.
+    pub first_file_id: u64,
+    /// Most logical bytes of the volume; 0 is no limit.
+    pub quota_bytes: u64,
+}
+
+/// Where clean bytes come from: the cache, or memory in tests.
+#[async_trait]
+pub trait ContentSource: NodeSource {
+    /// Bytes `offset..offset+len` of a content of `size` bytes, less where it ends.
+    async fn read(&self, content: &Content, size: u64, offset: u64, len: usize) -> Result<Bytes, TreeError>;
+
+    /// The same if it needs no waiting.
+    fn read_local(&self, content: &Content, size: u64, offset: u64, len: usize) -> Option<Bytes>;
+
+    /// All of the content is on this machine: nothing below will ever wait for it, as far as can be told now.
+    fn contains_fully(&self, content: &Content, size: u64) -> bool;
+}
+
+#[async_trait]
+impl ContentSource for Cache {
+    async fn read(&self, content: &Content, size: u64, offset: u64, len: usize) -> Result<Bytes, TreeError> {
+        Cache::read(self, content, size, offset, len).await
+    }
+
+    fn read_local(&self, content: &Content, size: u64, offset: u64, len: usize) -> Option<Bytes> {
+        Cache::read_local(self, content, size, offset, len)
+    }
+
+    fn contains_fully(&self, content: &Content, size: u64) -> bool {
+        Cache::contains_fully(self, content, size)
+    }
+}
+
+/// Tells the time for mtime and ctime stamps.
+pub trait Clock: Send + Sync {
+    /// The present.
+    fn now(&self) -> Timestamp;
+}
+
+/// The kernel's coarse real-time clock, which stamps the files of local filesystems too: so the times of bodies and
+/// of names compare.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+        Timestamp {
+            secs: now.tv_sec,
+            nanos: u32::try_from(now.tv_nsec).unwrap_or(0),
+        }
+    }
+}
+
+/// Gives back room on the local disk: what is clean goes before a writer is told that the disk is full.
+pub trait Room: Send + Sync {
+    /// Tries to make `bytes` more free; returns the bytes given back.
+    fn make_room(&self, bytes: u64) -> u64;
+}
+
+impl Room for Cache {
+    fn make_room(&self, bytes: u64) -> u64 {
+        Cache::make_room(self, bytes)
+    }
+}
