@@ -1,5 +1,37 @@
 //! The bytes of the remote volume.
 
+mod blob;
+mod chunk;
+mod codec;
+mod content;
+mod entry;
+pub mod limits;
+mod measure;
 mod node;
+mod pack;
+mod resolve;
+mod super_node;
+pub mod wire;
 
-pub use node::{ExtentPage, IndexPage, IndexSlot, LinkPage, Node};
+pub use blob::{EncodedBlob, decode_blob, encode_blob};
+pub use chunk::{
+    ChunkHeader, EncodedChunk, chunk_header_len, decode_chunk, decode_frame, encode_chunk, frame_count,
+};
+pub use content::{chunks_cid, content_id, page_cid, paged_cid};
+pub use entry::{
+    DecodeTables, EncodeError, EncodeTables, decode_attrs, decode_blob_ref, decode_chunk_ref, decode_content,
+    decode_entry, decode_ptr, decode_xattr_map, encode_attrs, encode_blob_ref, encode_chunk_ref,
+    encode_content, encode_entry, encode_ptr, encode_xattr_map,
+};
+pub use measure::{ENTRY_SLACK_BYTES, dir_body_len, entry_len, link_inode_len, nesting};
+pub use node::{
+    EncodedNode, ExtentPage, IndexPage, IndexSlot, LinkPage, Node, decode_link_inode, decode_node,
+    decode_raw_node, encode_dir_page, encode_extent_page, encode_index_page, encode_link_inode,
+    encode_link_page, node_hash,
+};
+pub use pack::{
+    FinishedPack, ItemKind, PACK_TRAILER_BYTES, PackBuilder, PackItem, pack_footer_range, parse_pack_footer,
+};
+pub use resolve::Resolve;
+pub use super_node::{StoredRoot, SuperNode, decode_raw_super, decode_super, encode_super};
+pub use wire::{Corrupt, Reader, Writer};
