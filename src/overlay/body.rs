@@ -1,0 +1,227 @@
+//! Bodies: files of the state directory that hold the bytes of dirty files.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, SeekFrom};
+
+use super::error::{AtPath, OverlayError};
+use super::state::BodyId;
+use crate::model::Timestamp;
+
+/// The bytes of one dirty file: a file of its own, as long as the file it stands for. Usable without any lock; it stays
+/// readable and writable for whoever has it, also after it has left the overlay and its name.
+#[derive(Debug)]
+pub struct Body {
+    id: BodyId,
+    path: PathBuf,
+    file: File,
+}
+
+/// What `stat` says of a body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BodyStat {
+    /// Bytes.
+    pub len: u64,
+    /// Bytes that it takes on disk.
+    pub allocated: u64,
+    /// Last write.
+    pub mtime: Timestamp,
+    /// Inode number on the local filesystem.
+    pub ino: u64,
+}
+
+impl Body {
+    pub(super) fn create(id: BodyId, path: PathBuf) -> Result<Body, OverlayError> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .at(&path)?;
+        Ok(Body { id, path, file })
+    }
+
+    pub(super) fn open(id: BodyId, path: PathBuf) -> Result<Body, OverlayError> {
+        let file = File::options().read(true).write(true).open(&path).at(&path)?;
+        Ok(Body { id, path, file })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> BodyId {
+        self.id
+    }
+
+    /// Where it lies, as long as it is part of the overlay or a stash.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// For passthrough, leases and mappings.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Asks the filesystem.
+    pub fn stat(&self) -> Result<BodyStat, OverlayError> {
+        let meta = self.file.metadata().at(&self.path)?;
+        Ok(BodyStat {
+            len: meta.len(),
+            allocated: meta.blocks().saturating_mul(512),
+            mtime: Timestamp {
+                secs: meta.mtime(),
+                nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
+            },
+            ino: meta.ino(),
+        })
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> Result<u64, OverlayError> {
+        Ok(self.stat()?.len)
+    }
+
+    /// True without bytes.
+    pub fn is_empty(&self) -> Result<bool, OverlayError> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Fills `out` from there; returns how much there was before the end.
+    pub fn read_at(&self, out: &mut [u8], offset: u64) -> Result<usize, OverlayError> {
+        let mut done = 0;
+        while done < out.len() {
+            match self
+                .file
+                .read_at(&mut out[done..], offset.saturating_add(done as u64))
+            {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).at(&self.path),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes all of it. After an error a part may have been written.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), OverlayError> {
+        self.file.write_all_at(bytes, offset).at(&self.path)
+    }
+
+    /// Cuts or grows it.
+    pub fn set_len(&self, len: u64) -> Result<(), OverlayError> {
+        self.file.set_len(len).at(&self.path)
+    }
+
+    /// Makes the range a hole, which reads as zeros; the length stays.
+    pub fn punch(&self, offset: u64, len: u64) -> Result<(), OverlayError> {
+        if len == 0 {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, flags, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP) => self.write_zeros(offset, len),
+            other => other.at(&self.path),
+        }
+    }
+
+    fn write_zeros(&self, offset: u64, len: u64) -> Result<(), OverlayError> {
+        let zeros = vec![0; 64 << 10];
+        let end = offset.saturating_add(len).min(self.len()?);
+        let mut at = offset;
+        while at < end {
+            let n = (end - at).min(zeros.len() as u64);
+            self.write_at(&zeros[..n as usize], at)?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Takes room on disk for the range, so that writing there cannot fail for want of it. Never grows the file.
+    pub fn reserve(&self, offset: u64, len: u64) -> Result<(), OverlayError> {
+        if len == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            other => other.at(&self.path),
+        }
+    }
+
+    /// The first byte from `offset` on that is no hole; `None`: there is none.
+    pub fn next_data(&self, offset: u64) -> Result<Option<u64>, OverlayError> {
+        match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(at) => Ok(Some(at)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            Err(e) => Err(e).at(&self.path),
+        }
+    }
+
+    /// The first hole from `offset` on; the end is one. `None` behind the end.
+    pub fn next_hole(&self, offset: u64) -> Result<Option<u64>, OverlayError> {
+        match rustix::fs::seek(&self.file, SeekFrom::Hole(offset)) {
+            Ok(at) => Ok(Some(at)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            Err(e) => Err(e).at(&self.path),
+        }
+    }
+
+    /// fdatasync. To say so in the journal too, use [`super::Overlay::sync_bodies`].
+    pub fn sync(&self) -> Result<(), OverlayError> {
+        self.file.sync_data().at(&self.path)
+    }
+
+    /// Becomes a copy of `source` as it is now: by reflink where the filesystem can, else of what is no hole.
+    pub(super) fn copy_from(&self, source: &Body) -> Result<(), OverlayError> {
+        if rustix::fs::ioctl_ficlone(&self.file, &source.file).is_ok() {
+            return Ok(());
+        }
+        let len = source.len()?;
+        self.set_len(len)?;
+        let mut at = 0;
+        while let Some(start) = source.next_data(at)? {
+            let end = source.next_hole(start)?.unwrap_or(len);
+            self.copy_range(source, start, end)?;
+            if end <= start {
+                break;
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn copy_range(&self, source: &Body, start: u64, end: u64) -> Result<(), OverlayError> {
+        let (mut from, mut to) = (start, start);
+        while from < end {
+            let len = usize::try_from(end - from).unwrap_or(usize::MAX).min(1 << 30);
+            match rustix::fs::copy_file_range(&source.file, Some(&mut from), &self.file, Some(&mut to), len) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(rustix::io::Errno::XDEV | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
+                    return self.copy_by_hand(source, from, end);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e).at(&self.path),
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_by_hand(&self, source: &Body, start: u64, end: u64) -> Result<(), OverlayError> {
+        let mut buffer = vec![0; 256 << 10];
+        let mut at = start;
+        while at < end {
+            let want = (end - at).min(buffer.len() as u64) as usize;
+            let n = source.read_at(&mut buffer[..want], at)?;
+            if n == 0 {
+                return Ok(());
+            }
+            self.write_at(&buffer[..n], at)?;
+            at += n as u64;
+        }
+        Ok(())
+    }
+}
