@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::blob::encode_blob;
+use super::blob::{EncodedBlob, encode_blob};
 use super::content::content_id;
 use super::entry::{EncodeError, limit};
 use super::limits::{NODE_RAW_BYTES_MAX, PACK_BYTES_MAX, PACK_ITEMS_MAX};
@@ -59,7 +59,7 @@ pub struct FinishedPack {
 }
 
 /// Writes a pack. What it hands out names [`PackRef::open`]; [`super::Resolve`] puts the id in once it is known.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PackBuilder {
     epoch: Epoch,
     bytes: Vec<u8>,
@@ -131,6 +131,21 @@ impl PackBuilder {
             offset: item.offset,
             stored_len: item.stored_len,
             id,
+        })
+    }
+
+    /// Adds a blob that was compressed elsewhere; one that is there already is not stored twice.
+    ///
+    /// # Errors
+    /// The pack would exceed 64 MiB or 2^20 items.
+    pub fn add_encoded_blob(&mut self, blob: &EncodedBlob) -> Result<BlobRef, EncodeError> {
+        let at = self.add(ItemKind::Blob, &blob.stored, blob.raw_len, blob.id)?;
+        let item = &self.items[at];
+        Ok(BlobRef {
+            pack: PackRef::open(self.epoch),
+            offset: item.offset,
+            stored_len: item.stored_len,
+            id: item.id,
         })
     }
 

@@ -1,6 +1,7 @@
 //! Dirty names and bytes of one mount. What is here exists nowhere else: it must survive.
 
 mod apply;
+mod assemble;
 mod body;
 mod error;
 mod op;
