@@ -14,7 +14,9 @@ impl OverlayState {
         base: BaseRef,
         nodes: HashMap<NodeId, Arc<OverlayNode>>,
     ) -> OverlayState {
-        let root_attrs = nodes.get(&ROOT_NODE).map_or_else(Attrs::default, |root| root.attrs.clone());
+        let root_attrs = nodes
+            .get(&ROOT_NODE)
+            .map_or_else(Attrs::default, |root| root.attrs.clone());
         let mut state = OverlayState::succeeding(old, base, root_attrs);
         state.generation = old.generation;
         for (id, node) in &nodes {
@@ -30,8 +32,11 @@ impl OverlayState {
         }
         // What hangs nowhere is here only because an origin or the links tree of the base names it.
         let remains = |id: &NodeId, node: &OverlayNode| *id != ROOT_NODE && node.nlink == 0;
-        state.forgotten =
-            nodes.iter().filter(|(id, node)| remains(id, node)).map(|(id, _)| *id).collect::<HashSet<_>>();
+        state.forgotten = nodes
+            .iter()
+            .filter(|(id, node)| remains(id, node))
+            .map(|(id, _)| *id)
+            .collect::<HashSet<_>>();
         state.nodes.extend(nodes);
         state
     }
