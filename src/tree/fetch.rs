@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{Missing, NodeSource, TreeError};
 use crate::format::{IndexPage, Node};
-use crate::model::{BlobRef, DirPage, DirTree, Hash, PageSlot, PageTree, Ptr};
+use crate::model::{BlobRef, DirPage, DirTree, Hash, PackRef, PageSlot, PageTree, Ptr};
 
 /// Nodes of one walk that are fetched at the same time. A first byte takes 20-100 ms whatever the size (FORMAT.md 1),
 /// so this many in flight bring some hundred nodes a second; more would only crowd out other readers of the source.
@@ -84,15 +84,14 @@ pub(crate) fn wrong_kind(ptr: &Ptr) -> TreeError {
 /// Damage at a node.
 pub(crate) fn damaged(ptr: &Ptr, rule: &str) -> TreeError {
     TreeError::Damaged {
-        object: format!(
-            "p/{:08x}/{:.2}/{} at {}",
-            ptr.pack.epoch,
-            ptr.pack.id.to_string(),
-            ptr.pack.id,
-            ptr.offset
-        ),
+        object: format!("{} at byte {}", pack_key(&ptr.pack), ptr.offset),
         rule: rule.to_owned(),
     }
+}
+
+/// Key of a pack below the volume's own (FORMAT.md 4.1).
+pub(crate) fn pack_key(pack: &PackRef) -> String {
+    format!("p/{:08x}/{:02x}/{}", pack.epoch, pack.id.0[0], pack.id)
 }
 
 /// The directory leaf in a node.

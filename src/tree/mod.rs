@@ -4,8 +4,10 @@ mod diff;
 mod edit;
 mod fetch;
 mod list;
+mod memory;
 mod same;
 mod source;
+mod store;
 mod totals;
 
 pub use diff::{Change, NameDiff, Registers, diff, diff_below, diff_dirs};
@@ -15,6 +17,11 @@ pub use list::{
     Leaf, ListFrom, Run, count, entries, is_empty, leaf_entries, leaves, lookup, lookup_loaded, prefetch,
     run, run_loaded, walk,
 };
+pub use memory::{Fetched, MemorySource};
 pub use same::{same_attrs, same_body, same_entry, same_xattrs};
 pub use source::{Missing, NodeSource, TreeError};
+pub use store::{
+    NodeParams, NodeWriter, PackIds, PackSink, StoredTree, WriterStats, Written, resolve_content,
+    resolve_root, store,
+};
 pub use totals::{TotalsDelta, recount, recount_page, totals_of};

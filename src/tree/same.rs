@@ -1,5 +1,6 @@
 //! Are two entries the same? By what they are, never by where their bytes lie.
 
+use crate::format::{Writer, content_id, encode_xattr_map};
 use crate::model::{Attrs, Entry, EntryBody, Xattrs};
 
 /// Equal extended attributes, by bytes. Where one is out of line and the other in memory, the encoded map of the one
@@ -10,6 +11,11 @@ pub fn same_xattrs(a: &Xattrs, b: &Xattrs) -> bool {
         (Xattrs::Inline(a), Xattrs::Inline(b)) => a == b,
         (Xattrs::OutOfLine { blob: a, raw_len: x }, Xattrs::OutOfLine { blob: b, raw_len: y }) => {
             a.id == b.id && x == y
+        }
+        (Xattrs::Inline(map), Xattrs::OutOfLine { blob, .. })
+        | (Xattrs::OutOfLine { blob, .. }, Xattrs::Inline(map)) => {
+            let mut encoded = Writer::new();
+            encode_xattr_map(&mut encoded, map).is_ok() && content_id(encoded.as_slice()) == blob.id
         }
         _ => false,
     }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
 
-use crate::format::Node;
+use crate::format::{Corrupt, Node};
 use crate::model::{BlobRef, Ptr};
 
 /// Why a part of the tree could not be had.
@@ -54,6 +54,15 @@ pub enum TreeError {
         /// The most there may be.
         limit: u64,
     },
+}
+
+impl From<Corrupt> for TreeError {
+    fn from(corrupt: Corrupt) -> TreeError {
+        TreeError::Damaged {
+            object: format!("{}, byte {}", corrupt.object, corrupt.offset),
+            rule: corrupt.rule.to_owned(),
+        }
+    }
 }
 
 /// A node that has to be fetched before a synchronous question can be answered: fetch it, then ask again.
