@@ -5,6 +5,7 @@ mod edit;
 mod fetch;
 mod list;
 mod memory;
+mod merge;
 mod same;
 mod source;
 mod store;
@@ -18,6 +19,7 @@ pub use list::{
     run, run_loaded, walk,
 };
 pub use memory::{Fetched, MemorySource};
+pub use merge::{Hint, Merged, Overwritten, Register, load_xattrs, merge, usable_hints};
 pub use same::{same_attrs, same_body, same_entry, same_xattrs};
 pub use source::{Missing, NodeSource, TreeError};
 pub use store::{
