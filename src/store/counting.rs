@@ -228,6 +228,16 @@ impl ObjectStore for CountingStore {
         result
     }
 
+    async fn race_to_create(&self, key: &str, bodies: Vec<Bytes>) -> Vec<Result<PutDone, StoreError>> {
+        let sizes: Vec<u64> = bodies.iter().map(|body| body.len() as u64).collect();
+        let calls: Vec<Call<'_>> = sizes.iter().map(|_| Call::begin(&self.put_if_absent)).collect();
+        let results = self.inner.race_to_create(key, bodies).await;
+        for ((call, result), bytes) in calls.into_iter().zip(&results).zip(sizes) {
+            call.end(result, bytes);
+        }
+        results
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

@@ -1,11 +1,43 @@
 //! From a URL to a store.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{DirStore, ObjectStore, StoreError, StoreUrl};
+use super::{DirStore, ObjectStore, S3Store, StoreError, StoreUrl};
 
-/// Opens the store that a URL names. Sends no request: a wrong address or key shows at the first one.
+/// Limits and places for stores over a network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoreOptions {
+    /// Longest time in which a request may make no progress.
+    pub stall_timeout: Duration,
+    /// Attempts of one request until it counts as failed; transfers that get on do not count.
+    pub attempts_max: u32,
+    /// Requests in flight at one time.
+    pub requests_max: usize,
+    /// Credentials in the format of `~/.aws/credentials`, instead of the AWS default chain.
+    pub credentials_file: Option<PathBuf>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> StoreOptions {
+        StoreOptions {
+            stall_timeout: Duration::from_secs(30),
+            attempts_max: 6,
+            requests_max: 64,
+            credentials_file: None,
+        }
+    }
+}
+
+/// Opens the store that a URL names, with the default options. Sends no request: a wrong address or key shows at the
+/// first one.
 pub async fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    open_with(url, &StoreOptions::default()).await
+}
+
+/// Opens the store that a URL names.
+pub async fn open_with(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>, StoreError> {
     match url {
         StoreUrl::Dir(root) => {
             let root = root.clone();
@@ -15,8 +47,6 @@ pub async fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
             })?;
             Ok(Arc::new(store))
         }
-        StoreUrl::S3(_) => Err(StoreError::Misconfigured {
-            reason: "S3 is not built in yet".into(),
-        }),
+        StoreUrl::S3(s3) => Ok(Arc::new(S3Store::open(s3, options).await)),
     }
 }

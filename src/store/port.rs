@@ -129,13 +129,14 @@ impl StoreError {
 /// 1. A finished write is seen by every later get and list, from anywhere.
 /// 2. Objects appear whole or not at all.
 /// 3. `list` sorts by key bytes and is complete up to `limit`.
-/// 4. `get`, `list`, `head`, `delete` and overwriting puts may be repeated by the adapter; a put-if-absent is sent once.
+/// 4. `get`, `list`, `head`, `delete` and overwriting puts may be repeated by the adapter; a put-if-absent is repeated only
+///    when it is certain that the store has not applied it (it could not be sent, or its credentials were refused).
 /// 5. Every call ends: with progress-based time limits, not a fixed total.
 /// 6. Dropping the future gives up the request; a write may then have happened or not.
 #[async_trait]
 pub trait ObjectStore: Send + Sync + std::fmt::Debug + 'static {
     /// Reads an object or a byte range of it. A range that begins past the end gives [`StoreError::Broken`]; one that
-    /// ends past it gives what is there.
+    /// ends past it gives what is there; an empty range cannot be asked for.
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, StoreError>;
 
     /// Writes an object.
@@ -150,6 +151,16 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug + 'static {
 
     /// Deletes objects; one that is not there is no error. Any number of keys.
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError>;
+
+    /// Lets each body try to create the same key, overlapping as far as the adapter can make them: over a network the last
+    /// byte of each is held back until all others are that far. For the probe of [`PutMode::IfAbsent`]. One answer per
+    /// body, in their order; a single error when nothing could be sent.
+    async fn race_to_create(&self, key: &str, bodies: Vec<Bytes>) -> Vec<Result<PutDone, StoreError>> {
+        let creators = bodies
+            .into_iter()
+            .map(|body| self.put(key, body, PutMode::IfAbsent));
+        futures::future::join_all(creators).await
+    }
 
     /// For messages: a URL without secrets.
     fn describe(&self) -> String;

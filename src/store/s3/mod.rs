@@ -1,0 +1,23 @@
+//! A bucket, or a prefix in one, through aws-sdk-s3; the only place that speaks S3.
+//!
+//! Rules:
+//! 1. One retry loop, [`retry`], with the SDK's own switched off: it also covers the body of an answer, honours
+//!    `Retry-After`, and reads credentials again when they were refused. It repeats what may be repeated; a
+//!    put-if-absent is repeated only when it is certain that nothing of its body left this machine, or when the store
+//!    refused its credentials, which proves that it was not applied.
+//! 2. Time limits go by progress ([`progress`]): connecting, the next piece of a body in either direction, and the first
+//!    byte of the answer each have a limit; a whole transfer has none.
+//! 3. Checksums are sent only when an operation requires them, and payloads are not signed over TLS, which protects
+//!    them: several servers refuse the trailing checksums that the SDK would send. Over plain HTTP payloads are signed.
+//! 4. No error text holds a secret: they consist of the store's error code and message and of the causes that the
+//!    transport gives.
+//! 5. Requests in flight are bounded by `StoreOptions::requests_max`; idle connections are kept for as many.
+
+mod client;
+mod credentials;
+mod failure;
+mod progress;
+mod retry;
+mod store;
+
+pub use store::S3Store;

@@ -1,0 +1,430 @@
+//! HTTP with time limits that go by progress: a decorator of the SDK's connector.
+//!
+//! The SDK's read time limit counts from the first byte sent to the first byte received, so it would limit how long an
+//! upload may take. Here a request's body is handed to the connection in pieces, each of which shows progress, and the
+//! wait for the answer begins after the last one. What the kernel has buffered by then is not seen, so that wait gets
+//! twice the limit.
+//!
+//! [`Gate`] lets racing uploads wait for each other before their last byte, for the probe of put-if-absent.
+
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A piece of a request's body, bytes: small beside what the slowest usable line sends within the limit.
+const PIECE_BYTES: usize = 128 * 1024;
+/// Longest that racing uploads wait for one another.
+const GATE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// The transport failed before anything of the request's body was taken: the store cannot have applied it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NotSent(#[source] BoxError);
+
+/// Nothing moved for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} for {} s", .limit.as_secs())]
+pub(super) struct Stalled {
+    what: &'static str,
+    limit: Duration,
+}
+
+/// Where racing uploads wait for each other before their last byte.
+#[derive(Debug)]
+pub(super) struct Gate {
+    missing: AtomicUsize,
+    open: watch::Sender<bool>,
+}
+
+impl Gate {
+    /// For a number of uploads.
+    pub(super) fn new(uploads: usize) -> Arc<Gate> {
+        Arc::new(Gate {
+            missing: AtomicUsize::new(uploads),
+            open: watch::Sender::new(uploads == 0),
+        })
+    }
+
+    fn arrive(&self) {
+        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.open.send_replace(true);
+        }
+    }
+}
+
+/// One upload's place at the gate; arrives when it has sent all but its last byte, or is given up before.
+struct Racer {
+    gate: Arc<Gate>,
+    arrived: bool,
+    wait: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl Racer {
+    fn new(gate: Arc<Gate>) -> Racer {
+        Racer {
+            gate,
+            arrived: false,
+            wait: None,
+        }
+    }
+
+    fn arrive(&mut self) {
+        if !self.arrived {
+            self.arrived = true;
+            self.gate.arrive();
+        }
+    }
+
+    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.arrive();
+        let gate = &self.gate;
+        let wait = self.wait.get_or_insert_with(|| {
+            let mut open = gate.open.subscribe();
+            Box::pin(async move {
+                let opened = open.wait_for(|open| *open);
+                // Opens by itself when an upload cannot even connect; an error means that nobody waits any more.
+                let _ = tokio::time::timeout(GATE_WAIT_MAX, opened).await;
+            })
+        });
+        wait.as_mut().poll(context)
+    }
+}
+
+impl Drop for Racer {
+    fn drop(&mut self) {
+        self.arrive();
+    }
+}
+
+/// How far a request is; shared by its body and its watch.
+#[derive(Debug)]
+struct Progress {
+    state: Mutex<ProgressState>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ProgressState {
+    moved_at: Instant,
+    body_taken: bool,
+    body_done: bool,
+}
+
+impl ProgressState {
+    /// When the request counts as stalled if nothing moves until then.
+    fn end(&self, limit: Duration) -> (Instant, Stalled) {
+        let (what, limit) = match self.body_done {
+            false => ("nothing could be sent", limit),
+            true => ("no answer", limit * 2),
+        };
+        (self.moved_at + limit, Stalled { what, limit })
+    }
+}
+
+impl Progress {
+    fn new() -> Arc<Progress> {
+        let state = ProgressState {
+            moved_at: Instant::now(),
+            body_taken: false,
+            body_done: false,
+        };
+        Arc::new(Progress {
+            state: Mutex::new(state),
+        })
+    }
+
+    fn moved(&self, done: bool) {
+        let mut state = self.state.lock();
+        *state = ProgressState {
+            moved_at: Instant::now(),
+            body_taken: true,
+            body_done: done,
+        };
+    }
+
+    fn body_taken(&self) -> bool {
+        self.state.lock().body_taken
+    }
+
+    /// Ends when nothing has moved for the limit.
+    async fn stalled(&self, limit: Duration) -> Stalled {
+        loop {
+            let (end, stalled) = self.state.lock().end(limit);
+            if Instant::now() >= end {
+                return stalled;
+            }
+            tokio::time::sleep_until(end).await;
+        }
+    }
+}
+
+/// A request's body in pieces that show progress.
+struct SentBody {
+    inner: SdkBody,
+    piece: Bytes,
+    /// Bytes that `inner` has not given yet, when known.
+    left: u64,
+    len: Option<u64>,
+    progress: Arc<Progress>,
+    racer: Option<Racer>,
+}
+
+impl SentBody {
+    fn new(inner: SdkBody, progress: Arc<Progress>, gate: Option<Arc<Gate>>) -> SentBody {
+        let len = inner.content_length();
+        let left = len.unwrap_or(0);
+        SentBody {
+            inner,
+            piece: Bytes::new(),
+            left,
+            len,
+            progress,
+            racer: gate.map(Racer::new),
+        }
+    }
+}
+
+impl Body for SentBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        while this.piece.is_empty() {
+            match Pin::new(&mut this.inner).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => {
+                        this.left = this.left.saturating_sub(data.len() as u64);
+                        this.piece = data;
+                    }
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => {
+                    this.progress.moved(true);
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        let mut take = this.piece.len().min(PIECE_BYTES);
+        let is_last = this.left == 0 && take == this.piece.len();
+        if let Some(racer) = this.racer.as_mut()
+            && is_last
+        {
+            if take > 1 {
+                take -= 1;
+            } else if racer.poll_open(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        let piece = this.piece.split_to(take);
+        this.progress.moved(this.left == 0 && this.piece.is_empty());
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.piece.is_empty() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.len {
+            Some(_) => SizeHint::with_exact(self.left + self.piece.len() as u64),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+/// An answer's body that fails when its next piece takes too long.
+struct ReceivedBody {
+    inner: SdkBody,
+    limit: Duration,
+    /// Runs while the next piece is awaited.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body for ReceivedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.inner).poll_frame(context) {
+            Poll::Ready(frame) => {
+                this.timer = None;
+                Poll::Ready(frame)
+            }
+            Poll::Pending => {
+                let limit = this.limit;
+                let timer = this
+                    .timer
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                match timer.as_mut().poll(context) {
+                    Poll::Ready(()) => {
+                        let error = Stalled {
+                            what: "nothing of the answer arrived",
+                            limit,
+                        };
+                        Poll::Ready(Some(Err(error.into())))
+                    }
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.inner.content_length() {
+            Some(len) => SizeHint::with_exact(len),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+/// The decorator.
+#[derive(Clone, Debug)]
+pub(super) struct ProgressConnector {
+    inner: SharedHttpConnector,
+    limit: Duration,
+    gate: Option<Arc<Gate>>,
+}
+
+impl ProgressConnector {
+    /// `limit` is the longest time without progress.
+    pub(super) fn new(inner: SharedHttpConnector, limit: Duration) -> ProgressConnector {
+        ProgressConnector {
+            inner,
+            limit,
+            gate: None,
+        }
+    }
+
+    /// The same, whose uploads wait at a gate.
+    pub(super) fn gated(&self, gate: Arc<Gate>) -> ProgressConnector {
+        ProgressConnector {
+            gate: Some(gate),
+            ..self.clone()
+        }
+    }
+}
+
+impl HttpConnector for ProgressConnector {
+    fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
+        let progress = Progress::new();
+        let has_body = request.body().content_length() != Some(0);
+        if has_body {
+            let body = SentBody::new(request.take_body(), progress.clone(), self.gate.clone());
+            *request.body_mut() = SdkBody::from_body_1_x(body);
+        } else {
+            // Everything is sent at once: from the start only the answer is awaited.
+            progress.moved(true);
+        }
+        let call = self.inner.call(request);
+        let limit = self.limit;
+        HttpConnectorFuture::new(async move {
+            let result = tokio::select! {
+                result = call => result,
+                stalled = progress.stalled(limit) => Err(ConnectorError::timeout(stalled.into())),
+            };
+            match result {
+                Ok(mut response) => {
+                    let body = ReceivedBody {
+                        inner: response.take_body(),
+                        limit,
+                        timer: None,
+                    };
+                    *response.body_mut() = SdkBody::from_body_1_x(body);
+                    Ok(response)
+                }
+                Err(error) if has_body && !progress.body_taken() => {
+                    Err(ConnectorError::io(NotSent(error.into_source()).into()))
+                }
+                Err(error) => Err(error),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    async fn next(body: &mut SentBody) -> Option<Bytes> {
+        let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await?;
+        frame.unwrap().into_data().ok()
+    }
+
+    #[tokio::test]
+    async fn bodies_are_sent_in_pieces_and_whole() {
+        let bytes: Vec<u8> = (0..300_000u32).map(|at| at as u8).collect();
+        let progress = Progress::new();
+        let mut body = SentBody::new(SdkBody::from(bytes.clone()), progress.clone(), None);
+        let mut sent = Vec::new();
+        while let Some(piece) = next(&mut body).await {
+            assert!(piece.len() <= PIECE_BYTES);
+            sent.extend_from_slice(&piece);
+            assert_eq!(body.size_hint().exact(), Some((bytes.len() - sent.len()) as u64));
+        }
+        assert_eq!(sent, bytes);
+        assert!(progress.state.lock().body_done);
+    }
+
+    #[tokio::test]
+    async fn the_last_byte_waits_for_every_racer() {
+        let gate = Gate::new(2);
+        let mut first = SentBody::new(SdkBody::from("abc"), Progress::new(), Some(gate.clone()));
+        assert_eq!(next(&mut first).await.unwrap(), "ab");
+        let pending = poll_fn(|context| Poll::Ready(Pin::new(&mut first).poll_frame(context).is_pending()));
+        assert!(pending.await);
+        let second = SentBody::new(SdkBody::from("xyz"), Progress::new(), Some(gate));
+        // Given up before it arrived: the others must not wait for it.
+        drop(second);
+        assert_eq!(next(&mut first).await.unwrap(), "c");
+        assert!(next(&mut first).await.is_none());
+    }
+
+    #[test]
+    fn the_limit_counts_from_the_last_move_and_doubles_for_the_answer() {
+        let limit = Duration::from_secs(10);
+        let progress = Progress::new();
+        let at_start = *progress.state.lock();
+        assert_eq!(at_start.end(limit).0, at_start.moved_at + limit);
+        progress.moved(false);
+        let moved = *progress.state.lock();
+        assert!(moved.moved_at >= at_start.moved_at);
+        assert_eq!(moved.end(limit).0, moved.moved_at + limit);
+        progress.moved(true);
+        let done = *progress.state.lock();
+        assert_eq!(done.end(limit).0, done.moved_at + 2 * limit);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_moves_ends() {
+        let stalled = Progress::new().stalled(Duration::from_millis(5)).await;
+        assert_eq!(stalled.limit, Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,555 @@
+//! The port over the client.
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::error::Error;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Semaphore;
+
+use super::client::S3Client;
+use super::failure::{self, Failure, Kind};
+use super::progress::Gate;
+use super::retry::{Attempts, Repeat};
+use crate::model::Timestamp;
+use crate::store::key::{check_key, check_list, check_range};
+use crate::store::{
+    Fetched, Listed, ListedObject, ObjectStore, PutDone, PutMode, S3Url, StoreError, StoreOptions,
+};
+
+/// Longest object that is read without a range, bytes: four times the largest chunk.
+const WHOLE_OBJECT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Keys of one DeleteObjects request.
+const DELETE_KEYS_MAX: usize = 1000;
+/// Single deletions at a time, where a store cannot delete many.
+const DELETES_PARALLEL: usize = 16;
+
+/// A bucket or a prefix in it.
+#[derive(Debug)]
+pub struct S3Store {
+    url: S3Url,
+    client: S3Client,
+    attempts_max: u32,
+    requests: Semaphore,
+    /// This store refused DeleteObjects once.
+    deletes_singly: AtomicBool,
+}
+
+impl S3Store {
+    /// Reads configuration, sends nothing.
+    pub async fn open(url: &S3Url, options: &StoreOptions) -> S3Store {
+        S3Store {
+            url: url.clone(),
+            client: S3Client::new(url, options).await,
+            attempts_max: options.attempts_max.max(1),
+            requests: Semaphore::new(options.requests_max.max(1)),
+            deletes_singly: AtomicBool::new(false),
+        }
+    }
+
+    fn full_key(&self, key: &str) -> String {
+        match self.url.prefix.as_str() {
+            "" => key.to_string(),
+            prefix => format!("{prefix}/{key}"),
+        }
+    }
+
+    /// One request with its retries.
+    async fn request<T, F>(&self, repeat: Repeat, mut send: impl FnMut() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let mut attempts = Attempts::new(&self.client.credentials, self.attempts_max, repeat);
+        loop {
+            attempts.begin().await?;
+            let result = {
+                let _permit = self.requests.acquire().await.map_err(closed)?;
+                send().await
+            };
+            match result {
+                Ok(done) => return Ok(done),
+                Err(failure) => attempts.after(failure).await?,
+            }
+        }
+    }
+
+    fn failure<E>(&self, error: SdkError<E, HttpResponse>) -> Failure
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        failure::of_sdk(&self.url, &error)
+    }
+
+    async fn put_once(
+        &self,
+        client: &Client,
+        key: &str,
+        body: Bytes,
+        mode: PutMode,
+    ) -> Result<PutDone, Failure> {
+        let date = AnswerDate::default();
+        let mut put = client
+            .put_object()
+            .bucket(&self.url.bucket)
+            .key(key)
+            .body(ByteStream::from(body));
+        if mode == PutMode::IfAbsent {
+            put = put.if_none_match("*");
+        }
+        let mut put = put.customize().interceptor(date.clone());
+        if self.client.is_tls {
+            put = put.disable_payload_signing();
+        }
+        put.send().await.map_err(|error| self.failure(error))?;
+        Ok(PutDone {
+            server_time: date.get(),
+        })
+    }
+
+    /// Reads a range to its end. A transfer that breaks off goes on where it broke, as long as the object is the same.
+    async fn get_range(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, Failure> {
+        let mut attempts = Attempts::new(&self.client.credentials, self.attempts_max, Repeat::Freely);
+        let mut part: Option<Part> = None;
+        loop {
+            attempts.begin().await?;
+            let before = part.as_ref().map_or(0, |part| part.bytes.len());
+            let result = {
+                let _permit = self.requests.acquire().await.map_err(closed)?;
+                self.get_once(key, &range, &mut part).await
+            };
+            match (result, part.take()) {
+                (Ok(()), Some(done)) => return Ok(done.into_fetched()),
+                // Impossible: a finished answer leaves its part.
+                (Ok(()), None) => return Err(Failure::new(Kind::Broken, "empty answer")),
+                (Err(failure), left) => {
+                    if left.as_ref().is_some_and(|left| left.bytes.len() > before) {
+                        attempts.progressed();
+                    }
+                    part = left;
+                    attempts.after(failure).await?;
+                }
+            }
+        }
+    }
+
+    /// Asks for what `part` lacks and adds what arrives.
+    async fn get_once(
+        &self,
+        key: &str,
+        range: &Option<Range<u64>>,
+        part: &mut Option<Part>,
+    ) -> Result<(), Failure> {
+        let wanted = match (range, &*part) {
+            (_, Some(part)) if !part.bytes.is_empty() => {
+                Some(part.range.start + part.bytes.len() as u64..part.range.end)
+            }
+            (range, _) => range.clone(),
+        };
+        let date = AnswerDate::default();
+        let mut get = self.client.sdk.get_object().bucket(&self.url.bucket).key(key);
+        if let Some(wanted) = &wanted {
+            get = get.range(format!("bytes={}-{}", wanted.start, wanted.end - 1));
+        }
+        let mut answer = get
+            .customize()
+            .interceptor(date.clone())
+            .send()
+            .await
+            .map_err(|error| self.failure(error))?;
+        let mut body = std::mem::take(&mut answer.body);
+        let told = Told::of(&answer, wanted.as_ref())?;
+        let part = match part {
+            Some(part) if part.is_same(&told) => part,
+            // Another object took its place meanwhile: start over with that if it is asked for whole, else with the range.
+            Some(_) if wanted != *range => {
+                *part = None;
+                return Err(Failure::new(Kind::Server, "the object changed while it was read"));
+            }
+            _ => part.insert(Part::new(told, date.get(), &answer)),
+        };
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(|error| failure::of_transport(&self.url, &error))?;
+            if piece.len() as u64 > part.missing() {
+                return Err(Failure::new(Kind::Broken, "more bytes than the answer announced"));
+            }
+            part.bytes.extend_from_slice(&piece);
+        }
+        match part.missing() {
+            0 => Ok(()),
+            missing => Err(Failure::new(
+                Kind::Transport,
+                format!("the answer ended {missing} bytes too early"),
+            )),
+        }
+    }
+
+    async fn list_once(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Listed, Failure> {
+        let date = AnswerDate::default();
+        let answer = self
+            .client
+            .sdk
+            .list_objects_v2()
+            .bucket(&self.url.bucket)
+            .prefix(prefix)
+            .set_start_after(after.map(str::to_string))
+            .max_keys(i32::try_from(limit).unwrap_or(i32::MAX))
+            .customize()
+            .interceptor(date.clone())
+            .send()
+            .await
+            .map_err(|error| self.failure(error))?;
+        let own = self.full_key("");
+        let mut objects = Vec::with_capacity(answer.contents().len());
+        for object in answer.contents() {
+            let full = object.key().unwrap_or("");
+            let Some(key) = full.strip_prefix(&own).filter(|_| full.starts_with(prefix)) else {
+                return Err(Failure::new(Kind::Broken, "listed a key that was not asked for"));
+            };
+            objects.push(ListedObject {
+                key: key.to_string(),
+                len: object.size().and_then(|len| u64::try_from(len).ok()).unwrap_or(0),
+                modified: object.last_modified().map(timestamp),
+            });
+        }
+        let truncated = answer.is_truncated().unwrap_or(false);
+        if objects.len() > limit || (truncated && objects.is_empty()) {
+            return Err(Failure::new(
+                Kind::Broken,
+                "a page of a listing has an impossible length",
+            ));
+        }
+        Ok(Listed {
+            objects,
+            truncated,
+            server_time: date.get(),
+        })
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<Vec<String>, Failure> {
+        let objects = keys
+            .iter()
+            .map(|key| ObjectIdentifier::builder().key(key).build());
+        let objects = objects
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|objects| Delete::builder().quiet(true).set_objects(Some(objects)).build())
+            .map_err(|error| Failure::new(Kind::Broken, error.to_string()))?;
+        let answer = self
+            .request(Repeat::Freely, || async {
+                let delete = self
+                    .client
+                    .sdk
+                    .delete_objects()
+                    .bucket(&self.url.bucket)
+                    .delete(objects.clone());
+                delete.send().await.map_err(|error| self.failure(error))
+            })
+            .await?;
+        let failed = answer
+            .errors()
+            .iter()
+            .filter(|error| error.code() != Some("NoSuchKey"));
+        Ok(failed
+            .filter_map(|error| error.key().map(str::to_string))
+            .collect())
+    }
+
+    /// A store says that it does not know DeleteObjects in many ways; what is really wrong shows at the single deletions.
+    async fn delete_page(&self, keys: &[String]) -> Result<(), Failure> {
+        let left = if keys.len() == 1 || self.deletes_singly.load(Ordering::Relaxed) {
+            keys.to_vec()
+        } else {
+            match self.delete_many(keys).await {
+                Ok(failed) => failed,
+                Err(failure) if matches!(failure.kind, Kind::NotImplemented | Kind::Misconfigured) => {
+                    tracing::debug!(reason = %failure.reason, "cannot delete many objects at once, deleting singly");
+                    self.delete_singly(keys).await?;
+                    self.deletes_singly.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(failure) => return Err(failure),
+            }
+        };
+        self.delete_singly(&left).await
+    }
+
+    async fn delete_singly(&self, keys: &[String]) -> Result<(), Failure> {
+        stream::iter(keys.to_vec())
+            .map(|key| async move {
+                let sent = self.request(Repeat::Freely, || async {
+                    let delete = self.client.sdk.delete_object().bucket(&self.url.bucket).key(&key);
+                    delete
+                        .send()
+                        .await
+                        .map_err(|error| self.failure(error))
+                        .map(|_| ())
+                });
+                match sent.await {
+                    Err(failure) if failure.kind == Kind::NoSuchKey => Ok(()),
+                    result => result,
+                }
+            })
+            .buffer_unordered(DELETES_PARALLEL)
+            .try_collect::<()>()
+            .await
+    }
+}
+
+#[async_trait]
+impl ObjectStore for S3Store {
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, StoreError> {
+        check_key(key)?;
+        check_range(key, &range)?;
+        self.get_range(&self.full_key(key), range)
+            .await
+            .map_err(|failure| failure.into_store_error(key))
+    }
+
+    async fn put(&self, key: &str, body: Bytes, mode: PutMode) -> Result<PutDone, StoreError> {
+        check_key(key)?;
+        let full = self.full_key(key);
+        let repeat = match mode {
+            PutMode::Overwrite => Repeat::Freely,
+            PutMode::IfAbsent => Repeat::IfNotApplied,
+        };
+        let sent = self.request(repeat, || {
+            self.put_once(&self.client.sdk, &full, body.clone(), mode)
+        });
+        sent.await.map_err(|failure| match mode {
+            PutMode::Overwrite => failure.into_store_error(key),
+            PutMode::IfAbsent => failure.into_create_error(key),
+        })
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<u64>, StoreError> {
+        check_key(key)?;
+        let full = self.full_key(key);
+        let sent = self.request(Repeat::Freely, || async {
+            let head = self.client.sdk.head_object().bucket(&self.url.bucket).key(&full);
+            head.send().await.map_err(|error| self.failure(error))
+        });
+        match sent.await {
+            Ok(head) => match head.content_length().and_then(|len| u64::try_from(len).ok()) {
+                Some(len) => Ok(Some(len)),
+                None => Err(StoreError::Broken {
+                    key: key.to_string(),
+                    reason: "no length told".into(),
+                }),
+            },
+            Err(failure) if failure.kind == Kind::NoSuchKey => Ok(None),
+            Err(failure) => Err(failure.into_store_error(key)),
+        }
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        start_after: Option<&str>,
+        limit: usize,
+    ) -> Result<Listed, StoreError> {
+        check_list(prefix, start_after, limit)?;
+        let full = self.full_key(prefix);
+        let after = start_after.map(|after| self.full_key(after));
+        let sent = self.request(Repeat::Freely, || self.list_once(&full, after.as_deref(), limit));
+        sent.await.map_err(|failure| failure.into_store_error(prefix))
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+        keys.iter().try_for_each(|key| check_key(key))?;
+        for page in keys.chunks(DELETE_KEYS_MAX) {
+            let full: Vec<String> = page.iter().map(|key| self.full_key(key)).collect();
+            self.delete_page(&full)
+                .await
+                .map_err(|failure| failure.into_store_error(&page[0]))?;
+        }
+        Ok(())
+    }
+
+    async fn race_to_create(&self, key: &str, bodies: Vec<Bytes>) -> Vec<Result<PutDone, StoreError>> {
+        if let Err(error) = check_key(key) {
+            return vec![Err(error)];
+        }
+        if let Err(error) = self.client.credentials.generation().await {
+            return vec![Err(Failure::from(error).into_create_error(key))];
+        }
+        let full = self.full_key(key);
+        let client = self.client.gated(Gate::new(bodies.len()));
+        // All at once and beyond the limit of requests, or they would wait for each other for ever.
+        let creators = bodies
+            .into_iter()
+            .map(|body| self.put_once(&client, &full, body, PutMode::IfAbsent));
+        let results = futures::future::join_all(creators).await;
+        results
+            .into_iter()
+            .map(|result| result.map_err(|failure| failure.into_create_error(key)))
+            .collect()
+    }
+
+    fn describe(&self) -> String {
+        crate::store::StoreUrl::S3(self.url.clone()).to_string()
+    }
+}
+
+/// What an answer says of its object and of the part of it that follows.
+#[derive(Debug)]
+struct Told {
+    range: Range<u64>,
+    object_len: u64,
+    etag: Option<String>,
+}
+
+impl Told {
+    fn of(answer: &GetObjectOutput, wanted: Option<&Range<u64>>) -> Result<Told, Failure> {
+        let broken = |reason: &str| Failure::new(Kind::Broken, reason);
+        let len = answer.content_length().and_then(|len| u64::try_from(len).ok());
+        let len = len.ok_or_else(|| broken("the answer tells no length"))?;
+        let (range, object_len) = match (wanted, answer.content_range()) {
+            (Some(wanted), Some(told)) => {
+                let (told, object_len) = parse_content_range(told)
+                    .ok_or_else(|| broken("the answer's Content-Range makes no sense"))?;
+                let expected = wanted.start..wanted.end.min(object_len);
+                if told != expected || told.end - told.start != len {
+                    return Err(broken("the answer has another range than was asked for"));
+                }
+                (told, object_len)
+            }
+            (Some(_), None) => return Err(broken("the store ignores byte ranges")),
+            (None, _) if len > WHOLE_OBJECT_BYTES_MAX => return Err(broken("too long to be read whole")),
+            (None, _) => (0..len, len),
+        };
+        Ok(Told {
+            range,
+            object_len,
+            etag: answer.e_tag().map(str::to_string),
+        })
+    }
+}
+
+/// What has arrived of a range.
+#[derive(Debug)]
+struct Part {
+    /// What is read in all, within the object.
+    range: Range<u64>,
+    object_len: u64,
+    etag: Option<String>,
+    bytes: BytesMut,
+    server_time: Option<Timestamp>,
+    modified: Option<Timestamp>,
+}
+
+impl Part {
+    fn new(told: Told, server_time: Option<Timestamp>, answer: &GetObjectOutput) -> Part {
+        // The length was checked against what was asked for, or against the limit of whole objects.
+        let capacity = usize::try_from(told.range.end - told.range.start).unwrap_or(0);
+        Part {
+            range: told.range,
+            object_len: told.object_len,
+            etag: told.etag,
+            bytes: BytesMut::with_capacity(capacity),
+            server_time,
+            modified: answer.last_modified().map(timestamp),
+        }
+    }
+
+    /// Whether an answer goes on where this part ends.
+    fn is_same(&self, told: &Told) -> bool {
+        told.object_len == self.object_len
+            && told.etag == self.etag
+            && told.range == (self.range.start + self.bytes.len() as u64..self.range.end)
+    }
+
+    fn missing(&self) -> u64 {
+        (self.range.end - self.range.start).saturating_sub(self.bytes.len() as u64)
+    }
+
+    fn into_fetched(self) -> Fetched {
+        Fetched {
+            bytes: self.bytes.freeze(),
+            object_len: self.object_len,
+            server_time: self.server_time,
+            modified: self.modified,
+        }
+    }
+}
+
+/// `bytes 0-9/100` as 0..10 and 100.
+fn parse_content_range(text: &str) -> Option<(Range<u64>, u64)> {
+    let (range, len) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, len): (u64, u64, u64) = (first.parse().ok()?, last.parse().ok()?, len.parse().ok()?);
+    (first <= last && last < len).then(|| (first..last + 1, len))
+}
+
+fn timestamp(time: &DateTime) -> Timestamp {
+    Timestamp {
+        secs: time.secs(),
+        nanos: time.subsec_nanos(),
+    }
+}
+
+fn closed(_: tokio::sync::AcquireError) -> Failure {
+    Failure::new(Kind::Transport, "the store is closed")
+}
+
+/// Takes the `Date` header of an answer, which the SDK does not show.
+#[derive(Clone, Debug, Default)]
+struct AnswerDate {
+    date: Arc<OnceLock<Timestamp>>,
+}
+
+impl AnswerDate {
+    fn get(&self) -> Option<Timestamp> {
+        self.date.get().copied()
+    }
+}
+
+impl Intercept for AnswerDate {
+    fn name(&self) -> &'static str {
+        "answer date"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let text = context.response().headers().try_get("date").and_then(Result::ok);
+        let date = text.and_then(|text| DateTime::from_str(text, DateTimeFormat::HttpDate).ok());
+        if let Some(date) = date {
+            // One attempt per interceptor, so it is never set twice.
+            let _ = self.date.set(timestamp(&date));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read_strictly() {
+        assert_eq!(parse_content_range("bytes 0-9/100"), Some((0..10, 100)));
+        for text in [
+            "bytes 0-9/*",
+            "bytes 9-0/100",
+            "bytes 0-100/100",
+            "0-9/100",
+            "bytes 0-/5",
+        ] {
+            assert_eq!(parse_content_range(text), None, "{text}");
+        }
+    }
+}
