@@ -92,6 +92,11 @@ hex_id!(
     16
 );
 hex_id!(
+    /// Identity of a lease, drawn at random by its owner.
+    LeaseId,
+    16
+);
+hex_id!(
     /// Identity of an inode that has (or had) several names, drawn at random at the first link(2).
     LinkId,
     16
