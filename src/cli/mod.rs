@@ -1,1 +1,158 @@
-//! To be written in this step.
+//! The command line: one file per command. Results go to standard output, as text or (`--json`) as one JSON value;
+//! everything else goes to standard error. Exit codes are those of [`crate::mount::FailureKind`].
+
+mod commit;
+mod context;
+mod diff;
+mod list;
+mod log;
+mod mount;
+mod mount_helper;
+mod prefetch;
+mod progress;
+mod reload;
+mod stash;
+mod status;
+mod table;
+mod umount;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::PlaceOptions;
+use crate::mount::{Failure, FailureKind};
+use context::Context;
+
+/// Printed below the long help.
+const EXIT_CODES: &str = "\
+Volumes:
+  VOLUME is a URL, s3://bucket/prefix/name?endpoint=URL&region=NAME&path_style=true or file:///dir/name, or a bare name.
+  A bare name is looked up in SAILVOL_STORE (a URL without the last part); without it, in a directory store under your
+  data directory. VOLUME:/path names a file in it. Credentials come from the AWS default chain (environment, files,
+  web identity, instance), never from arguments.
+
+Exit codes:
+  0  done                        4  no access (credentials, permissions)
+  1  failed                      5  the store does not answer; nothing was lost
+  2  wrong usage                 6  outcome unknown; the next command settles it
+  3  refused (a rule forbids it)   7  damaged data
+
+Environment:
+  SAILVOL_STORE        store for bare volume names
+  SAILVOL_STATE_DIR    where dirty work is kept      (root: /var/lib/sailvol)
+  SAILVOL_CACHE_DIR    where clean bytes are kept    (root: /var/cache/sailvol)
+  SAILVOL_RUNTIME_DIR  where control sockets are     (root: /run/sailvol)
+  SAILVOL_LOG          log levels, such as info or sailvol=debug";
+
+/// A shared volume for pods, in an object store, mounted as a local directory.
+///
+/// Files are fetched when they are opened; what you write stays on this machine until `sailvol commit` publishes it
+/// in one step; `sailvol reload` brings in what others have committed.
+#[derive(Debug, Parser)]
+#[command(name = "sailvol", version, after_long_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Print the result as one JSON value
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where dirty work is kept (SAILVOL_STATE_DIR)
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
+    state_dir: Option<PathBuf>,
+    /// Where clean bytes are kept (SAILVOL_CACHE_DIR)
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
+    cache_dir: Option<PathBuf>,
+    /// Where control sockets are (SAILVOL_RUNTIME_DIR)
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
+    runtime_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mount(mount::Args),
+    #[command(visible_alias = "unmount")]
+    Umount(umount::Args),
+    List(list::Args),
+    Commit(commit::Args),
+    Reload(reload::Args),
+    Status(status::Args),
+    Diff(diff::Args),
+    Log(log::Args),
+    Stash(stash::Args),
+    Prefetch(prefetch::Args),
+    #[command(name = "__daemon", hide = true)]
+    Daemon,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let cli = match mount_helper::translate(&words) {
+        Some(Ok(translated)) => Cli::parse_from(translated),
+        Some(Err(message)) => {
+            eprintln!("mount.sailvol: {message}");
+            return ExitCode::from(FailureKind::Usage.exit_code());
+        }
+        None => Cli::parse_from(words),
+    };
+    let places = PlaceOptions {
+        state_dir: cli.global.state_dir,
+        cache_dir: cli.global.cache_dir,
+        runtime_dir: cli.global.runtime_dir,
+    };
+    let context = Context::new(cli.global.json, places);
+    match dispatch(cli.command, &context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            context.report(&failure);
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
+    match command {
+        // These decide about the process (children, signals, threads) before a runtime exists.
+        Command::Mount(args) => return mount::run(args, context),
+        Command::Daemon => return mount::run_daemon(),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot start threads: {e}")))?;
+    runtime.block_on(async {
+        match command {
+            Command::Mount(_) | Command::Daemon => unreachable!("handled above"),
+            Command::Umount(args) => umount::run(args, context).await,
+            Command::List(args) => list::run(args, context).await,
+            Command::Commit(args) => commit::run(args, context).await,
+            Command::Reload(args) => reload::run(args, context).await,
+            Command::Status(args) => status::run(args, context).await,
+            Command::Diff(args) => diff::run(args, context).await,
+            Command::Log(args) => log::run(args, context).await,
+            Command::Stash(args) => stash::run(args, context).await,
+            Command::Prefetch(args) => prefetch::run(args, context).await,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

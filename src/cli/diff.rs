@@ -1,0 +1,50 @@
+//! `sailvol diff`.
+
+use std::path::PathBuf;
+
+use super::context::Context;
+use crate::control::Request;
+use crate::mount::{ChangeKind, ChangedPath, DiffAnswer, Failure};
+
+/// Most paths that are shown unless more are asked for.
+pub const DEFAULT_LIMIT: usize = 10_000;
+
+/// Show what a commit would publish
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A directory in the mount (default: the current one, or the only mount)
+    dir: Option<PathBuf>,
+    /// Show at most this many paths
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT)]
+    limit: usize,
+}
+
+/// Runs the command.
+pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let (_, mut client) = context.connect(args.dir.as_deref()).await?;
+    let answer: DiffAnswer = client.call(&Request::Diff { limit: args.limit }, |_| {}).await?;
+    context.print(&answer, text)
+}
+
+/// One line for each path: A added, M modified, a attributes only, D removed, R moved.
+pub fn text(answer: &DiffAnswer) -> String {
+    let mut out: String = answer.changes.iter().map(line).collect();
+    if answer.truncated {
+        out.push_str("... and more (--limit)\n");
+    }
+    out
+}
+
+fn line(change: &ChangedPath) -> String {
+    let letter = match change.change {
+        ChangeKind::Added => 'A',
+        ChangeKind::Modified => 'M',
+        ChangeKind::Attributes => 'a',
+        ChangeKind::Removed => 'D',
+        ChangeKind::Moved => 'R',
+    };
+    match &change.came_from {
+        Some(from) => format!("{letter} {from} -> {}\n", change.path),
+        None => format!("{letter} {}\n", change.path),
+    }
+}

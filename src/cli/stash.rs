@@ -1,0 +1,97 @@
+//! `sailvol stash`.
+
+use std::path::PathBuf;
+
+use super::commit::overwritten_text;
+use super::context::Context;
+use super::diff;
+use super::table::{count, local_time, table};
+use crate::config::format_bytes;
+use crate::control::Request;
+use crate::mount::{DiffAnswer, Failure, ReloadAnswer, StashSummary};
+
+/// Show, restore and drop changes that a reload set aside
+///
+/// Stashes are kept on this machine only, for 14 days and within the bound of --stash-size, the oldest going first.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List the stashes, newest first
+    List {
+        /// A directory in the mount
+        dir: Option<PathBuf>,
+    },
+    /// List the paths in a stash
+    Show {
+        /// Number of the stash
+        id: u64,
+        /// A directory in the mount
+        dir: Option<PathBuf>,
+    },
+    /// Put a stash's changes on top of what the mount shows now, and drop the stash
+    Restore {
+        /// Number of the stash
+        id: u64,
+        /// A directory in the mount
+        dir: Option<PathBuf>,
+    },
+    /// Delete a stash
+    Drop {
+        /// Number of the stash
+        id: u64,
+        /// A directory in the mount
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Runs the command.
+pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    match args.action {
+        Action::List { dir } => {
+            let (_, mut client) = context.connect(dir.as_deref()).await?;
+            let stashes: Vec<StashSummary> = client.call(&Request::StashList {}, |_| {}).await?;
+            context.print(&stashes, |stashes| list_text(stashes))
+        }
+        Action::Show { id, dir } => {
+            let (_, mut client) = context.connect(dir.as_deref()).await?;
+            let request = Request::StashShow { id, limit: diff::DEFAULT_LIMIT };
+            let answer: DiffAnswer = client.call(&request, |_| {}).await?;
+            context.print(&answer, diff::text)
+        }
+        Action::Restore { id, dir } => {
+            let (_, mut client) = context.connect(dir.as_deref()).await?;
+            let answer: ReloadAnswer = client.call(&Request::StashRestore { id }, |_| {}).await?;
+            context.print(&answer, |answer| {
+                let restored = format!("restored stash {id}: {}\n", count(answer.kept.len() as u64, "path"));
+                restored + &overwritten_text(&answer.overwrote)
+            })
+        }
+        Action::Drop { id, dir } => {
+            let (_, mut client) = context.connect(dir.as_deref()).await?;
+            let _: serde_json::Value = client.call(&Request::StashDrop { id }, |_| {}).await?;
+            context.print(&serde_json::json!({ "dropped": id }), |_| format!("dropped stash {id}\n"))
+        }
+    }
+}
+
+fn list_text(stashes: &[StashSummary]) -> String {
+    if stashes.is_empty() {
+        return "no stashes\n".to_owned();
+    }
+    let mut rows = vec![["STASH", "MADE", "ON RECORD", "CHANGES", "SIZE"].map(String::from).to_vec()];
+    rows.extend(stashes.iter().map(|s| {
+        vec![
+            s.id.to_string(),
+            local_time(s.made_at),
+            s.base.to_string(),
+            s.changed.to_string(),
+            format_bytes(s.bytes),
+        ]
+    }));
+    table(&rows)
+}
