@@ -1,0 +1,295 @@
+//! `sailvol mount`.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::context::Context;
+use crate::config::{
+    Environment, Places, VolumeName, escape_mount_dir, parse_bytes, parse_duration,
+};
+use crate::daemon::{self, MountSettings, Ready};
+use crate::fuse;
+use crate::mount::{Failure, FailureKind};
+
+/// Mount a volume on a directory
+///
+/// Returns when the mount answers; a daemon serves it from then on. Mounting costs three requests whatever the size of
+/// the volume. Uncommitted work of an earlier mount under the same name is there again.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The volume: a name or URL
+    volume: String,
+    /// An empty directory
+    dir: PathBuf,
+    /// Make the volume if it does not exist
+    #[arg(long)]
+    create: bool,
+    /// Accept no writes
+    #[arg(long)]
+    read_only: bool,
+    /// Show this record and stay there until `reload --to`
+    #[arg(long, value_name = "N")]
+    at: Option<u64>,
+    /// Name of the mount: its local state is found again by it (default: from the directory)
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Do not go into the background (for units and containers)
+    #[arg(long)]
+    foreground: bool,
+    /// Mount over a directory that is not empty
+    #[arg(long)]
+    nonempty: bool,
+    /// Most clean bytes on local disk (default: a quarter of what is free there, at most 50G)
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    cache_size: Option<u64>,
+    /// Disk space that the cache leaves free
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_bytes)]
+    cache_floor: u64,
+    /// A read gives up after this long without an answer from the store
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    remote_timeout: Duration,
+    /// User who may use the control socket besides root and the daemon's user
+    #[arg(long, value_name = "UID")]
+    uid: Option<u32>,
+    /// Group of the root directory of a volume made with --create
+    #[arg(long, value_name = "GID")]
+    gid: Option<u32>,
+    /// Members of this group may use the control socket
+    #[arg(long, value_name = "GID")]
+    control_group: Option<u32>,
+    /// Commit on SIGTERM before unmounting
+    #[arg(long)]
+    commit_on_exit: bool,
+    /// Time for that commit
+    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = parse_duration)]
+    exit_grace: Duration,
+    /// Delete stashes that are older
+    #[arg(long, value_name = "TIME", default_value = "14d", value_parser = parse_duration)]
+    stash_age: Duration,
+    /// Delete the oldest stashes when all together are larger
+    #[arg(long, value_name = "SIZE", default_value = "20G", value_parser = parse_bytes)]
+    stash_size: u64,
+    /// Who commits, for the log (default: the host's name)
+    #[arg(long, value_name = "TEXT")]
+    by: Option<String>,
+    /// Log as JSON
+    #[arg(long)]
+    log_json: bool,
+}
+
+/// Cache size by default: this part of the free space ...
+const CACHE_SHARE: u64 = 4;
+/// ... and at most this, bytes: a pod's node is evicted when its disk fills.
+const CACHE_DEFAULT_MAX: u64 = 50 << 30;
+/// Time for a daemon to say that it is ready. The store's own time limits end much earlier.
+const READY_TIME: Duration = Duration::from_secs(120);
+
+/// Runs the command.
+pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let settings = resolve(&args, context)?;
+    if args.foreground {
+        crate::telemetry::install(log_format(&settings), "info");
+        return daemon::run(settings, |ready| announce(ready, context));
+    }
+    let ready = start_in_background(&settings)?;
+    announce(&ready, context)
+}
+
+/// The background process: settings come on standard input, the answer goes out as one line.
+pub fn run_daemon() -> Result<(), Failure> {
+    let mut text = String::new();
+    let usage = |e: String| Failure::new(FailureKind::Usage, format!("__daemon is started by `sailvol mount`: {e}"));
+    std::io::stdin().lock().read_to_string(&mut text).map_err(|e| usage(e.to_string()))?;
+    let settings: MountSettings = serde_json::from_str(&text).map_err(|e| usage(e.to_string()))?;
+    crate::telemetry::install(log_format(&settings), "info");
+    // Away from the terminal and the caller's process group.
+    if let Err(error) = rustix::process::setsid() {
+        tracing::debug!(%error, "setsid");
+    }
+    let outcome = daemon::run(settings, |ready| {
+        answer_parent(&serde_json::json!({ "ready": ready }));
+        Ok(())
+    });
+    if let Err(failure) = &outcome {
+        answer_parent(&serde_json::json!({ "failure": failure }));
+    }
+    // The parent has been told, or is long gone and the log has it.
+    outcome
+}
+
+fn answer_parent(value: &serde_json::Value) {
+    let mut stdout = std::io::stdout().lock();
+    // A parent that gave up cannot be told anything.
+    let _ = writeln!(stdout, "{value}").and_then(|()| stdout.flush());
+}
+
+fn log_format(settings: &MountSettings) -> crate::telemetry::LogFormat {
+    if settings.json_logs { crate::telemetry::LogFormat::Json } else { crate::telemetry::LogFormat::Text }
+}
+
+fn announce(ready: &Ready, context: &Context) -> Result<(), Failure> {
+    for warning in &ready.warnings {
+        context.note(format!("sailvol: warning: {warning}"));
+    }
+    context.print(ready, |r| {
+        let made = if r.created { "created and mounted" } else { "mounted" };
+        let dirty = match r.dirty {
+            0 => String::new(),
+            n => format!("\n  {n} uncommitted changes of an earlier mount are there again"),
+        };
+        format!("{made} {} on {} at record {}{dirty}\n", r.volume, r.dir.display(), r.base)
+    })
+}
+
+fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
+    let usage = |text: String| Failure::new(FailureKind::Usage, text);
+    let volume = VolumeName::parse(&args.volume, &context.environment).map_err(|e| usage(e.to_string()))?;
+    let dir = fuse::prepare_mount_point(&args.dir, args.nonempty).map_err(|e| {
+        let kind = match e {
+            fuse::MountPointError::System { .. } => FailureKind::Failed,
+            _ => FailureKind::Refused,
+        };
+        Failure::new(kind, e.to_string())
+    })?;
+    let places = context.places()?;
+    check_outside(&dir, &places)?;
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => escape_mount_dir(&dir).to_string_lossy().into_owned(),
+    };
+    if name.is_empty() || name.len() > 200 || name.starts_with('.') || name.contains(['/', '\0']) {
+        return Err(usage(format!("{name:?} cannot be a mount's name: no slash, no dot in front, up to 200 bytes")));
+    }
+    if args.read_only && args.commit_on_exit {
+        return Err(usage("--commit-on-exit makes no sense with --read-only".into()));
+    }
+    Ok(MountSettings {
+        store_url: volume.store_url,
+        volume: volume.name,
+        allow_other: allow_other(&context.environment),
+        name,
+        create: args.create,
+        read_only: args.read_only || args.at.is_some(),
+        at: args.at,
+        uid: args.uid,
+        gid: args.gid,
+        control_gid: args.control_group,
+        cache_bytes_max: args.cache_size.unwrap_or_else(|| default_cache_size(&places.cache)),
+        cache_free_floor_bytes: args.cache_floor,
+        remote_timeout_secs: args.remote_timeout.as_secs().max(1),
+        stash_age_max_secs: args.stash_age.as_secs(),
+        stash_bytes_max: args.stash_size,
+        commit_on_exit: args.commit_on_exit,
+        exit_grace_secs: args.exit_grace.as_secs(),
+        by: args.by.clone().unwrap_or_else(host_name),
+        json_logs: args.log_json,
+        state_root: places.state,
+        cache_root: places.cache,
+        runtime_root: places.runtime,
+        dir,
+    })
+}
+
+/// A mount must not contain its own state or cache: it would wait for itself.
+fn check_outside(dir: &Path, places: &Places) -> Result<(), Failure> {
+    for (what, place) in [("state", &places.state), ("cache", &places.cache), ("runtime", &places.runtime)] {
+        if place.starts_with(dir) {
+            return Err(Failure::new(
+                FailureKind::Usage,
+                format!("the {what} directory {} would lie inside the mount {}", place.display(), dir.display()),
+            )
+            .hint(format!("name another with --{what}-dir")));
+        }
+    }
+    Ok(())
+}
+
+fn default_cache_size(cache: &Path) -> u64 {
+    // The directory may not be there yet: its nearest parent tells about the same disk.
+    let existing = cache.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok());
+    let free = existing.map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
+    (free / CACHE_SHARE).clamp(64 << 20, CACHE_DEFAULT_MAX)
+}
+
+/// Root may always let others in (modes decide then); others need a line in fuse.conf.
+fn allow_other(environment: &Environment) -> bool {
+    environment.is_root
+        || std::fs::read_to_string("/etc/fuse.conf")
+            .is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"))
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
+    let failed = |what: &str, e: std::io::Error| Failure::new(FailureKind::Failed, format!("{what}: {e}"));
+    let log_path = daemon::log_path(settings);
+    let log = daemon::open_log(settings).map_err(|e| failed(&log_path.display().to_string(), e))?;
+    let program = std::env::current_exe().map_err(|e| failed("cannot find this program", e))?;
+    let mut child = Command::new(program)
+        .arg("__daemon")
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(|e| failed("cannot start the daemon", e))?;
+    let json = serde_json::to_vec(settings)
+        .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot describe the mount: {e}")))?;
+    // Closing the pipe tells the daemon that this is all.
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(&json).map_err(|e| failed("the daemon does not listen", e))?;
+    }
+    let stdout = child.stdout.take();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        if let Some(stdout) = stdout {
+            // A daemon that dies says nothing: the empty line tells.
+            let _ = BufReader::new(stdout).read_line(&mut line);
+        }
+        drop(tell.send(line));
+    });
+    let line = told.recv_timeout(READY_TIME).map_err(|_| {
+        Failure::new(FailureKind::Failed, format!("the daemon was not ready after {} s", READY_TIME.as_secs()))
+            .hint(format!("its log is {}", log_path.display()))
+    })?;
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Answer {
+        Ready(Ready),
+        Failure(Failure),
+    }
+    match serde_json::from_str::<Answer>(&line) {
+        Ok(Answer::Ready(ready)) => Ok(ready),
+        Ok(Answer::Failure(failure)) => Err(failure),
+        Err(_) => {
+            let status = child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
+            Err(Failure::new(FailureKind::Failed, format!("the daemon ended before it was ready ({status})"))
+                .hint(format!("its log is {}", log_path.display())))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::format_bytes;
+
+    #[test]
+    fn a_mount_never_contains_its_own_state() {
+        let places = Places { state: "/m/state".into(), cache: "/c".into(), runtime: "/r".into() };
+        let failure = check_outside(Path::new("/m"), &places).unwrap_err();
+        assert!(failure.hint.unwrap().contains("--state-dir"));
+        assert!(check_outside(Path::new("/other"), &places).is_ok());
+    }
+
+    #[test]
+    fn the_default_cache_size_fits_the_disk() {
+        let size = default_cache_size(Path::new("/no-such-dir/cache"));
+        assert!((64 << 20..=CACHE_DEFAULT_MAX).contains(&size), "{}", format_bytes(size));
+    }
+}

@@ -1,0 +1,58 @@
+//! What a daemon is started with: everything resolved, nothing secret.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::Seq;
+
+/// One mount, fully described. Credentials are not part of it: they come from the AWS default chain.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountSettings {
+    /// URL of the store.
+    pub store_url: String,
+    /// Name of the volume.
+    pub volume: String,
+    /// Mount point, absolute, without symlinks.
+    pub dir: PathBuf,
+    /// Name of the mount.
+    pub name: String,
+    /// Make the volume when it is not there.
+    pub create: bool,
+    /// No overlay; several such mounts may share a name.
+    pub read_only: bool,
+    /// Stay at this record.
+    pub at: Option<Seq>,
+    /// Roots of the places.
+    pub state_root: PathBuf,
+    /// See above.
+    pub cache_root: PathBuf,
+    /// See above.
+    pub runtime_root: PathBuf,
+    /// Owner of the mount: may use the control socket, and owns the root directory of a volume made now.
+    pub uid: Option<u32>,
+    /// Group of the root directory of a volume made now.
+    pub gid: Option<u32>,
+    /// Members of this group may use the control socket.
+    pub control_gid: Option<u32>,
+    /// Other users may use the mount.
+    pub allow_other: bool,
+    /// Most clean bytes on disk.
+    pub cache_bytes_max: u64,
+    /// Free bytes that the cache leaves on its disk.
+    pub cache_free_floor_bytes: u64,
+    /// A read gives up after this long without progress, seconds.
+    pub remote_timeout_secs: u64,
+    /// Stashes older than this go, seconds.
+    pub stash_age_max_secs: u64,
+    /// Stashes over this many bytes go, oldest first.
+    pub stash_bytes_max: u64,
+    /// SIGTERM commits first.
+    pub commit_on_exit: bool,
+    /// Time for that commit, seconds.
+    pub exit_grace_secs: u64,
+    /// Who commits, for the log.
+    pub by: String,
+    /// Log lines as JSON.
+    pub json_logs: bool,
+}

@@ -1,0 +1,657 @@
+//! Requests of the kernel, each answered by the view.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags as RawOpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use super::TTL;
+use super::convert::{
+    caller, device_parts, errno, file_attr, file_type, negative_attr, permissions, set_time,
+};
+use crate::view::{
+    Allocate, CopySide, Ino, Known, NodeKind, OpenFlags, RenameMode, Seek, SetAttr, View, ViewError, XattrMode,
+};
+
+/// Bytes of directory lines that are prepared for one request. fuser does not tell how many the kernel asked for; the
+/// C library asks for 32 KiB, and lines that do not fit are given back.
+const LISTING_BYTES: usize = 32 << 10;
+
+/// The file system that fuser serves.
+#[derive(Debug)]
+pub struct Driver {
+    view: Arc<View>,
+    runtime: Handle,
+}
+
+impl Driver {
+    pub fn new(view: Arc<View>, runtime: Handle) -> Driver {
+        Driver { view, runtime }
+    }
+
+    /// Polls once here; what has to wait goes on in a task.
+    fn serve<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+        answer: impl FnOnce(T) + Send + 'static,
+    ) {
+        let mut work: Pin<Box<dyn Future<Output = T> + Send>> = Box::pin(work);
+        // Timers and spawns inside the future need to know their runtime also on this thread.
+        let _runtime = self.runtime.enter();
+        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => answer(done),
+            Poll::Pending => drop(self.runtime.spawn(async move { answer(work.await) })),
+        }
+    }
+
+    /// For what blocks on the local disk.
+    fn serve_blocking<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+        answer: impl FnOnce(T) + Send + 'static,
+    ) {
+        let runtime = self.runtime.clone();
+        drop(self.runtime.spawn_blocking(move || answer(runtime.block_on(work))));
+    }
+}
+
+/// TTLs of an entry: one whose number is a surrogate is asked again at once.
+fn attr_ttl(known: &Known) -> Duration {
+    if known.settled { TTL } else { Duration::ZERO }
+}
+
+fn reply_entry(reply: ReplyEntry, known: &Known) {
+    reply.entry_with_ttls(&attr_ttl(known), &TTL, &file_attr(&known.attr, known.ino), Generation(0));
+}
+
+fn name_of(name: &OsStr) -> Box<[u8]> {
+    name.as_bytes().into()
+}
+
+/// Answers with a value of the right length, or its length alone.
+fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
+    let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    if size == 0 {
+        reply.size(len);
+    } else if len > size {
+        reply.error(Errno::ERANGE);
+    } else {
+        reply.data(value);
+    }
+}
+
+fn open_flags(keep_cache: bool) -> FopenFlags {
+    // close(2) has nothing to report: every write was journalled before it returned.
+    let flags = FopenFlags::FOPEN_NOFLUSH;
+    if keep_cache { flags | FopenFlags::FOPEN_KEEP_CACHE } else { flags }
+}
+
+impl Filesystem for Driver {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            // Never v1 of it: that one asks for an xattr before every write.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                tracing::debug!(?flag, "the kernel does not offer this");
+            }
+        }
+        // More than the default of 16, so that read-ahead of several files keeps the link busy.
+        if let Err(nearest) = config.set_max_background(128) {
+            tracing::debug!(nearest, "max_background");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
+        self.serve(async move { view.lookup(&caller, parent.0, &name).await }, move |found| match found {
+            Ok(Some(known)) => reply_entry(reply, &known),
+            Ok(None) => reply.entry(&TTL, &negative_attr(), Generation(0)),
+            Err(error) => reply.error(errno("lookup", parent.0, &error)),
+        });
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, references: u64) {
+        self.view.forget(ino.0, references);
+    }
+
+    fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let (view, caller) = (self.view.clone(), caller(request, 0));
+        self.serve(
+            async move { view.getattr(&caller, ino.0, fh.map(|f| f.0)).await },
+            move |attr| match attr {
+                Ok(attr) => reply.attr(&TTL, &file_attr(&attr, attr.ino)),
+                Err(error) => reply.error(errno("getattr", ino.0, &error)),
+            },
+        );
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (view, caller) = (self.view.clone(), caller(request, 0));
+        let set = SetAttr {
+            mode: mode.map(permissions),
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+            fh: fh.map(|f| f.0),
+        };
+        self.serve(async move { view.setattr(&caller, ino.0, &set).await }, move |attr| match attr {
+            Ok(attr) => reply.attr(&TTL, &file_attr(&attr, attr.ino)),
+            Err(error) => reply.error(errno("setattr", ino.0, &error)),
+        });
+    }
+
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        let (view, caller) = (self.view.clone(), caller(request, 0));
+        self.serve(async move { view.readlink(&caller, ino.0).await }, move |target| match target {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno("readlink", ino.0, &error)),
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (major, minor) = device_parts(rdev);
+        let kind = match mode & libc::S_IFMT {
+            libc::S_IFREG | 0 => NodeKind::File,
+            libc::S_IFIFO => NodeKind::Fifo,
+            libc::S_IFSOCK => NodeKind::Socket,
+            libc::S_IFCHR => NodeKind::CharDev(major, minor),
+            libc::S_IFBLK => NodeKind::BlockDev(major, minor),
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (view, caller, name) = (self.view.clone(), caller(request, umask), name_of(name));
+        self.serve(
+            async move { view.mknod(&caller, parent.0, &name, kind, permissions(mode)).await },
+            move |made| answer_entry("mknod", parent.0, made, reply),
+        );
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (view, caller, name) = (self.view.clone(), caller(request, umask), name_of(name));
+        self.serve(
+            async move { view.mkdir(&caller, parent.0, &name, permissions(mode)).await },
+            move |made| answer_entry("mkdir", parent.0, made, reply),
+        );
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
+        self.serve(
+            async move { view.unlink(&caller, parent.0, &name).await },
+            move |done| answer_empty("unlink", parent.0, done, reply),
+        );
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
+        self.serve(
+            async move { view.rmdir(&caller, parent.0, &name).await },
+            move |done| answer_empty("rmdir", parent.0, done, reply),
+        );
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
+        let target: Box<[u8]> = target.as_os_str().as_bytes().into();
+        self.serve(
+            async move { view.symlink(&caller, parent.0, &name, &target).await },
+            move |made| answer_entry("symlink", parent.0, made, reply),
+        );
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            // RENAME_WHITEOUT is for union mounts on top of us; both others together mean nothing.
+            return reply.error(Errno::EINVAL);
+        };
+        let (view, caller) = (self.view.clone(), caller(request, 0));
+        let (from, to) = (name_of(name), name_of(newname));
+        self.serve(
+            async move { view.rename(&caller, (parent.0, &from), (newparent.0, &to), mode).await },
+            move |done| answer_empty("rename", parent.0, done, reply),
+        );
+    }
+
+    fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(newname));
+        self.serve(
+            async move { view.link(&caller, ino.0, newparent.0, &name).await },
+            move |made| answer_entry("link", ino.0, made, reply),
+        );
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: RawOpenFlags, reply: ReplyOpen) {
+        let (view, caller) = (self.view.clone(), caller(request, 0));
+        let flags = OpenFlags::from_bits(flags.0);
+        self.serve(async move { view.open(&caller, ino.0, flags).await }, move |opened| match opened {
+            Ok(file) => reply.opened(FileHandle(file.fh), open_flags(file.keep_cache)),
+            Err(error) => reply.error(errno("open", ino.0, &error)),
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (view, caller, name) = (self.view.clone(), caller(request, umask), name_of(name));
+        let flags = OpenFlags::from_bits(flags);
+        self.serve(
+            async move { view.create(&caller, parent.0, &name, permissions(mode), flags).await },
+            move |made| match made {
+                Ok((known, file)) => reply.created(
+                    // One TTL for name and attributes here: the name of a surrogate is asked again too.
+                    &attr_ttl(&known),
+                    &file_attr(&known.attr, known.ino),
+                    Generation(0),
+                    FileHandle(file.fh),
+                    open_flags(file.keep_cache),
+                ),
+                Err(error) => reply.error(errno("create", parent.0, &error)),
+            },
+        );
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: RawOpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let view = self.view.clone();
+        self.serve(
+            async move { view.read(ino.0, fh.0, offset, size as usize).await },
+            move |bytes| match bytes {
+                Ok(bytes) => reply.data(&bytes),
+                Err(error) => reply.error(errno("read", ino.0, &error)),
+            },
+        );
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: RawOpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let answer = move |written: Result<usize, ViewError>| match written {
+            Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno("write", ino.0, &error)),
+        };
+        // The bytes are borrowed from the request buffer for the first poll and copied only for a write that has to
+        // wait: the view waits before it does anything, so a dropped future may be asked again.
+        let polled = {
+            let _runtime = self.runtime.enter();
+            let mut work = std::pin::pin!(self.view.write(ino.0, fh.0, offset, data, kill_suid));
+            work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        };
+        match polled {
+            Poll::Ready(written) => answer(written),
+            Poll::Pending => {
+                let (view, data): (_, Box<[u8]>) = (self.view.clone(), data.into());
+                let work = async move { view.write(ino.0, fh.0, offset, &data, kill_suid).await };
+                drop(self.runtime.spawn(async move { answer(work.await) }));
+            }
+        }
+    }
+
+    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let view = self.view.clone();
+        self.serve(
+            async move { view.flush(ino.0, fh.0).await },
+            move |done| answer_empty("flush", ino.0, done, reply),
+        );
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: RawOpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.view.release(ino.0, fh.0);
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let view = self.view.clone();
+        self.serve_blocking(
+            async move { view.fsync(ino.0, fh.0, datasync).await },
+            move |done| answer_empty("fsync", ino.0, done, reply),
+        );
+    }
+
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: RawOpenFlags, reply: ReplyOpen) {
+        let (view, caller) = (self.view.clone(), caller(request, 0));
+        self.serve(async move { view.opendir(&caller, ino.0).await }, move |opened| match opened {
+            Ok(dir) => reply.opened(FileHandle(dir.fh), open_flags(dir.keep_cache) | FopenFlags::FOPEN_CACHE_DIR),
+            Err(error) => reply.error(errno("opendir", ino.0, &error)),
+        });
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let view = self.view.clone();
+        self.serve(
+            async move { view.readdir(ino.0, fh.0, offset, LISTING_BYTES).await },
+            move |items| match items {
+                Ok(items) => {
+                    for item in items {
+                        let name = OsStr::from_bytes(&item.name);
+                        if reply.add(INodeNo(item.ino), item.cookie, file_type(item.kind), name) {
+                            break;
+                        }
+                    }
+                    reply.ok();
+                }
+                Err(error) => reply.error(errno("readdir", ino.0, &error)),
+            },
+        );
+    }
+
+    fn readdirplus(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let (view, unused) = (self.view.clone(), self.view.clone());
+        self.serve(
+            async move { view.readdirplus(ino.0, fh.0, offset, LISTING_BYTES).await },
+            move |items| match items {
+                Ok(items) => {
+                    let mut full = false;
+                    for line in items {
+                        full = full || add_plus(&mut reply, &line);
+                        // What does not fit was never told: its reference comes back.
+                        if full && let Some(known) = line.known {
+                            unused.forget(known.ino, 1);
+                        }
+                    }
+                    reply.ok();
+                }
+                Err(error) => reply.error(errno("readdirplus", ino.0, &error)),
+            },
+        );
+    }
+
+    fn releasedir(&self, _: &Request, ino: INodeNo, fh: FileHandle, _flags: RawOpenFlags, reply: ReplyEmpty) {
+        self.view.releasedir(ino.0, fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let view = self.view.clone();
+        self.serve_blocking(
+            async move { view.fsyncdir(ino.0, fh.0, datasync).await },
+            move |done| answer_empty("fsyncdir", ino.0, done, reply),
+        );
+    }
+
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match self.view.statfs() {
+            Ok(s) => reply.statfs(
+                s.blocks,
+                s.blocks_free,
+                s.blocks_free,
+                s.files,
+                s.files_free,
+                s.block_bytes,
+                s.name_max,
+                s.block_bytes,
+            ),
+            Err(error) => reply.error(errno("statfs", ino.0, &error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            0 => XattrMode::Any,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
+        let value: Box<[u8]> = value.into();
+        self.serve(
+            async move { view.setxattr(&caller, ino.0, &name, &value, mode).await },
+            move |done| answer_empty("setxattr", ino.0, done, reply),
+        );
+    }
+
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
+        self.serve(async move { view.getxattr(&caller, ino.0, &name).await }, move |value| match value {
+            Ok(value) => reply_xattr(reply, &value, size),
+            Err(error) => reply.error(errno("getxattr", ino.0, &error)),
+        });
+    }
+
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (view, caller) = (self.view.clone(), caller(request, 0));
+        self.serve(async move { view.listxattr(&caller, ino.0).await }, move |names| match names {
+            Ok(names) => reply_xattr(reply, &names, size),
+            Err(error) => reply.error(errno("listxattr", ino.0, &error)),
+        });
+    }
+
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
+        self.serve(
+            async move { view.removexattr(&caller, ino.0, &name).await },
+            move |done| answer_empty("removexattr", ino.0, done, reply),
+        );
+    }
+
+    fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let (view, caller) = (self.view.clone(), caller(request, 0));
+        // The bits are 1, 2 and 4: never negative.
+        let mask = mask.bits().unsigned_abs();
+        self.serve(
+            async move { view.access(&caller, ino.0, mask).await },
+            move |done| answer_empty("access", ino.0, done, reply),
+        );
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let keep = libc::FALLOC_FL_KEEP_SIZE;
+        let what = if mode == 0 {
+            Allocate::Extend
+        } else if mode == keep {
+            Allocate::KeepSize
+        } else if mode == libc::FALLOC_FL_PUNCH_HOLE | keep {
+            Allocate::PunchHole
+        } else if mode & !keep == libc::FALLOC_FL_ZERO_RANGE {
+            Allocate::ZeroRange { keep_size: mode & keep != 0 }
+        } else {
+            return reply.error(Errno::EOPNOTSUPP);
+        };
+        let view = self.view.clone();
+        self.serve(
+            async move { view.fallocate(ino.0, fh.0, offset, length, what).await },
+            move |done| answer_empty("fallocate", ino.0, done, reply),
+        );
+    }
+
+    fn lseek(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let seek = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let view = self.view.clone();
+        self.serve(async move { view.lseek(ino.0, fh.0, offset, seek).await }, move |found| match found {
+            Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(errno("lseek", ino.0, &error)),
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The answer has 32 bits for the count; a short one makes the caller ask for the rest.
+        let len = len.min(u64::from(u32::MAX) & !0xfff);
+        let view = self.view.clone();
+        let from = CopySide { ino: ino_in.0, fh: fh_in.0, offset: offset_in };
+        let to = CopySide { ino: ino_out.0, fh: fh_out.0, offset: offset_out };
+        self.serve(async move { view.copy_file_range(from, to, len).await }, move |copied| match copied {
+            Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno("copy_file_range", ino_out.0, &error)),
+        });
+    }
+}
+
+fn answer_entry(operation: &'static str, ino: Ino, made: Result<Known, ViewError>, reply: ReplyEntry) {
+    match made {
+        Ok(known) => reply_entry(reply, &known),
+        Err(error) => reply.error(errno(operation, ino, &error)),
+    }
+}
+
+fn answer_empty(operation: &'static str, ino: Ino, done: Result<(), ViewError>, reply: ReplyEmpty) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(operation, ino, &error)),
+    }
+}
+
+/// True when the line did not fit.
+fn add_plus(reply: &mut ReplyDirectoryPlus, line: &crate::view::DirItemPlus) -> bool {
+    let name = OsStr::from_bytes(&line.item.name);
+    let cookie = line.item.cookie;
+    match &line.known {
+        // One TTL for name and attributes here: the name of a surrogate is asked again too.
+        Some(known) => reply.add(
+            INodeNo(known.ino),
+            cookie,
+            name,
+            &attr_ttl(known),
+            &file_attr(&known.attr, known.ino),
+            Generation(0),
+        ),
+        // A line without a node. The kernel neither links nor counts `.` and `..`, whatever number they carry; any other
+        // line must have number 0, which says "look it up when needed".
+        None => {
+            let mut attr = negative_attr();
+            attr.kind = file_type(line.item.kind);
+            if matches!(&*line.item.name, b"." | b"..") {
+                attr.ino = INodeNo(line.item.ino);
+            }
+            reply.add(attr.ino, cookie, name, &Duration::ZERO, &attr, Generation(0))
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Mount points: checked before a mount, cleaned after a dead daemon, unmounted.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::UnmountFlags;
+
+/// File system type that the kernel shows for our mounts.
+const FS_TYPE: &str = "fuse.sailvol";
+
+/// A directory cannot be mounted on, or not be unmounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountPointError {
+    /// Mounting over everything is never meant.
+    #[error("a volume is never mounted on /; name a directory such as /shared")]
+    Root,
+    /// It is not there.
+    #[error("{0} does not exist: make it with mkdir -p")]
+    Missing(PathBuf),
+    /// It is not a directory.
+    #[error("{0} is not a directory")]
+    NotDir(PathBuf),
+    /// Something is mounted there.
+    #[error("{dir}: {what} is mounted there already")]
+    Busy {
+        /// The directory.
+        dir: PathBuf,
+        /// What `/proc/self/mountinfo` says.
+        what: String,
+    },
+    /// Files would be hidden.
+    #[error("{0} is not empty, and a mount would hide what is in it: name an empty directory, or use --nonempty")]
+    NotEmpty(PathBuf),
+    /// Nothing of ours is mounted there.
+    #[error("{0} is not a sailvol mount")]
+    NotOurs(PathBuf),
+    /// Programs use it.
+    #[error("{0} is in use: end the programs that have files or their working directory there, or use --force")]
+    InUse(PathBuf),
+    /// The system says no.
+    #[error("{dir}: {doing}: {error}")]
+    System {
+        /// The directory.
+        dir: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// One line of `/proc/self/mountinfo`: (mount point, type, source).
+fn mounts() -> Vec<(PathBuf, String, String)> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text.lines().filter_map(parse_mountinfo).collect()
+}
+
+fn parse_mountinfo(line: &str) -> Option<(PathBuf, String, String)> {
+    let (left, right) = line.split_once(" - ")?;
+    let point = unescape(left.split(' ').nth(4)?);
+    let mut fields = right.split(' ');
+    Some((PathBuf::from(point), fields.next()?.to_owned(), unescape(fields.next()?)))
+}
+
+/// The kernel writes space, tab, newline and backslash as three octal digits.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let octal = bytes.get(at + 1..at + 4).and_then(|d| std::str::from_utf8(d).ok());
+        match (bytes[at], octal.and_then(|d| u8::from_str_radix(d, 8).ok())) {
+            (b'\\', Some(byte)) => {
+                out.push(byte);
+                at += 4;
+            }
+            (byte, _) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Whether the topmost mount at exactly this path is one of ours. Never touches the mount itself.
+pub fn is_sailvol_mount(dir: &Path) -> bool {
+    mounts().iter().rev().find(|(point, ..)| point == dir).is_some_and(|(_, kind, _)| kind == FS_TYPE)
+}
+
+/// Makes a directory ready: checks it, and takes away what a killed daemon left mounted there. Returns the path
+/// without symlinks.
+///
+/// # Errors
+/// See [`MountPointError`].
+pub fn prepare_mount_point(dir: &Path, allow_nonempty: bool) -> Result<PathBuf, MountPointError> {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
+    clear_stale(&dir)?;
+    let system = |doing| {
+        let dir = dir.clone();
+        move |error| MountPointError::System { dir, doing, error }
+    };
+    let real = match std::fs::canonicalize(&dir) {
+        Ok(real) => real,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(MountPointError::Missing(dir)),
+        Err(error) => return Err(system("looking at it")(error)),
+    };
+    if real == Path::new("/") {
+        return Err(MountPointError::Root);
+    }
+    clear_stale(&real)?;
+    if !std::fs::metadata(&real).map_err(system("looking at it"))?.is_dir() {
+        return Err(MountPointError::NotDir(real));
+    }
+    if let Some((_, kind, source)) = mounts().into_iter().rev().find(|(point, ..)| *point == real)
+        && kind == FS_TYPE
+    {
+        return Err(MountPointError::Busy { dir: real, what: format!("sailvol volume {source}") });
+    }
+    let mut entries = std::fs::read_dir(&real).map_err(system("reading it"))?;
+    if !allow_nonempty && entries.any(|e| e.is_ok_and(|e| e.file_name() != "lost+found")) {
+        return Err(MountPointError::NotEmpty(real));
+    }
+    Ok(real)
+}
+
+/// Unmounts what a dead daemon left at `dir`: a mount that answers "not connected". A live mount is left alone.
+///
+/// # Errors
+/// The system does not let us.
+pub fn clear_stale(dir: &Path) -> Result<(), MountPointError> {
+    // Bounded: mounts can be stacked, but nobody stacks sixteen dead ones.
+    for _ in 0..16 {
+        match std::fs::symlink_metadata(dir) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => {
+                tracing::info!(dir = %dir.display(), "taking away a mount whose daemon is gone");
+                detach(dir)?;
+            }
+            _ => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Takes a mount away from its directory. Without `force` it must not be in use; with it the directory is free at once,
+/// whatever still uses it.
+///
+/// # Errors
+/// See [`MountPointError`].
+pub fn unmount(dir: &Path, force: bool) -> Result<(), MountPointError> {
+    if !is_sailvol_mount(dir) {
+        return Err(MountPointError::NotOurs(dir.to_path_buf()));
+    }
+    if force {
+        return detach(dir);
+    }
+    match rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::BUSY) => Err(MountPointError::InUse(dir.to_path_buf())),
+        Err(rustix::io::Errno::PERM) => fusermount(dir, false),
+        Err(error) => {
+            Err(MountPointError::System { dir: dir.to_path_buf(), doing: "unmounting", error: error.into() })
+        }
+    }
+}
+
+/// Ends every request that waits on the mount at `dir`, by aborting its connection where the kernel offers that. Never
+/// touches the mount itself. Failing is no error here: detaching follows anyway.
+pub fn abort_connection(dir: &Path) {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let minor = text.lines().rev().find_map(|line| {
+        let (point, kind, _) = parse_mountinfo(line)?;
+        let device = line.split(' ').nth(2)?;
+        (point == dir && kind == FS_TYPE).then(|| device.split(':').nth(1).map(str::to_owned))?
+    });
+    if let Some(minor) = minor
+        && let Err(error) = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")
+    {
+        tracing::debug!(%error, "the connection cannot be aborted");
+    }
+}
+
+fn detach(dir: &Path) -> Result<(), MountPointError> {
+    match rustix::mount::unmount(dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::PERM) => fusermount(dir, true),
+        Err(error) => {
+            Err(MountPointError::System { dir: dir.to_path_buf(), doing: "unmounting", error: error.into() })
+        }
+    }
+}
+
+/// The way of users without privilege.
+fn fusermount(dir: &Path, lazy: bool) -> Result<(), MountPointError> {
+    let system = |error| MountPointError::System { dir: dir.to_path_buf(), doing: "fusermount3 -u", error };
+    let mut command = std::process::Command::new("fusermount3");
+    command.arg("-u");
+    if lazy {
+        command.arg("-z");
+    }
+    let output = command.arg("--").arg(dir).output().map_err(system)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if said.contains("busy") {
+        return Err(MountPointError::InUse(dir.to_path_buf()));
+    }
+    Err(system(io::Error::other(said)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_lines_are_read_with_their_escapes() {
+        let line = r"36 35 98:0 /x /mnt/with\040space rw,noatime master:1 - fuse.sailvol data\134sets rw";
+        let (point, kind, source) = parse_mountinfo(line).unwrap();
+        assert_eq!(point, PathBuf::from("/mnt/with space"));
+        assert_eq!((kind.as_str(), source.as_str()), ("fuse.sailvol", "data\\sets"));
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_on_is_named_with_advice() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = |path: &Path| prepare_mount_point(path, false).unwrap_err().to_string();
+        assert!(message(&dir.path().join("no")).contains("mkdir -p"));
+        assert!(message(Path::new("/")).contains("/shared"));
+        std::fs::write(dir.path().join("file"), "x").unwrap();
+        assert!(message(&dir.path().join("file")).contains("not a directory"));
+        assert!(message(dir.path()).contains("--nonempty"));
+        assert!(prepare_mount_point(dir.path(), true).is_ok());
+    }
+}

@@ -1,0 +1,142 @@
+//! Telling the kernel what it must forget, from a thread of its own.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fuser::{INodeNo, Notifier};
+use tokio::sync::oneshot;
+
+use crate::view::Invalidations;
+
+/// `FUSE_NOTIFY_INC_EPOCH` of linux/fuse.h (Linux 6.16): all names that the kernel knows are asked again at next use.
+const NOTIFY_INC_EPOCH: i32 = 8;
+/// Jobs that may wait; reloads come one at a time.
+const QUEUE_MAX: usize = 16;
+
+/// The kernel was not told.
+#[derive(Debug, thiserror::Error)]
+pub enum NotifyError {
+    /// The mount is gone, and with it what the kernel knew.
+    #[error("the mount is gone")]
+    Gone,
+    /// The kernel refused.
+    #[error("the kernel did not take an invalidation: {0}")]
+    Kernel(std::io::Error),
+}
+
+struct Job {
+    what: Invalidations,
+    done: oneshot::Sender<Result<(), NotifyError>>,
+}
+
+/// The way to the notification thread, which ends when the last of these is dropped.
+#[derive(Clone, Debug)]
+pub struct Notifications {
+    jobs: std::sync::mpsc::SyncSender<Job>,
+    epochs: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").field("generation", &self.what.generation).finish_non_exhaustive()
+    }
+}
+
+impl Notifications {
+    /// Starts the thread. `device` is the session's /dev/fuse.
+    ///
+    /// # Errors
+    /// No more threads.
+    pub fn start(notifier: Notifier, device: OwnedFd) -> std::io::Result<Notifications> {
+        let (jobs, queue) = std::sync::mpsc::sync_channel::<Job>(QUEUE_MAX);
+        let epochs = Arc::new(AtomicBool::new(true));
+        let known = epochs.clone();
+        std::thread::Builder::new().name("fuse-notify".into()).spawn(move || {
+            let mut device = std::fs::File::from(device);
+            for job in queue {
+                let told = tell(&notifier, &mut device, &known, &job.what);
+                // A reload that gave up waiting does not listen any more.
+                drop(job.done.send(told));
+            }
+        })?;
+        Ok(Notifications { jobs, epochs })
+    }
+
+    /// Returns when the kernel has been told: from then on every path walk asks again. Must not be called while holding
+    /// a lock that a request may wait for.
+    ///
+    /// # Errors
+    /// See [`NotifyError`].
+    pub async fn send(&self, what: Invalidations) -> Result<(), NotifyError> {
+        let (done, told) = oneshot::channel();
+        let jobs = self.jobs.clone();
+        let job = Job { what, done };
+        // Queues only when sixteen reloads are behind; still not on a thread that serves requests.
+        let queued = tokio::task::spawn_blocking(move || jobs.send(job).is_ok()).await;
+        if !queued.unwrap_or(false) {
+            return Err(NotifyError::Gone);
+        }
+        told.await.unwrap_or(Err(NotifyError::Gone))
+    }
+
+    /// Whether the kernel has taken (or not yet refused) an epoch bump.
+    pub fn uses_epochs(&self) -> bool {
+        self.epochs.load(Ordering::Relaxed)
+    }
+}
+
+/// Bumps the epoch, or names every entry one by one on kernels that have none.
+fn tell(
+    notifier: &Notifier,
+    device: &mut std::fs::File,
+    epochs: &AtomicBool,
+    what: &Invalidations,
+) -> Result<(), NotifyError> {
+    let mut bumped = false;
+    if epochs.load(Ordering::Relaxed) {
+        match bump_epoch(device) {
+            Ok(()) => bumped = true,
+            Err(error) if gone(&error) => return Err(NotifyError::Gone),
+            Err(error) => {
+                tracing::info!(%error, "no epochs in this kernel: a reload names every entry");
+                epochs.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+    if !bumped {
+        for (dir, name) in &what.names {
+            ignore_unknown(notifier.inval_entry(INodeNo(*dir), OsStr::from_bytes(name.as_bytes())))?;
+        }
+    }
+    for ino in &what.inodes {
+        // A negative offset means attributes alone: no page is locked, so this cannot wait for a reader that waits
+        // for us.
+        ignore_unknown(notifier.inval_inode(INodeNo(*ino), -1, 0))?;
+    }
+    Ok(())
+}
+
+/// `struct fuse_out_header`: length, code, and request number 0, which marks a notification.
+fn bump_epoch(device: &mut std::fs::File) -> std::io::Result<()> {
+    let mut message = [0u8; 16];
+    message[..4].copy_from_slice(&16u32.to_ne_bytes());
+    message[4..8].copy_from_slice(&NOTIFY_INC_EPOCH.to_ne_bytes());
+    device.write_all(&message)
+}
+
+fn gone(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOTCONN | libc::EBADF))
+}
+
+/// What the kernel does not know needs no invalidation.
+fn ignore_unknown(told: std::io::Result<()>) -> Result<(), NotifyError> {
+    match told {
+        Err(error) if gone(&error) => Err(NotifyError::Gone),
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(NotifyError::Kernel(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,154 @@
+//! One mounted session: made, watched, ended.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fuser::{Config, MountOption, Session, SessionACL};
+use tokio::runtime::Handle;
+
+use super::driver::Driver;
+use super::notify::Notifications;
+use crate::view::View;
+
+/// Read-ahead of the mount's page cache, KiB. The protocol caps it at 128 KiB; through the mount's backing-device
+/// info it can be more, so that sequential readers ask for whole MiB, several at once.
+const READ_AHEAD_KIB: u32 = 4096;
+/// Most loop threads: beyond this they only contend for the view.
+const THREADS_MAX: usize = 8;
+
+/// How a volume is mounted.
+#[derive(Clone, Debug)]
+pub struct FuseOptions {
+    /// What `mount` and `df` show as the source.
+    pub source: String,
+    /// Other users than the mounting one may use it; modes decide.
+    pub allow_other: bool,
+    /// The kernel refuses writes.
+    pub read_only: bool,
+}
+
+/// A mount could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// There is no FUSE here.
+    #[error(
+        "/dev/fuse {0}: load the kernel's fuse module, or give the container the device \
+         (docker: --device /dev/fuse --cap-add SYS_ADMIN; Kubernetes: a device plugin)"
+    )]
+    NoDevice(String),
+    /// The system does not let us mount.
+    #[error("cannot mount on {dir}: {error}{advice}")]
+    Mount {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+        /// What to do.
+        advice: &'static str,
+    },
+}
+
+/// A live mount. Dropping it does not unmount: [`super::unmount`] does, and the session then ends by itself.
+#[derive(Debug)]
+pub struct FuseSession {
+    ended: tokio::sync::watch::Receiver<Option<String>>,
+    notifications: Notifications,
+}
+
+impl FuseSession {
+    /// Mounts and serves. Requests are answered from when this returns.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub fn mount(
+        view: Arc<View>,
+        dir: &Path,
+        options: &FuseOptions,
+        runtime: &Handle,
+    ) -> Result<FuseSession, SessionError> {
+        check_device()?;
+        let failed = |error: std::io::Error| {
+            let advice = match error.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => {
+                    "; mounting needs root, CAP_SYS_ADMIN, or fusermount3 (Debian package fuse3)"
+                }
+                _ if error.kind() == std::io::ErrorKind::NotFound => {
+                    "; without CAP_SYS_ADMIN fusermount3 is needed (Debian package fuse3)"
+                }
+                _ => "",
+            };
+            SessionError::Mount { dir: dir.to_path_buf(), error, advice }
+        };
+        let driver = Driver::new(view, runtime.clone());
+        let session = Session::new(driver, dir, &config(options)).map_err(failed)?;
+        let device = session.as_fd().try_clone_to_owned().map_err(failed)?;
+        let notifications = Notifications::start(session.notifier(), device).map_err(failed)?;
+        let (tell, ended) = tokio::sync::watch::channel(None);
+        std::thread::Builder::new()
+            .name("fuse-session".into())
+            .spawn(move || {
+                let outcome = session.run();
+                let text = outcome.err().map(|e| e.to_string()).unwrap_or_default();
+                // Nobody waits for the end any more when the process is ending.
+                drop(tell.send(Some(text)));
+            })
+            .map_err(failed)?;
+        // Asks the mount itself, so not before it is served.
+        raise_read_ahead(dir);
+        Ok(FuseSession { ended, notifications })
+    }
+
+    /// The way to tell the kernel what changed.
+    pub fn notifications(&self) -> Notifications {
+        self.notifications.clone()
+    }
+
+    /// Waits until the mount is gone; the text is empty, or what ended it.
+    pub async fn ended(&self) -> String {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(text) => text.clone().unwrap_or_default(),
+            Err(_) => "the session's thread is gone".to_owned(),
+        }
+    }
+}
+
+fn config(options: &FuseOptions) -> Config {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, THREADS_MAX);
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(options.source.clone()),
+        MountOption::Subtype("sailvol".into()),
+        MountOption::DefaultPermissions,
+        // Devices and setuid programs of a shared volume must mean nothing on the machines that mount it.
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        if options.read_only { MountOption::RO } else { MountOption::RW },
+    ];
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(threads);
+    config.clone_fd = true;
+    config
+}
+
+fn check_device() -> Result<(), SessionError> {
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Ok(()),
+        Err(error) => match error.kind() {
+            std::io::ErrorKind::NotFound => Err(SessionError::NoDevice("does not exist".into())),
+            _ => Err(SessionError::NoDevice(format!("cannot be opened ({error})"))),
+        },
+    }
+}
+
+/// Where that is permitted (root on the host or in a privileged pod); elsewhere reads stay at 128 KiB each.
+fn raise_read_ahead(dir: &Path) {
+    let raised = rustix::fs::stat(dir).map_err(std::io::Error::from).and_then(|stat| {
+        let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+        std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), READ_AHEAD_KIB.to_string())
+    });
+    if let Err(error) = raised {
+        tracing::debug!(%error, "read-ahead stays at its default");
+    }
+}
