@@ -1,1 +1,5 @@
-fn main() {}
+//! The `sailvol` program.
+
+fn main() -> std::process::ExitCode {
+    sailvol::cli::main()
+}

@@ -60,7 +60,11 @@ fn text(answer: &CommitAnswer) -> String {
         format_bytes(answer.bytes_changed)
     ));
     if !answer.dry_run {
-        out.push_str(&format!(", {} sent in {:.1} s", format_bytes(answer.bytes_sent), answer.seconds));
+        out.push_str(&format!(
+            ", {} sent in {:.1} s",
+            format_bytes(answer.bytes_sent),
+            answer.seconds
+        ));
     }
     out.push('\n');
     if !answer.merged_with.is_empty() {
@@ -85,10 +89,16 @@ fn text(answer: &CommitAnswer) -> String {
 pub fn overwritten_text(overwrote: &[OverwrittenPath]) -> String {
     let mut out = String::new();
     if !overwrote.is_empty() {
-        out.push_str("  overwrote changes by others that this mount had not seen (they stay in the history):\n");
+        out.push_str(
+            "  overwrote changes by others that this mount had not seen (they stay in the history):\n",
+        );
     }
     for item in overwrote {
-        let moved = item.came_from.as_ref().map(|from| format!(" (was {from})")).unwrap_or_default();
+        let moved = item
+            .came_from
+            .as_ref()
+            .map(|from| format!(" (was {from})"))
+            .unwrap_or_default();
         out.push_str(&format!("    {}{moved}: {}\n", item.path, item.register));
     }
     out
@@ -108,12 +118,22 @@ mod tests {
             files: 1,
             bytes_changed: 2048,
             merged_with: vec![5, 6],
-            overwrote: vec![OverwrittenPath { path: "/a".into(), came_from: None, register: "content".into() }],
+            overwrote: vec![OverwrittenPath {
+                path: "/a".into(),
+                came_from: None,
+                register: "content".into(),
+            }],
             still_written: vec!["/log".into()],
             ..CommitAnswer::default()
         };
         let text = text(&answer);
-        for part in ["record 7 (abababababab)", "3 changes, 1 file changed (2.0 KiB)", "5, 6", "/a: content", "/log"] {
+        for part in [
+            "record 7 (abababababab)",
+            "3 changes, 1 file changed (2.0 KiB)",
+            "5, 6",
+            "/a: content",
+            "/log",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert_eq!(super::text(&CommitAnswer::default()), "nothing to commit\n");

@@ -23,7 +23,11 @@ pub struct Context {
 impl Context {
     /// Reads the environment.
     pub fn new(json: bool, options: PlaceOptions) -> Context {
-        Context { json, environment: Environment::read(), options }
+        Context {
+            json,
+            environment: Environment::read(),
+            options,
+        }
     }
 
     /// The three directories.
@@ -48,9 +52,10 @@ impl Context {
     pub fn write(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(Failure::new(FailureKind::Failed, format!("cannot write the result: {error}")))
-            }
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
+                FailureKind::Failed,
+                format!("cannot write the result: {error}"),
+            )),
             _ => Ok(()),
         }
     }

@@ -18,7 +18,12 @@ pub async fn run(_: Args, context: &Context) -> Result<(), Failure> {
         }
         let mut rows = vec![["DIRECTORY", "VOLUME", "STORE", "PID"].map(String::from).to_vec()];
         rows.extend(mounts.iter().map(|m| {
-            vec![m.dir.display().to_string(), m.volume.clone(), m.store.clone(), m.pid.to_string()]
+            vec![
+                m.dir.display().to_string(),
+                m.volume.clone(),
+                m.store.clone(),
+                m.pid.to_string(),
+            ]
         }));
         table(&rows)
     })

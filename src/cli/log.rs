@@ -28,7 +28,11 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 /// A record for people.
 pub fn text(entry: &LogEntry) -> String {
     let id = entry.record.to_string();
-    let message = if entry.message.is_empty() { String::new() } else { format!("\n    {}", entry.message) };
+    let message = if entry.message.is_empty() {
+        String::new()
+    } else {
+        format!("\n    {}", entry.message)
+    };
     format!(
         "record {} {}  {}  {}  by {}\n    {}, {}{message}\n",
         entry.seq,

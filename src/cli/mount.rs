@@ -6,9 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::context::Context;
-use crate::config::{
-    Environment, Places, VolumeName, escape_mount_dir, parse_bytes, parse_duration,
-};
+use crate::config::{Environment, Places, VolumeName, escape_mount_dir, parse_bytes, parse_duration};
 use crate::daemon::{self, MountSettings, Ready};
 use crate::fuse;
 use crate::mount::{Failure, FailureKind};
@@ -100,8 +98,16 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
 /// The background process: settings come on standard input, the answer goes out as one line.
 pub fn run_daemon() -> Result<(), Failure> {
     let mut text = String::new();
-    let usage = |e: String| Failure::new(FailureKind::Usage, format!("__daemon is started by `sailvol mount`: {e}"));
-    std::io::stdin().lock().read_to_string(&mut text).map_err(|e| usage(e.to_string()))?;
+    let usage = |e: String| {
+        Failure::new(
+            FailureKind::Usage,
+            format!("__daemon is started by `sailvol mount`: {e}"),
+        )
+    };
+    std::io::stdin()
+        .lock()
+        .read_to_string(&mut text)
+        .map_err(|e| usage(e.to_string()))?;
     let settings: MountSettings = serde_json::from_str(&text).map_err(|e| usage(e.to_string()))?;
     crate::telemetry::install(log_format(&settings), "info");
     // Away from the terminal and the caller's process group.
@@ -126,7 +132,11 @@ fn answer_parent(value: &serde_json::Value) {
 }
 
 fn log_format(settings: &MountSettings) -> crate::telemetry::LogFormat {
-    if settings.json_logs { crate::telemetry::LogFormat::Json } else { crate::telemetry::LogFormat::Text }
+    if settings.json_logs {
+        crate::telemetry::LogFormat::Json
+    } else {
+        crate::telemetry::LogFormat::Text
+    }
 }
 
 fn announce(ready: &Ready, context: &Context) -> Result<(), Failure> {
@@ -134,12 +144,21 @@ fn announce(ready: &Ready, context: &Context) -> Result<(), Failure> {
         context.note(format!("sailvol: warning: {warning}"));
     }
     context.print(ready, |r| {
-        let made = if r.created { "created and mounted" } else { "mounted" };
+        let made = if r.created {
+            "created and mounted"
+        } else {
+            "mounted"
+        };
         let dirty = match r.dirty {
             0 => String::new(),
             n => format!("\n  {n} uncommitted changes of an earlier mount are there again"),
         };
-        format!("{made} {} on {} at record {}{dirty}\n", r.volume, r.dir.display(), r.base)
+        format!(
+            "{made} {} on {} at record {}{dirty}\n",
+            r.volume,
+            r.dir.display(),
+            r.base
+        )
     })
 }
 
@@ -160,7 +179,9 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
         None => escape_mount_dir(&dir).to_string_lossy().into_owned(),
     };
     if name.is_empty() || name.len() > 200 || name.starts_with('.') || name.contains(['/', '\0']) {
-        return Err(usage(format!("{name:?} cannot be a mount's name: no slash, no dot in front, up to 200 bytes")));
+        return Err(usage(format!(
+            "{name:?} cannot be a mount's name: no slash, no dot in front, up to 200 bytes"
+        )));
     }
     if args.read_only && args.commit_on_exit {
         return Err(usage("--commit-on-exit makes no sense with --read-only".into()));
@@ -176,7 +197,9 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
         uid: args.uid,
         gid: args.gid,
         control_gid: args.control_group,
-        cache_bytes_max: args.cache_size.unwrap_or_else(|| default_cache_size(&places.cache)),
+        cache_bytes_max: args
+            .cache_size
+            .unwrap_or_else(|| default_cache_size(&places.cache)),
         cache_free_floor_bytes: args.cache_floor,
         remote_timeout_secs: args.remote_timeout.as_secs().max(1),
         stash_age_max_secs: args.stash_age.as_secs(),
@@ -194,11 +217,19 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
 
 /// A mount must not contain its own state or cache: it would wait for itself.
 fn check_outside(dir: &Path, places: &Places) -> Result<(), Failure> {
-    for (what, place) in [("state", &places.state), ("cache", &places.cache), ("runtime", &places.runtime)] {
+    for (what, place) in [
+        ("state", &places.state),
+        ("cache", &places.cache),
+        ("runtime", &places.runtime),
+    ] {
         if place.starts_with(dir) {
             return Err(Failure::new(
                 FailureKind::Usage,
-                format!("the {what} directory {} would lie inside the mount {}", place.display(), dir.display()),
+                format!(
+                    "the {what} directory {} would lie inside the mount {}",
+                    place.display(),
+                    dir.display()
+                ),
             )
             .hint(format!("name another with --{what}-dir")));
         }
@@ -241,7 +272,9 @@ fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
         .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot describe the mount: {e}")))?;
     // Closing the pipe tells the daemon that this is all.
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(&json).map_err(|e| failed("the daemon does not listen", e))?;
+        stdin
+            .write_all(&json)
+            .map_err(|e| failed("the daemon does not listen", e))?;
     }
     let stdout = child.stdout.take();
     let (tell, told) = std::sync::mpsc::channel();
@@ -254,8 +287,11 @@ fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
         drop(tell.send(line));
     });
     let line = told.recv_timeout(READY_TIME).map_err(|_| {
-        Failure::new(FailureKind::Failed, format!("the daemon was not ready after {} s", READY_TIME.as_secs()))
-            .hint(format!("its log is {}", log_path.display()))
+        Failure::new(
+            FailureKind::Failed,
+            format!("the daemon was not ready after {} s", READY_TIME.as_secs()),
+        )
+        .hint(format!("its log is {}", log_path.display()))
     })?;
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "lowercase")]
@@ -268,8 +304,11 @@ fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
         Ok(Answer::Failure(failure)) => Err(failure),
         Err(_) => {
             let status = child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
-            Err(Failure::new(FailureKind::Failed, format!("the daemon ended before it was ready ({status})"))
-                .hint(format!("its log is {}", log_path.display())))
+            Err(Failure::new(
+                FailureKind::Failed,
+                format!("the daemon ended before it was ready ({status})"),
+            )
+            .hint(format!("its log is {}", log_path.display())))
         }
     }
 }
@@ -281,7 +320,11 @@ mod tests {
 
     #[test]
     fn a_mount_never_contains_its_own_state() {
-        let places = Places { state: "/m/state".into(), cache: "/c".into(), runtime: "/r".into() };
+        let places = Places {
+            state: "/m/state".into(),
+            cache: "/c".into(),
+            runtime: "/r".into(),
+        };
         let failure = check_outside(Path::new("/m"), &places).unwrap_err();
         assert!(failure.hint.unwrap().contains("--state-dir"));
         assert!(check_outside(Path::new("/other"), &places).is_ok());
@@ -290,6 +333,10 @@ mod tests {
     #[test]
     fn the_default_cache_size_fits_the_disk() {
         let size = default_cache_size(Path::new("/no-such-dir/cache"));
-        assert!((64 << 20..=CACHE_DEFAULT_MAX).contains(&size), "{}", format_bytes(size));
+        assert!(
+            (64 << 20..=CACHE_DEFAULT_MAX).contains(&size),
+            "{}",
+            format_bytes(size)
+        );
     }
 }

@@ -23,7 +23,10 @@ fn translate_arguments(words: &[OsString]) -> Result<Vec<OsString>, String> {
     while let Some(word) = words.next() {
         match word.to_str() {
             Some("-o") => {
-                let list = words.next().and_then(|w| w.to_str()).ok_or("-o needs a list of options")?;
+                let list = words
+                    .next()
+                    .and_then(|w| w.to_str())
+                    .ok_or("-o needs a list of options")?;
                 options.extend(list.split(',').filter_map(translate_option));
             }
             Some("-N" | "-t") => drop(words.next()),
@@ -46,16 +49,42 @@ fn translate_arguments(words: &[OsString]) -> Result<Vec<OsString>, String> {
 
 /// Options that mount(8), systemd and the kernel look at themselves, or that every mount of ours has.
 const NOT_OURS: [&str; 22] = [
-    "defaults", "rw", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group", "nosuid",
-    "nodev", "exec", "relatime", "noatime", "nodiratime", "async", "dirsync", "allow_other", "default_permissions", "",
+    "defaults",
+    "rw",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "nosuid",
+    "nodev",
+    "exec",
+    "relatime",
+    "noatime",
+    "nodiratime",
+    "async",
+    "dirsync",
+    "allow_other",
+    "default_permissions",
+    "",
 ];
 
 fn translate_option(option: &str) -> Option<String> {
-    let (name, value) = option.split_once('=').map_or((option, None), |(n, v)| (n, Some(v)));
+    let (name, value) = option
+        .split_once('=')
+        .map_or((option, None), |(n, v)| (n, Some(v)));
     if NOT_OURS.contains(&name) || name.starts_with("x-") || name.starts_with("comment") {
         return None;
     }
-    let name = if name == "ro" { "read-only".to_owned() } else { name.replace('_', "-") };
+    let name = if name == "ro" {
+        "read-only".to_owned()
+    } else {
+        name.replace('_', "-")
+    };
     Some(value.map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}")))
 }
 
@@ -71,10 +100,25 @@ mod tests {
 
     #[test]
     fn an_fstab_line_becomes_our_command_line() {
-        let words = ["/sbin/mount.sailvol", "data", "/shared", "-v", "-o", "rw,ro,_netdev,x-systemd.automount,cache_size=5G"];
+        let words = [
+            "/sbin/mount.sailvol",
+            "data",
+            "/shared",
+            "-v",
+            "-o",
+            "rw,ro,_netdev,x-systemd.automount,cache_size=5G",
+        ];
         assert_eq!(
             translated(&words).unwrap().unwrap(),
-            ["sailvol", "mount", "--read-only", "--cache-size=5G", "--", "data", "/shared"]
+            [
+                "sailvol",
+                "mount",
+                "--read-only",
+                "--cache-size=5G",
+                "--",
+                "data",
+                "/shared"
+            ]
         );
     }
 

@@ -26,14 +26,25 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let (record, mut client) = context.connect(Some(&absolute)).await?;
     let inside = absolute.strip_prefix(&record.dir).unwrap_or(&absolute);
     let path = inside.to_str().ok_or_else(|| {
-        Failure::new(FailureKind::Usage, format!("{}: prefetch takes paths in UTF-8 only", inside.display()))
-            .hint("name its directory instead")
+        Failure::new(
+            FailureKind::Usage,
+            format!("{}: prefetch takes paths in UTF-8 only", inside.display()),
+        )
+        .hint("name its directory instead")
     })?;
-    let request = Request::Prefetch { path: path.to_owned(), force: args.force };
+    let request = Request::Prefetch {
+        path: path.to_owned(),
+        force: args.force,
+    };
     let view = ProgressView::new(context);
     let answer: PrefetchAnswer = client.call(&request, |p| view.show(&p)).await?;
     drop(view);
     context.print(&answer, |a| {
-        format!("{} ({}) below {} are in the cache\n", count(a.files, "file"), format_bytes(a.bytes), args.path.display())
+        format!(
+            "{} ({}) below {} are in the cache\n",
+            count(a.files, "file"),
+            format_bytes(a.bytes),
+            args.path.display()
+        )
     })
 }

@@ -24,7 +24,10 @@ impl ProgressView {
             bar.set_style(style.expect("a constant template").progress_chars("=> "));
             bar
         });
-        ProgressView { bar, json: context.json }
+        ProgressView {
+            bar,
+            json: context.json,
+        }
     }
 
     /// Shows one state.

@@ -59,7 +59,12 @@ fn text(answer: &ReloadAnswer) -> String {
     let mut out = if answer.from == answer.to {
         format!("at record {}: nothing new\n", answer.to)
     } else {
-        format!("reloaded from record {} to {} ({})\n", answer.from, answer.to, &answer.record.to_string()[..12])
+        format!(
+            "reloaded from record {} to {} ({})\n",
+            answer.from,
+            answer.to,
+            &answer.record.to_string()[..12]
+        )
     };
     if let Some(stash) = &answer.stash {
         out.push_str(&format!(
@@ -79,7 +84,10 @@ fn text(answer: &ReloadAnswer) -> String {
     out.push_str(&overwritten_text(&answer.overwrote));
     if !answer.dropped_stashes.is_empty() {
         let list: Vec<String> = answer.dropped_stashes.iter().map(u64::to_string).collect();
-        out.push_str(&format!("  old stashes deleted to stay within the bounds: {}\n", list.join(", ")));
+        out.push_str(&format!(
+            "  old stashes deleted to stay within the bounds: {}\n",
+            list.join(", ")
+        ));
     }
     out
 }

@@ -59,7 +59,10 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         }
         Action::Show { id, dir } => {
             let (_, mut client) = context.connect(dir.as_deref()).await?;
-            let request = Request::StashShow { id, limit: diff::DEFAULT_LIMIT };
+            let request = Request::StashShow {
+                id,
+                limit: diff::DEFAULT_LIMIT,
+            };
             let answer: DiffAnswer = client.call(&request, |_| {}).await?;
             context.print(&answer, diff::text)
         }
@@ -67,14 +70,19 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             let (_, mut client) = context.connect(dir.as_deref()).await?;
             let answer: ReloadAnswer = client.call(&Request::StashRestore { id }, |_| {}).await?;
             context.print(&answer, |answer| {
-                let restored = format!("restored stash {id}: {}\n", count(answer.kept.len() as u64, "path"));
+                let restored = format!(
+                    "restored stash {id}: {}\n",
+                    count(answer.kept.len() as u64, "path")
+                );
                 restored + &overwritten_text(&answer.overwrote)
             })
         }
         Action::Drop { id, dir } => {
             let (_, mut client) = context.connect(dir.as_deref()).await?;
             let _: serde_json::Value = client.call(&Request::StashDrop { id }, |_| {}).await?;
-            context.print(&serde_json::json!({ "dropped": id }), |_| format!("dropped stash {id}\n"))
+            context.print(&serde_json::json!({ "dropped": id }), |_| {
+                format!("dropped stash {id}\n")
+            })
         }
     }
 }
@@ -83,7 +91,11 @@ fn list_text(stashes: &[StashSummary]) -> String {
     if stashes.is_empty() {
         return "no stashes\n".to_owned();
     }
-    let mut rows = vec![["STASH", "MADE", "ON RECORD", "CHANGES", "SIZE"].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["STASH", "MADE", "ON RECORD", "CHANGES", "SIZE"]
+            .map(String::from)
+            .to_vec(),
+    ];
     rows.extend(stashes.iter().map(|s| {
         vec![
             s.id.to_string(),

@@ -24,7 +24,14 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let (_, mut client) = context.connect(args.dir.as_deref()).await?;
-    let answer: StatusAnswer = client.call(&Request::Status { ask_store: !args.local }, |_| {}).await?;
+    let answer: StatusAnswer = client
+        .call(
+            &Request::Status {
+                ask_store: !args.local,
+            },
+            |_| {},
+        )
+        .await?;
     context.print(&answer, text)
 }
 
@@ -32,7 +39,9 @@ fn text(s: &StatusAnswer) -> String {
     let mode = if s.read_only { ", read-only" } else { "" };
     let head = match (s.head, s.head_age_secs) {
         (Some(head), _) if head == s.base => "the newest".to_owned(),
-        (Some(head), _) if head > s.base => format!("{} behind the newest, {head}", count(head - s.base, "record")),
+        (Some(head), _) if head > s.base => {
+            format!("{} behind the newest, {head}", count(head - s.base, "record"))
+        }
         (Some(head), _) => format!("the newest known is {head}"),
         (None, _) => "the newest is not known".to_owned(),
     };
@@ -44,18 +53,36 @@ fn text(s: &StatusAnswer) -> String {
     };
     let dirty = match s.dirty {
         0 => "none".to_owned(),
-        n => format!("{}, {} of file data", count(n, "change"), format_bytes(s.dirty_bytes)),
+        n => format!(
+            "{}, {} of file data",
+            count(n, "change"),
+            format_bytes(s.dirty_bytes)
+        ),
     };
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
     row("mount", format!("{} ({}{mode})", s.dir, s.name));
     row("volume", format!("{} in {}", s.volume, s.store));
-    row("base", format!("record {} ({}), {head}{age}", s.base, &s.base_record.to_string()[..12]));
+    row(
+        "base",
+        format!(
+            "record {} ({}), {head}{age}",
+            s.base,
+            &s.base_record.to_string()[..12]
+        ),
+    );
     row("uncommitted", dirty);
     if s.stashes > 0 {
         row("stashes", s.stashes.to_string());
     }
-    row("cache", format!("{} of {}", format_bytes(s.cache.used_bytes), format_bytes(s.cache.max_bytes)));
+    row(
+        "cache",
+        format!(
+            "{} of {}",
+            format_bytes(s.cache.used_bytes),
+            format_bytes(s.cache.max_bytes)
+        ),
+    );
     row(
         "transfers",
         format!(
@@ -67,7 +94,15 @@ fn text(s: &StatusAnswer) -> String {
         ),
     );
     row("passthrough", s.passthrough.clone());
-    row("daemon", format!("pid {}, sailvol {}, up {}", s.pid, s.version, format_duration(s.uptime_secs)));
+    row(
+        "daemon",
+        format!(
+            "pid {}, sailvol {}, up {}",
+            s.pid,
+            s.version,
+            format_duration(s.uptime_secs)
+        ),
+    );
     if let Some(busy) = &s.busy {
         row("running", busy.clone());
     }

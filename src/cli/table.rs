@@ -4,7 +4,11 @@
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
@@ -26,14 +30,21 @@ pub fn table(rows: &[Vec<String>]) -> String {
 /// Local time of a number of seconds since 1970, to the second.
 pub fn local_time(seconds: i64) -> String {
     match jiff::Timestamp::from_second(seconds) {
-        Ok(time) => time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Ok(time) => time
+            .to_zoned(jiff::tz::TimeZone::system())
+            .strftime("%Y-%m-%d %H:%M:%S")
+            .to_string(),
         Err(_) => format!("@{seconds}"),
     }
 }
 
 /// `1 file`, `2 files`.
 pub fn count(number: u64, one: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+    if number == 1 {
+        format!("1 {one}")
+    } else {
+        format!("{number} {one}s")
+    }
 }
 
 #[cfg(test)]
@@ -42,7 +53,10 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = [vec!["a".into(), "bb".into(), "c".into()], vec!["dddd".into(), "e".into()]];
+        let rows = [
+            vec!["a".into(), "bb".into(), "c".into()],
+            vec!["dddd".into(), "e".into()],
+        ];
         assert_eq!(table(&rows), "a     bb  c\ndddd  e\n");
     }
 }

@@ -51,13 +51,18 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Err(_) => Failure::new(FailureKind::Failed, "the mount's daemon does not answer")
             .hint("--force clears the mount point; uncommitted work stays in the state directory"),
     };
-    let refused = matches!(failure.kind, FailureKind::Refused | FailureKind::NoAccess | FailureKind::Usage);
+    let refused = matches!(
+        failure.kind,
+        FailureKind::Refused | FailureKind::NoAccess | FailureKind::Usage
+    );
     if !args.force || refused {
         return Err(failure);
     }
     context.note(format!("sailvol: {}; clearing the mount point", failure.message));
     force(&record.dir)?;
-    context.print(&UnmountAnswer::default(), |_| format!("cleared {}\n", record.dir.display()))
+    context.print(&UnmountAnswer::default(), |_| {
+        format!("cleared {}\n", record.dir.display())
+    })
 }
 
 async fn ask(args: &Args, socket: &std::path::Path, context: &Context) -> Result<UnmountAnswer, Failure> {
@@ -72,7 +77,12 @@ async fn ask(args: &Args, socket: &std::path::Path, context: &Context) -> Result
     Ok(client.call(&request, |p| view.show(&p)).await?)
 }
 
-fn clear_orphan(dir: &std::path::Path, force_it: bool, context: &Context, failure: Failure) -> Result<(), Failure> {
+fn clear_orphan(
+    dir: &std::path::Path,
+    force_it: bool,
+    context: &Context,
+    failure: Failure,
+) -> Result<(), Failure> {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
     if !fuse::is_sailvol_mount(&absolute) {
         return Err(failure);
@@ -84,13 +94,19 @@ fn clear_orphan(dir: &std::path::Path, force_it: bool, context: &Context, failur
         if fuse::is_sailvol_mount(&absolute) {
             return Err(Failure::new(
                 FailureKind::Failed,
-                format!("{} is mounted, but its daemon's socket is not to be found", absolute.display()),
+                format!(
+                    "{} is mounted, but its daemon's socket is not to be found",
+                    absolute.display()
+                ),
             )
             .hint("name the daemon's --runtime-dir, or use --force"));
         }
     }
     context.print(&UnmountAnswer::default(), |_| {
-        format!("cleared {}, whose daemon was gone; uncommitted work is in its state directory\n", absolute.display())
+        format!(
+            "cleared {}, whose daemon was gone; uncommitted work is in its state directory\n",
+            absolute.display()
+        )
     })
 }
 

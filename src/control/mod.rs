@@ -12,4 +12,4 @@ pub use client::{Client, ClientError};
 pub use peer::Access;
 pub use protocol::{Hello, LINE_BYTES_MAX, PROTOCOL, Request, UnmountAnswer, UnmountRequest};
 pub use registry::{MountRecord, RegistryError, find_mount, list_mounts, record_path, socket_path};
-pub use server::{ProgressSink, Server, Service};
+pub use server::{Drain, Server, Service};

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::peer::Access;
 use super::protocol::{Hello, LINE_BYTES_MAX, Line, Request, RpcError, code, parse_request};
-use crate::mount::{Failure, Progress};
+use crate::mount::{Failure, Progress, ProgressSink};
 
 /// Most connections at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -21,9 +21,6 @@ const FIRST_REQUEST_TIME: Duration = Duration::from_secs(30);
 const NEXT_REQUEST_TIME: Duration = Duration::from_secs(600);
 /// Time for a client to take what it is sent.
 const WRITE_TIME: Duration = Duration::from_secs(30);
-
-/// Takes progress; may be called often and from any thread.
-pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// What answers requests: a mount, or a double in tests.
 #[async_trait]
@@ -40,6 +37,25 @@ pub trait Service: Send + Sync + 'static {
 pub struct Server {
     listener: UnixListener,
     access: Access,
+    answering: Arc<Semaphore>,
+}
+
+/// Waits for answers that are on their way.
+#[derive(Clone, Debug)]
+pub struct Drain(Arc<Semaphore>);
+
+impl Drain {
+    /// Returns when no request is being answered, or after `limit`.
+    pub async fn wait(&self, limit: Duration) {
+        // One permit for each answer: all of them are here when nothing is under way.
+        let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
+        if tokio::time::timeout(limit, self.0.acquire_many(all))
+            .await
+            .is_err()
+        {
+            tracing::warn!("a control request is cut off by the end of the mount");
+        }
+    }
 }
 
 impl Server {
@@ -55,7 +71,16 @@ impl Server {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
-        Ok(Server { listener, access })
+        Ok(Server {
+            listener,
+            access,
+            answering: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        })
+    }
+
+    /// For the end of the process.
+    pub fn drain(&self) -> Drain {
+        Drain(self.answering.clone())
     }
 
     /// Serves until the future is dropped.
@@ -83,9 +108,9 @@ impl Server {
                     tokio::spawn(refuse(stream, reason));
                 }
                 Ok(()) => {
-                    let service = service.clone();
+                    let (service, answering) = (service.clone(), self.answering.clone());
                     tokio::spawn(async move {
-                        serve_connection(stream, service).await;
+                        serve_connection(stream, service, answering).await;
                         drop(place);
                     });
                 }
@@ -114,7 +139,7 @@ async fn send<W: tokio::io::AsyncWrite + Unpin>(writer: &mut W, line: &Line) -> 
     )
 }
 
-async fn serve_connection(stream: UnixStream, service: Arc<dyn Service>) {
+async fn serve_connection(stream: UnixStream, service: Arc<dyn Service>, answering: Arc<Semaphore>) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let hello = serde_json::to_value(service.hello()).unwrap_or_default();
@@ -151,7 +176,10 @@ async fn serve_connection(stream: UnixStream, service: Arc<dyn Service>) {
                 continue;
             }
         };
-        if !answer(&mut writer, &service, id, request).await {
+        let under_way = answering.acquire().await;
+        let open = answer(&mut writer, &service, id, request).await;
+        drop(under_way);
+        if !open {
             return;
         }
         patience = NEXT_REQUEST_TIME;

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 
 use super::*;
-use crate::mount::{CommitAnswer, CommitRequest, Failure, FailureKind, Progress};
+use crate::mount::{CommitAnswer, CommitRequest, Failure, FailureKind, Progress, ProgressSink};
 
 struct Double;
 

@@ -1,1 +1,45 @@
-//! To be written in this step.
+//! The process that serves one mount: opens the parts, mounts, answers the control socket, and ends in order.
+//!
+//! Ending, whatever asks for it (`umount`, SIGTERM, SIGINT, an unmount from outside): commit if configured, take the
+//! mount away, close the overlay, remove the socket. Uncommitted work stays in the state directory in every case.
+
+mod serve;
+mod service;
+mod settings;
+mod shutdown;
+
+pub use serve::{Ready, run};
+pub use settings::MountSettings;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+/// Where a background daemon logs.
+pub fn log_path(settings: &MountSettings) -> PathBuf {
+    settings.state_root.join(&settings.name).join("daemon.log")
+}
+
+/// Opens the log for appending, and makes its directory. A log over 8 MiB is put aside once.
+///
+/// # Errors
+/// What the system says.
+pub fn open_log(settings: &MountSettings) -> io::Result<File> {
+    const LOG_BYTES_MAX: u64 = 8 << 20;
+    let path = log_path(settings);
+    if let Some(dir) = path.parent() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
+    }
+    if std::fs::metadata(&path).is_ok_and(|m| m.len() > LOG_BYTES_MAX) {
+        std::fs::rename(&path, path.with_extension("log.old"))?;
+    }
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&path)
+}

@@ -26,19 +26,32 @@ pub fn file_type(kind: Kind) -> FileType {
 pub fn system_time(time: Timestamp) -> SystemTime {
     let nanos = Duration::from_nanos(u64::from(time.nanos));
     let seconds = Duration::from_secs(time.secs.unsigned_abs());
-    let whole = if time.secs < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
+    let whole = if time.secs < 0 {
+        UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        UNIX_EPOCH.checked_add(seconds)
+    };
     whole.and_then(|t| t.checked_add(nanos)).unwrap_or(UNIX_EPOCH)
 }
 
 pub fn timestamp(time: SystemTime) -> Timestamp {
     let secs = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
     match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => Timestamp { secs: secs(after), nanos: after.subsec_nanos() },
+        Ok(after) => Timestamp {
+            secs: secs(after),
+            nanos: after.subsec_nanos(),
+        },
         Err(before) => {
             let before = before.duration();
             match before.subsec_nanos() {
-                0 => Timestamp { secs: -secs(before), nanos: 0 },
-                nanos => Timestamp { secs: -secs(before) - 1, nanos: 1_000_000_000 - nanos },
+                0 => Timestamp {
+                    secs: -secs(before),
+                    nanos: 0,
+                },
+                nanos => Timestamp {
+                    secs: -secs(before) - 1,
+                    nanos: 1_000_000_000 - nanos,
+                },
             }
         }
     }
@@ -106,7 +119,12 @@ pub fn device_parts(rdev: u32) -> (u32, u32) {
 pub fn caller(request: &fuser::Request, umask: u32) -> Caller {
     // The kernel's umask has twelve bits at most.
     let umask = u16::try_from(umask & 0o7777).unwrap_or(0);
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid(), umask }
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+        umask,
+    }
 }
 
 /// Permission bits of a mode.
@@ -131,10 +149,16 @@ mod tests {
     fn times_before_1970_survive_both_ways() {
         for time in [
             Timestamp { secs: 0, nanos: 0 },
-            Timestamp { secs: 1_700_000_000, nanos: 999_999_999 },
+            Timestamp {
+                secs: 1_700_000_000,
+                nanos: 999_999_999,
+            },
             Timestamp { secs: -1, nanos: 1 },
             Timestamp { secs: -5, nanos: 0 },
-            Timestamp { secs: -1, nanos: 999_999_999 },
+            Timestamp {
+                secs: -1,
+                nanos: 999_999_999,
+            },
         ] {
             assert_eq!(timestamp(system_time(time)), time);
         }

@@ -10,9 +10,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags as RawOpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags as RawOpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -21,7 +22,8 @@ use super::convert::{
     caller, device_parts, errno, file_attr, file_type, negative_attr, permissions, set_time,
 };
 use crate::view::{
-    Allocate, CopySide, Ino, Known, NodeKind, OpenFlags, RenameMode, Seek, SetAttr, View, ViewError, XattrMode,
+    Allocate, CopySide, Ino, Known, NodeKind, OpenFlags, RenameMode, Seek, SetAttr, View, ViewError,
+    XattrMode,
 };
 
 /// Bytes of directory lines that are prepared for one request. fuser does not tell how many the kernel asked for; the
@@ -62,7 +64,10 @@ impl Driver {
         answer: impl FnOnce(T) + Send + 'static,
     ) {
         let runtime = self.runtime.clone();
-        drop(self.runtime.spawn_blocking(move || answer(runtime.block_on(work))));
+        drop(
+            self.runtime
+                .spawn_blocking(move || answer(runtime.block_on(work))),
+        );
     }
 }
 
@@ -72,7 +77,12 @@ fn attr_ttl(known: &Known) -> Duration {
 }
 
 fn reply_entry(reply: ReplyEntry, known: &Known) {
-    reply.entry_with_ttls(&attr_ttl(known), &TTL, &file_attr(&known.attr, known.ino), Generation(0));
+    reply.entry_with_ttls(
+        &attr_ttl(known),
+        &TTL,
+        &file_attr(&known.attr, known.ino),
+        Generation(0),
+    );
 }
 
 fn name_of(name: &OsStr) -> Box<[u8]> {
@@ -94,7 +104,11 @@ fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
 fn open_flags(keep_cache: bool) -> FopenFlags {
     // close(2) has nothing to report: every write was journalled before it returned.
     let flags = FopenFlags::FOPEN_NOFLUSH;
-    if keep_cache { flags | FopenFlags::FOPEN_KEEP_CACHE } else { flags }
+    if keep_cache {
+        flags | FopenFlags::FOPEN_KEEP_CACHE
+    } else {
+        flags
+    }
 }
 
 impl Filesystem for Driver {
@@ -123,11 +137,14 @@ impl Filesystem for Driver {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
-        self.serve(async move { view.lookup(&caller, parent.0, &name).await }, move |found| match found {
-            Ok(Some(known)) => reply_entry(reply, &known),
-            Ok(None) => reply.entry(&TTL, &negative_attr(), Generation(0)),
-            Err(error) => reply.error(errno("lookup", parent.0, &error)),
-        });
+        self.serve(
+            async move { view.lookup(&caller, parent.0, &name).await },
+            move |found| match found {
+                Ok(Some(known)) => reply_entry(reply, &known),
+                Ok(None) => reply.entry(&TTL, &negative_attr(), Generation(0)),
+                Err(error) => reply.error(errno("lookup", parent.0, &error)),
+            },
+        );
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, references: u64) {
@@ -173,18 +190,24 @@ impl Filesystem for Driver {
             mtime: mtime.map(set_time),
             fh: fh.map(|f| f.0),
         };
-        self.serve(async move { view.setattr(&caller, ino.0, &set).await }, move |attr| match attr {
-            Ok(attr) => reply.attr(&TTL, &file_attr(&attr, attr.ino)),
-            Err(error) => reply.error(errno("setattr", ino.0, &error)),
-        });
+        self.serve(
+            async move { view.setattr(&caller, ino.0, &set).await },
+            move |attr| match attr {
+                Ok(attr) => reply.attr(&TTL, &file_attr(&attr, attr.ino)),
+                Err(error) => reply.error(errno("setattr", ino.0, &error)),
+            },
+        );
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         let (view, caller) = (self.view.clone(), caller(request, 0));
-        self.serve(async move { view.readlink(&caller, ino.0).await }, move |target| match target {
-            Ok(target) => reply.data(&target),
-            Err(error) => reply.error(errno("readlink", ino.0, &error)),
-        });
+        self.serve(
+            async move { view.readlink(&caller, ino.0).await },
+            move |target| match target {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(errno("readlink", ino.0, &error)),
+            },
+        );
     }
 
     fn mknod(
@@ -208,7 +231,10 @@ impl Filesystem for Driver {
         };
         let (view, caller, name) = (self.view.clone(), caller(request, umask), name_of(name));
         self.serve(
-            async move { view.mknod(&caller, parent.0, &name, kind, permissions(mode)).await },
+            async move {
+                view.mknod(&caller, parent.0, &name, kind, permissions(mode))
+                    .await
+            },
             move |made| answer_entry("mknod", parent.0, made, reply),
         );
     }
@@ -277,7 +303,10 @@ impl Filesystem for Driver {
         let (view, caller) = (self.view.clone(), caller(request, 0));
         let (from, to) = (name_of(name), name_of(newname));
         self.serve(
-            async move { view.rename(&caller, (parent.0, &from), (newparent.0, &to), mode).await },
+            async move {
+                view.rename(&caller, (parent.0, &from), (newparent.0, &to), mode)
+                    .await
+            },
             move |done| answer_empty("rename", parent.0, done, reply),
         );
     }
@@ -293,10 +322,13 @@ impl Filesystem for Driver {
     fn open(&self, request: &Request, ino: INodeNo, flags: RawOpenFlags, reply: ReplyOpen) {
         let (view, caller) = (self.view.clone(), caller(request, 0));
         let flags = OpenFlags::from_bits(flags.0);
-        self.serve(async move { view.open(&caller, ino.0, flags).await }, move |opened| match opened {
-            Ok(file) => reply.opened(FileHandle(file.fh), open_flags(file.keep_cache)),
-            Err(error) => reply.error(errno("open", ino.0, &error)),
-        });
+        self.serve(
+            async move { view.open(&caller, ino.0, flags).await },
+            move |opened| match opened {
+                Ok(file) => reply.opened(FileHandle(file.fh), open_flags(file.keep_cache)),
+                Err(error) => reply.error(errno("open", ino.0, &error)),
+            },
+        );
     }
 
     fn create(
@@ -312,7 +344,10 @@ impl Filesystem for Driver {
         let (view, caller, name) = (self.view.clone(), caller(request, umask), name_of(name));
         let flags = OpenFlags::from_bits(flags);
         self.serve(
-            async move { view.create(&caller, parent.0, &name, permissions(mode), flags).await },
+            async move {
+                view.create(&caller, parent.0, &name, permissions(mode), flags)
+                    .await
+            },
             move |made| match made {
                 Ok((known, file)) => reply.created(
                     // One TTL for name and attributes here: the name of a surrogate is asked again too.
@@ -384,10 +419,9 @@ impl Filesystem for Driver {
 
     fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
         let view = self.view.clone();
-        self.serve(
-            async move { view.flush(ino.0, fh.0).await },
-            move |done| answer_empty("flush", ino.0, done, reply),
-        );
+        self.serve(async move { view.flush(ino.0, fh.0).await }, move |done| {
+            answer_empty("flush", ino.0, done, reply)
+        });
     }
 
     fn release(
@@ -414,10 +448,16 @@ impl Filesystem for Driver {
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: RawOpenFlags, reply: ReplyOpen) {
         let (view, caller) = (self.view.clone(), caller(request, 0));
-        self.serve(async move { view.opendir(&caller, ino.0).await }, move |opened| match opened {
-            Ok(dir) => reply.opened(FileHandle(dir.fh), open_flags(dir.keep_cache) | FopenFlags::FOPEN_CACHE_DIR),
-            Err(error) => reply.error(errno("opendir", ino.0, &error)),
-        });
+        self.serve(
+            async move { view.opendir(&caller, ino.0).await },
+            move |opened| match opened {
+                Ok(dir) => reply.opened(
+                    FileHandle(dir.fh),
+                    open_flags(dir.keep_cache) | FopenFlags::FOPEN_CACHE_DIR,
+                ),
+                Err(error) => reply.error(errno("opendir", ino.0, &error)),
+            },
+        );
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
@@ -439,7 +479,14 @@ impl Filesystem for Driver {
         );
     }
 
-    fn readdirplus(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         let (view, unused) = (self.view.clone(), self.view.clone());
         self.serve(
             async move { view.readdirplus(ino.0, fh.0, offset, LISTING_BYTES).await },
@@ -515,18 +562,24 @@ impl Filesystem for Driver {
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
-        self.serve(async move { view.getxattr(&caller, ino.0, &name).await }, move |value| match value {
-            Ok(value) => reply_xattr(reply, &value, size),
-            Err(error) => reply.error(errno("getxattr", ino.0, &error)),
-        });
+        self.serve(
+            async move { view.getxattr(&caller, ino.0, &name).await },
+            move |value| match value {
+                Ok(value) => reply_xattr(reply, &value, size),
+                Err(error) => reply.error(errno("getxattr", ino.0, &error)),
+            },
+        );
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let (view, caller) = (self.view.clone(), caller(request, 0));
-        self.serve(async move { view.listxattr(&caller, ino.0).await }, move |names| match names {
-            Ok(names) => reply_xattr(reply, &names, size),
-            Err(error) => reply.error(errno("listxattr", ino.0, &error)),
-        });
+        self.serve(
+            async move { view.listxattr(&caller, ino.0).await },
+            move |names| match names {
+                Ok(names) => reply_xattr(reply, &names, size),
+                Err(error) => reply.error(errno("listxattr", ino.0, &error)),
+            },
+        );
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -565,7 +618,9 @@ impl Filesystem for Driver {
         } else if mode == libc::FALLOC_FL_PUNCH_HOLE | keep {
             Allocate::PunchHole
         } else if mode & !keep == libc::FALLOC_FL_ZERO_RANGE {
-            Allocate::ZeroRange { keep_size: mode & keep != 0 }
+            Allocate::ZeroRange {
+                keep_size: mode & keep != 0,
+            }
         } else {
             return reply.error(Errno::EOPNOTSUPP);
         };
@@ -582,12 +637,17 @@ impl Filesystem for Driver {
             libc::SEEK_HOLE => Seek::Hole,
             _ => return reply.error(Errno::EINVAL),
         };
-        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let Ok(offset) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
         let view = self.view.clone();
-        self.serve(async move { view.lseek(ino.0, fh.0, offset, seek).await }, move |found| match found {
-            Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
-            Err(error) => reply.error(errno("lseek", ino.0, &error)),
-        });
+        self.serve(
+            async move { view.lseek(ino.0, fh.0, offset, seek).await },
+            move |found| match found {
+                Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+                Err(error) => reply.error(errno("lseek", ino.0, &error)),
+            },
+        );
     }
 
     fn copy_file_range(
@@ -606,12 +666,23 @@ impl Filesystem for Driver {
         // The answer has 32 bits for the count; a short one makes the caller ask for the rest.
         let len = len.min(u64::from(u32::MAX) & !0xfff);
         let view = self.view.clone();
-        let from = CopySide { ino: ino_in.0, fh: fh_in.0, offset: offset_in };
-        let to = CopySide { ino: ino_out.0, fh: fh_out.0, offset: offset_out };
-        self.serve(async move { view.copy_file_range(from, to, len).await }, move |copied| match copied {
-            Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
-            Err(error) => reply.error(errno("copy_file_range", ino_out.0, &error)),
-        });
+        let from = CopySide {
+            ino: ino_in.0,
+            fh: fh_in.0,
+            offset: offset_in,
+        };
+        let to = CopySide {
+            ino: ino_out.0,
+            fh: fh_out.0,
+            offset: offset_out,
+        };
+        self.serve(
+            async move { view.copy_file_range(from, to, len).await },
+            move |copied| match copied {
+                Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
+                Err(error) => reply.error(errno("copy_file_range", ino_out.0, &error)),
+            },
+        );
     }
 }
 

@@ -18,8 +18,10 @@ mod mountpoint;
 mod notify;
 mod session;
 
-pub use mountpoint::{MountPointError, abort_connection, clear_stale, is_sailvol_mount, prepare_mount_point, unmount};
-pub use notify::{NotifyError, Notifications};
+pub use mountpoint::{
+    MountPointError, abort_connection, clear_stale, is_sailvol_mount, prepare_mount_point, unmount,
+};
+pub use notify::{Notifications, NotifyError};
 pub use session::{FuseOptions, FuseSession, SessionError};
 
 use std::time::Duration;

@@ -29,13 +29,17 @@ pub enum MountPointError {
         what: String,
     },
     /// Files would be hidden.
-    #[error("{0} is not empty, and a mount would hide what is in it: name an empty directory, or use --nonempty")]
+    #[error(
+        "{0} is not empty, and a mount would hide what is in it: name an empty directory, or use --nonempty"
+    )]
     NotEmpty(PathBuf),
     /// Nothing of ours is mounted there.
     #[error("{0} is not a sailvol mount")]
     NotOurs(PathBuf),
     /// Programs use it.
-    #[error("{0} is in use: end the programs that have files or their working directory there, or use --force")]
+    #[error(
+        "{0} is in use: end the programs that have files or their working directory there, or use --force"
+    )]
     InUse(PathBuf),
     /// The system says no.
     #[error("{dir}: {doing}: {error}")]
@@ -59,7 +63,11 @@ fn parse_mountinfo(line: &str) -> Option<(PathBuf, String, String)> {
     let (left, right) = line.split_once(" - ")?;
     let point = unescape(left.split(' ').nth(4)?);
     let mut fields = right.split(' ');
-    Some((PathBuf::from(point), fields.next()?.to_owned(), unescape(fields.next()?)))
+    Some((
+        PathBuf::from(point),
+        fields.next()?.to_owned(),
+        unescape(fields.next()?),
+    ))
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
@@ -68,7 +76,9 @@ fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
-        let octal = bytes.get(at + 1..at + 4).and_then(|d| std::str::from_utf8(d).ok());
+        let octal = bytes
+            .get(at + 1..at + 4)
+            .and_then(|d| std::str::from_utf8(d).ok());
         match (bytes[at], octal.and_then(|d| u8::from_str_radix(d, 8).ok())) {
             (b'\\', Some(byte)) => {
                 out.push(byte);
@@ -85,7 +95,11 @@ fn unescape(text: &str) -> String {
 
 /// Whether the topmost mount at exactly this path is one of ours. Never touches the mount itself.
 pub fn is_sailvol_mount(dir: &Path) -> bool {
-    mounts().iter().rev().find(|(point, ..)| point == dir).is_some_and(|(_, kind, _)| kind == FS_TYPE)
+    mounts()
+        .iter()
+        .rev()
+        .find(|(point, ..)| point == dir)
+        .is_some_and(|(_, kind, _)| kind == FS_TYPE)
 }
 
 /// Makes a directory ready: checks it, and takes away what a killed daemon left mounted there. Returns the path
@@ -109,13 +123,19 @@ pub fn prepare_mount_point(dir: &Path, allow_nonempty: bool) -> Result<PathBuf, 
         return Err(MountPointError::Root);
     }
     clear_stale(&real)?;
-    if !std::fs::metadata(&real).map_err(system("looking at it"))?.is_dir() {
+    if !std::fs::metadata(&real)
+        .map_err(system("looking at it"))?
+        .is_dir()
+    {
         return Err(MountPointError::NotDir(real));
     }
     if let Some((_, kind, source)) = mounts().into_iter().rev().find(|(point, ..)| *point == real)
         && kind == FS_TYPE
     {
-        return Err(MountPointError::Busy { dir: real, what: format!("sailvol volume {source}") });
+        return Err(MountPointError::Busy {
+            dir: real,
+            what: format!("sailvol volume {source}"),
+        });
     }
     let mut entries = std::fs::read_dir(&real).map_err(system("reading it"))?;
     if !allow_nonempty && entries.any(|e| e.is_ok_and(|e| e.file_name() != "lost+found")) {
@@ -158,9 +178,11 @@ pub fn unmount(dir: &Path, force: bool) -> Result<(), MountPointError> {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::BUSY) => Err(MountPointError::InUse(dir.to_path_buf())),
         Err(rustix::io::Errno::PERM) => fusermount(dir, false),
-        Err(error) => {
-            Err(MountPointError::System { dir: dir.to_path_buf(), doing: "unmounting", error: error.into() })
-        }
+        Err(error) => Err(MountPointError::System {
+            dir: dir.to_path_buf(),
+            doing: "unmounting",
+            error: error.into(),
+        }),
     }
 }
 
@@ -184,15 +206,21 @@ fn detach(dir: &Path) -> Result<(), MountPointError> {
     match rustix::mount::unmount(dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::PERM) => fusermount(dir, true),
-        Err(error) => {
-            Err(MountPointError::System { dir: dir.to_path_buf(), doing: "unmounting", error: error.into() })
-        }
+        Err(error) => Err(MountPointError::System {
+            dir: dir.to_path_buf(),
+            doing: "unmounting",
+            error: error.into(),
+        }),
     }
 }
 
 /// The way of users without privilege.
 fn fusermount(dir: &Path, lazy: bool) -> Result<(), MountPointError> {
-    let system = |error| MountPointError::System { dir: dir.to_path_buf(), doing: "fusermount3 -u", error };
+    let system = |error| MountPointError::System {
+        dir: dir.to_path_buf(),
+        doing: "fusermount3 -u",
+        error,
+    };
     let mut command = std::process::Command::new("fusermount3");
     command.arg("-u");
     if lazy {

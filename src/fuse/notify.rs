@@ -42,7 +42,9 @@ pub struct Notifications {
 
 impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Job").field("generation", &self.what.generation).finish_non_exhaustive()
+        f.debug_struct("Job")
+            .field("generation", &self.what.generation)
+            .finish_non_exhaustive()
     }
 }
 
@@ -55,14 +57,16 @@ impl Notifications {
         let (jobs, queue) = std::sync::mpsc::sync_channel::<Job>(QUEUE_MAX);
         let epochs = Arc::new(AtomicBool::new(true));
         let known = epochs.clone();
-        std::thread::Builder::new().name("fuse-notify".into()).spawn(move || {
-            let mut device = std::fs::File::from(device);
-            for job in queue {
-                let told = tell(&notifier, &mut device, &known, &job.what);
-                // A reload that gave up waiting does not listen any more.
-                drop(job.done.send(told));
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("fuse-notify".into())
+            .spawn(move || {
+                let mut device = std::fs::File::from(device);
+                for job in queue {
+                    let told = tell(&notifier, &mut device, &known, &job.what);
+                    // A reload that gave up waiting does not listen any more.
+                    drop(job.done.send(told));
+                }
+            })?;
         Ok(Notifications { jobs, epochs })
     }
 
@@ -129,7 +133,10 @@ fn bump_epoch(device: &mut std::fs::File) -> std::io::Result<()> {
 }
 
 fn gone(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOTCONN | libc::EBADF))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENODEV | libc::ENOTCONN | libc::EBADF)
+    )
 }
 
 /// What the kernel does not know needs no invalidation.

@@ -78,7 +78,11 @@ impl FuseSession {
                 }
                 _ => "",
             };
-            SessionError::Mount { dir: dir.to_path_buf(), error, advice }
+            SessionError::Mount {
+                dir: dir.to_path_buf(),
+                error,
+                advice,
+            }
         };
         let driver = Driver::new(view, runtime.clone());
         let session = Session::new(driver, dir, &config(options)).map_err(failed)?;
@@ -115,7 +119,9 @@ impl FuseSession {
 }
 
 fn config(options: &FuseOptions) -> Config {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, THREADS_MAX);
+    let threads = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, THREADS_MAX);
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(options.source.clone()),
@@ -124,16 +130,28 @@ fn config(options: &FuseOptions) -> Config {
         // Devices and setuid programs of a shared volume must mean nothing on the machines that mount it.
         MountOption::NoSuid,
         MountOption::NoDev,
-        if options.read_only { MountOption::RO } else { MountOption::RW },
+        if options.read_only {
+            MountOption::RO
+        } else {
+            MountOption::RW
+        },
     ];
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.acl = if options.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
     config.n_threads = Some(threads);
     config.clone_fd = true;
     config
 }
 
 fn check_device() -> Result<(), SessionError> {
-    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+    match std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+    {
         Ok(_) => Ok(()),
         Err(error) => match error.kind() {
             std::io::ErrorKind::NotFound => Err(SessionError::NoDevice("does not exist".into())),
@@ -144,10 +162,15 @@ fn check_device() -> Result<(), SessionError> {
 
 /// Where that is permitted (root on the host or in a privileged pod); elsewhere reads stay at 128 KiB each.
 fn raise_read_ahead(dir: &Path) {
-    let raised = rustix::fs::stat(dir).map_err(std::io::Error::from).and_then(|stat| {
-        let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
-        std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), READ_AHEAD_KIB.to_string())
-    });
+    let raised = rustix::fs::stat(dir)
+        .map_err(std::io::Error::from)
+        .and_then(|stat| {
+            let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+            std::fs::write(
+                format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"),
+                READ_AHEAD_KIB.to_string(),
+            )
+        });
     if let Err(error) = raised {
         tracing::debug!(%error, "read-ahead stays at its default");
     }

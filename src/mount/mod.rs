@@ -2,6 +2,8 @@
 
 mod answers;
 mod failure;
+mod live;
+mod options;
 
 pub use answers::{
     CacheStatus, ChangeKind, ChangedPath, CommitAnswer, CommitRequest, DiffAnswer, LocalChanges, LogEntry,
@@ -9,3 +11,5 @@ pub use answers::{
     TransferStatus,
 };
 pub use failure::{Failure, FailureKind};
+pub use live::{Mount, ProgressSink};
+pub use options::{KernelCaches, MountOptions, MountSummary, OpenedMount};

@@ -1,0 +1,302 @@
+//! From settings to a served mount, and to its end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::MountSettings;
+use super::service::{KernelLink, MountService};
+use super::shutdown;
+use crate::control::{Access, MountRecord, Server, record_path, socket_path};
+use crate::fuse::{self, FuseOptions, FuseSession};
+use crate::model::{Seq, VolumeId};
+use crate::mount::{Failure, FailureKind, Mount, MountOptions};
+use crate::store;
+
+/// Time for the new mount to answer its first request.
+const FIRST_ANSWER_TIME: Duration = Duration::from_secs(20);
+/// Time for the last answers to reach their clients.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// What a mount says when it answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ready {
+    /// Name of the volume.
+    pub volume: String,
+    /// Its id.
+    pub volume_id: VolumeId,
+    /// Where it is mounted.
+    pub dir: PathBuf,
+    /// The daemon.
+    pub pid: u32,
+    /// The record that the view stands on.
+    pub base: Seq,
+    /// The volume was made now.
+    pub created: bool,
+    /// Uncommitted changes that were there from an earlier mount.
+    pub dirty: u64,
+    /// What the owner should know.
+    pub warnings: Vec<String>,
+}
+
+/// Serves a mount until it ends. `on_ready` is called once it answers.
+///
+/// # Errors
+/// What kept it from being served, or from ending cleanly.
+pub fn run(
+    settings: MountSettings,
+    on_ready: impl FnOnce(&Ready) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    not_dumpable();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("sailvol")
+        .build()
+        .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot start threads: {e}")))?;
+    let outcome = runtime.block_on(serve(settings, on_ready));
+    // Tasks that still wait for the network must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    outcome
+}
+
+/// Keys are in this process's memory: no core dumps, no attaching by other processes of the same user.
+fn not_dumpable() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "core dumps stay possible");
+    }
+}
+
+async fn serve(
+    settings: MountSettings,
+    on_ready: impl FnOnce(&Ready) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(signal_failure)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(signal_failure)?;
+    // A terminal that goes away does not end a mount.
+    let mut hangup = signal(SignalKind::hangup()).map_err(signal_failure)?;
+
+    make_runtime_dir(&settings.runtime_root)?;
+    let store_url = store::StoreUrl::parse(&settings.store_url)
+        .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+    let store = store::open(&store_url).await.map_err(Failure::from)?;
+    let opened = Mount::open(mount_options(&settings), store).await?;
+    let mount = opened.mount.clone();
+
+    let session = match mount_session(&mount, &settings) {
+        Ok(session) => session,
+        Err(failure) => {
+            mount.close().await;
+            return Err(failure);
+        }
+    };
+    mount.attach_kernel(Box::new(KernelLink(session.notifications())));
+    let served = serve_mounted(&settings, &opened, &session, on_ready, async {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return "SIGTERM",
+                _ = interrupt.recv() => return "SIGINT",
+                _ = hangup.recv() => {}
+            }
+        }
+    });
+    let outcome = served.await;
+    mount.close().await;
+    remove_runtime_files(&settings);
+    outcome
+}
+
+fn signal_failure(error: std::io::Error) -> Failure {
+    Failure::new(FailureKind::Failed, format!("cannot listen to signals: {error}"))
+}
+
+fn mount_options(settings: &MountSettings) -> MountOptions {
+    MountOptions {
+        volume: settings.volume.clone(),
+        dir: settings.dir.clone(),
+        name: settings.name.clone(),
+        create: settings.create,
+        read_only: settings.read_only,
+        at: settings.at,
+        state_dir: settings.state_root.join(&settings.name),
+        cache_dir: settings.cache_root.join(&settings.name),
+        root_owner: (
+            settings.uid.unwrap_or_else(own_uid),
+            settings.gid.unwrap_or_else(own_gid),
+        ),
+        cache_bytes_max: settings.cache_bytes_max,
+        cache_free_floor_bytes: settings.cache_free_floor_bytes,
+        remote_timeout: Duration::from_secs(settings.remote_timeout_secs),
+        stash_age_max: Duration::from_secs(settings.stash_age_max_secs),
+        stash_bytes_max: settings.stash_bytes_max,
+        by: settings.by.clone(),
+    }
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn own_gid() -> u32 {
+    rustix::process::getegid().as_raw()
+}
+
+fn mount_session(mount: &Mount, settings: &MountSettings) -> Result<FuseSession, Failure> {
+    // Again: another process may have mounted there since the command line was checked.
+    let dir = fuse::prepare_mount_point(&settings.dir, true)
+        .map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
+    let options = FuseOptions {
+        source: settings.volume.clone(),
+        allow_other: settings.allow_other,
+        read_only: settings.read_only,
+    };
+    FuseSession::mount(mount.view(), &dir, &options, &Handle::current())
+        .map_err(|e| Failure::new(FailureKind::NoAccess, e.to_string()))
+}
+
+/// The mounted part: control socket, readiness, waiting, unmounting.
+async fn serve_mounted(
+    settings: &MountSettings,
+    opened: &crate::mount::OpenedMount,
+    session: &FuseSession,
+    on_ready: impl FnOnce(&Ready) -> Result<(), Failure>,
+    signalled: impl Future<Output = &'static str>,
+) -> Result<(), Failure> {
+    let mount = &opened.mount;
+    let started = start_control(settings, mount).await;
+    let (server, drain) = match started {
+        Ok(started) => started,
+        Err(failure) => {
+            shutdown::unmount(&settings.dir).await;
+            return Err(failure);
+        }
+    };
+    if let Err(failure) = first_answer(&settings.dir).await {
+        shutdown::unmount(&settings.dir).await;
+        return Err(failure);
+    }
+    let status = mount.summary();
+    let ready = Ready {
+        volume: settings.volume.clone(),
+        volume_id: status.volume_id,
+        dir: settings.dir.clone(),
+        pid: std::process::id(),
+        base: status.base,
+        created: opened.created,
+        dirty: status.dirty,
+        warnings: opened.warnings.clone(),
+    };
+    tracing::info!(volume = %ready.volume, dir = %ready.dir.display(), base = ready.base, dirty = ready.dirty, "mounted");
+    on_ready(&ready)?;
+    notify_systemd(&[sd_notify::NotifyState::Ready]);
+
+    tokio::select! {
+        reason = session.ended() => {
+            if !reason.is_empty() {
+                tracing::warn!(%reason, "the mount ended");
+            }
+        }
+        name = signalled => {
+            tracing::info!(signal = name, "ending");
+            notify_systemd(&[sd_notify::NotifyState::Stopping]);
+            shutdown::on_signal(settings, mount).await;
+        }
+    }
+    drain.wait(DRAIN_TIME).await;
+    server.abort();
+    let left = mount.summary().dirty;
+    tracing::info!(dirty = left, "unmounted");
+    Ok(())
+}
+
+fn notify_systemd(states: &[sd_notify::NotifyState]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "sd_notify");
+    }
+}
+
+async fn start_control(
+    settings: &MountSettings,
+    mount: &Arc<Mount>,
+) -> Result<(tokio::task::JoinHandle<()>, crate::control::Drain), Failure> {
+    let socket = socket_path(&settings.runtime_root, &settings.name);
+    let at = |e: std::io::Error| Failure::new(FailureKind::Failed, format!("{}: {e}", socket.display()));
+    let mut uids = vec![own_uid()];
+    uids.extend(settings.uid);
+    let server = Server::bind(
+        &socket,
+        Access {
+            uids,
+            gid: settings.control_gid,
+        },
+    )
+    .map_err(at)?;
+    let drain = server.drain();
+    let record = MountRecord {
+        name: settings.name.clone(),
+        dir: settings.dir.clone(),
+        volume: settings.volume.clone(),
+        store: mount.store_description(),
+        pid: std::process::id(),
+        socket: socket.clone(),
+    };
+    record.write(&settings.runtime_root).map_err(at)?;
+    let service = Arc::new(MountService::new(mount.clone(), settings.clone()));
+    Ok((tokio::spawn(server.serve(service)), drain))
+}
+
+/// Asks the mount for its root, as any program would.
+async fn first_answer(dir: &Path) -> Result<(), Failure> {
+    let path = dir.to_path_buf();
+    let looked = tokio::task::spawn_blocking(move || std::fs::metadata(path));
+    let failed = |text: String| {
+        Failure::new(
+            FailureKind::Failed,
+            format!("the new mount does not answer: {text}"),
+        )
+    };
+    match tokio::time::timeout(FIRST_ANSWER_TIME, looked).await {
+        Ok(Ok(Ok(_))) => Ok(()),
+        Ok(Ok(Err(error))) => Err(failed(error.to_string())),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed("timed out".into())),
+    }
+}
+
+/// Everybody may look into it (the sockets decide who is heard), only the owner may write.
+fn make_runtime_dir(dir: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let at = |e: std::io::Error| Failure::new(FailureKind::Failed, format!("{}: {e}", dir.display()));
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+        .map_err(at)?;
+    let found = std::fs::symlink_metadata(dir).map_err(at)?;
+    if !found.is_dir() || (found.uid() != own_uid() && found.uid() != 0) {
+        return Err(Failure::new(
+            FailureKind::Refused,
+            format!(
+                "{} is not a directory of this user: somebody else may have put it there",
+                dir.display()
+            ),
+        )
+        .hint("remove it, or name another with --runtime-dir"));
+    }
+    Ok(())
+}
+
+fn remove_runtime_files(settings: &MountSettings) {
+    for path in [
+        record_path(&settings.runtime_root, &settings.name),
+        socket_path(&settings.runtime_root, &settings.name),
+    ] {
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::debug!(path = %path.display(), %error, "runtime file");
+        }
+    }
+}

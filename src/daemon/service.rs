@@ -1,0 +1,115 @@
+//! The mount behind the control socket.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use super::MountSettings;
+use crate::control::{Hello, PROTOCOL, Request, Service, UnmountAnswer, UnmountRequest};
+use crate::fuse::{self, MountPointError, Notifications};
+use crate::mount::{CommitRequest, Failure, FailureKind, KernelCaches, Mount, ProgressSink};
+use crate::view::Invalidations;
+
+/// Answers requests by calling the mount.
+pub struct MountService {
+    mount: Arc<Mount>,
+    settings: MountSettings,
+}
+
+impl MountService {
+    pub fn new(mount: Arc<Mount>, settings: MountSettings) -> MountService {
+        MountService { mount, settings }
+    }
+
+    async fn unmount(
+        &self,
+        request: UnmountRequest,
+        progress: ProgressSink,
+    ) -> Result<UnmountAnswer, Failure> {
+        let mut committed = None;
+        if request.commit {
+            let commit = CommitRequest {
+                message: request.message.clone(),
+                timeout_secs: request.timeout_secs,
+                ..CommitRequest::default()
+            };
+            committed = self.mount.commit(commit, progress).await?.seq;
+        }
+        let (dir, force) = (self.settings.dir.clone(), request.force);
+        let done = tokio::task::spawn_blocking(move || fuse::unmount(&dir, force)).await;
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(error @ MountPointError::InUse(_))) => {
+                return Err(Failure::new(FailureKind::Refused, error.to_string()));
+            }
+            Ok(Err(error)) => return Err(Failure::new(FailureKind::Failed, error.to_string())),
+            Err(error) => return Err(Failure::new(FailureKind::Failed, error.to_string())),
+        }
+        let state_dir = self
+            .settings
+            .state_root
+            .join(&self.settings.name)
+            .display()
+            .to_string();
+        Ok(UnmountAnswer {
+            committed,
+            dirty: self.mount.summary().dirty,
+            state_dir,
+        })
+    }
+}
+
+fn value<T: Serialize>(answer: T) -> Result<serde_json::Value, Failure> {
+    serde_json::to_value(answer).map_err(|e| {
+        Failure::new(
+            FailureKind::Failed,
+            format!("an answer cannot be written as JSON: {e}"),
+        )
+    })
+}
+
+#[async_trait]
+impl Service for MountService {
+    fn hello(&self) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            sailvol: env!("CARGO_PKG_VERSION").into(),
+            volume: self.settings.volume.clone(),
+            dir: self.settings.dir.display().to_string(),
+            name: self.settings.name.clone(),
+            pid: std::process::id(),
+        }
+    }
+
+    async fn call(&self, request: Request, progress: ProgressSink) -> Result<serde_json::Value, Failure> {
+        match request {
+            Request::Commit(commit) => value(self.mount.commit(commit, progress).await?),
+            Request::Reload(reload) => value(self.mount.reload(reload, progress).await?),
+            Request::Status { ask_store } => value(self.mount.status(ask_store).await?),
+            Request::Diff { limit } => value(self.mount.diff(limit).await?),
+            Request::Log { limit } => value(self.mount.log(limit).await?),
+            Request::StashList {} => value(self.mount.stashes()),
+            Request::StashShow { id, limit } => value(self.mount.stash_show(id, limit).await?),
+            Request::StashRestore { id } => value(self.mount.stash_restore(id).await?),
+            Request::StashDrop { id } => value(self.mount.stash_drop(id).await?),
+            Request::Prefetch { path, force } => value(self.mount.prefetch(&path, force, progress).await?),
+            Request::Unmount(request) => value(self.unmount(request, progress).await?),
+        }
+    }
+}
+
+/// The kernel's caches, as the mount knows them.
+#[derive(Debug)]
+pub struct KernelLink(pub Notifications);
+
+#[async_trait]
+impl KernelCaches for KernelLink {
+    async fn invalidate(&self, what: Invalidations) -> Result<(), Failure> {
+        match self.0.send(what).await {
+            // Nobody can see stale names in a mount that is gone.
+            Ok(()) | Err(fuse::NotifyError::Gone) => Ok(()),
+            Err(error) => Err(Failure::new(FailureKind::Failed, error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! How a mount ends when it is asked from outside.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::MountSettings;
+use crate::fuse::{self, MountPointError};
+use crate::mount::{CommitRequest, Mount};
+
+/// SIGTERM and SIGINT: commit if configured, within the grace period; then unmount in any case.
+pub async fn on_signal(settings: &MountSettings, mount: &Arc<Mount>) {
+    if settings.commit_on_exit {
+        let request = CommitRequest {
+            message: "commit on exit".into(),
+            timeout_secs: Some(settings.exit_grace_secs),
+            ..CommitRequest::default()
+        };
+        let grace = Duration::from_secs(settings.exit_grace_secs);
+        let commit = mount.commit(request, Arc::new(|_| {}));
+        match tokio::time::timeout(grace, commit).await {
+            Ok(Ok(answer)) => tracing::info!(seq = answer.seq, "committed on exit"),
+            Ok(Err(failure)) => tracing::error!(%failure, "commit on exit failed; the work is kept"),
+            Err(_) => tracing::error!("commit on exit took longer than the grace period; the work is kept"),
+        }
+    }
+    unmount(&settings.dir).await;
+}
+
+/// Unmounts; programs that still use the mount lose it.
+pub async fn unmount(dir: &Path) {
+    let dir = dir.to_path_buf();
+    let ended = tokio::task::spawn_blocking(move || match fuse::unmount(&dir, false) {
+        Err(MountPointError::InUse(_)) => {
+            tracing::warn!(dir = %dir.display(), "in use: detaching");
+            fuse::abort_connection(&dir);
+            fuse::unmount(&dir, true)
+        }
+        other => other,
+    });
+    match ended.await {
+        Ok(Ok(()) | Err(MountPointError::NotOurs(_))) => {}
+        Ok(Err(error)) => tracing::error!(%error, "unmount"),
+        Err(error) => tracing::error!(%error, "unmount"),
+    }
+}

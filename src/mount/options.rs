@@ -1,0 +1,78 @@
+//! What a mount is opened with and what it tells when it is open.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Failure, Mount};
+use crate::model::{Seq, VolumeId};
+use crate::view::Invalidations;
+
+/// Everything a mount needs to know; resolved, nothing secret.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// Name of the volume in its store.
+    pub volume: String,
+    /// Where it is mounted, for messages.
+    pub dir: PathBuf,
+    /// Name of the mount.
+    pub name: String,
+    /// Make the volume when it is not there.
+    pub create: bool,
+    /// No overlay.
+    pub read_only: bool,
+    /// Stand on this record instead of the newest.
+    pub at: Option<Seq>,
+    /// State directory of this mount name; the volume's is below it.
+    pub state_dir: PathBuf,
+    /// Cache directory of this mount name.
+    pub cache_dir: PathBuf,
+    /// Owner of the root directory of a volume made now.
+    pub root_owner: (u32, u32),
+    /// Most clean bytes on disk.
+    pub cache_bytes_max: u64,
+    /// Free bytes that the cache leaves on its disk.
+    pub cache_free_floor_bytes: u64,
+    /// A read gives up after this long without progress.
+    pub remote_timeout: Duration,
+    /// Stashes older than this go.
+    pub stash_age_max: Duration,
+    /// Stashes over this many bytes go, oldest first.
+    pub stash_bytes_max: u64,
+    /// Who commits, for the log.
+    pub by: String,
+}
+
+/// An open mount, not yet seen by any kernel.
+#[derive(Debug)]
+pub struct OpenedMount {
+    /// The mount.
+    pub mount: Arc<Mount>,
+    /// The volume was made now.
+    pub created: bool,
+    /// What the owner should know.
+    pub warnings: Vec<String>,
+}
+
+/// Numbers that are known without asking anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MountSummary {
+    /// The volume.
+    pub volume_id: VolumeId,
+    /// The record that the view stands on.
+    pub base: Seq,
+    /// Nodes that differ from it.
+    pub dirty: u64,
+}
+
+/// What the kernel keeps of a view; told by the mount, served by the kernel driver.
+#[async_trait]
+pub trait KernelCaches: Send + Sync + std::fmt::Debug {
+    /// Returns when no name or attribute that is no longer true is used by a new path walk. Called without any lock.
+    ///
+    /// # Errors
+    /// The kernel was not told.
+    async fn invalidate(&self, what: Invalidations) -> Result<(), Failure>;
+}
