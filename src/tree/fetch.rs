@@ -34,24 +34,24 @@ where
             Ok(answer) => return Ok(answer),
             Err(missing) => missing,
         };
-        if held.nodes.lock().contains_key(&ptr.hash) {
+        if held.nodes.lock().contains_key(&(ptr.pack, ptr.hash)) {
             return Err(wrong_kind(&ptr));
         }
         let node = src.node(&ptr).await?;
-        held.nodes.lock().insert(ptr.hash, node);
+        held.nodes.lock().insert((ptr.pack, ptr.hash), node);
     }
 }
 
 /// A source that keeps what one question needed.
 struct Held<'a> {
     src: &'a dyn NodeSource,
-    nodes: Mutex<HashMap<Hash, Arc<Node>>>,
+    nodes: Mutex<HashMap<(PackRef, Hash), Arc<Node>>>,
 }
 
 #[async_trait]
 impl NodeSource for Held<'_> {
     fn loaded(&self, ptr: &Ptr) -> Option<Arc<Node>> {
-        let held = self.nodes.lock().get(&ptr.hash).cloned();
+        let held = self.nodes.lock().get(&(ptr.pack, ptr.hash)).cloned();
         held.or_else(|| self.src.loaded(ptr))
     }
 

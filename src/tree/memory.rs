@@ -21,7 +21,7 @@ pub struct MemorySource {
 #[derive(Debug, Default)]
 struct State {
     packs: HashMap<PackRef, Bytes>,
-    loaded: HashMap<Hash, Arc<Node>>,
+    loaded: HashMap<(PackRef, Hash), Arc<Node>>,
     fetched: Fetched,
 }
 
@@ -85,7 +85,7 @@ impl MemorySource {
 #[async_trait]
 impl NodeSource for MemorySource {
     fn loaded(&self, ptr: &Ptr) -> Option<Arc<Node>> {
-        self.state.lock().loaded.get(&ptr.hash).cloned()
+        self.state.lock().loaded.get(&(ptr.pack, ptr.hash)).cloned()
     }
 
     async fn node(&self, ptr: &Ptr) -> Result<Arc<Node>, TreeError> {
@@ -97,7 +97,7 @@ impl NodeSource for MemorySource {
         let mut state = self.state.lock();
         state.fetched.nodes += 1;
         state.fetched.node_bytes += stored.len() as u64;
-        state.loaded.insert(ptr.hash, node.clone());
+        state.loaded.insert((ptr.pack, ptr.hash), node.clone());
         Ok(node)
     }
 

@@ -26,4 +26,7 @@ pub use store::{
     NodeParams, NodeWriter, PackIds, PackSink, StoredTree, WriterStats, Written, resolve_content,
     resolve_root, store,
 };
+#[cfg(test)]
+mod tests;
+
 pub use totals::{TotalsDelta, recount, recount_page, totals_of};

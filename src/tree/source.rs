@@ -71,6 +71,10 @@ pub struct Missing(pub Ptr);
 
 /// Where nodes and blobs come from: the cache in front of a store, a store alone, or memory. Everything it gives was
 /// verified against the hash in the pointer.
+///
+/// A source that keeps decoded nodes must know them by pack *and* hash: a node names others in its own pack by "here",
+/// so equal bytes in two packs (a node that was uploaded again, or written locally and then published) decode to
+/// different pointers, and one of the packs may be gone.
 #[async_trait]
 pub trait NodeSource: Send + Sync {
     /// The node, if it is in memory now. Never waits.

@@ -1,0 +1,5 @@
+//! Trees are compared with a model of plain maps, and what they cost is counted.
+
+mod cost;
+mod model;
+mod properties;

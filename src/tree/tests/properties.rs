@@ -1,0 +1,349 @@
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::model::*;
+use crate::format::Node;
+use crate::model::*;
+use crate::tree::*;
+
+/// Small enough that some hundred entries make trees of several levels.
+const SMALL: NodeParams = NodeParams {
+    inline_max: 512,
+    page_max: 2048,
+    pack_target: 8 << 10,
+};
+
+fn random_changes(random: &mut Random, dir: &ModelDir) -> Vec<(Name, Option<Entry>)> {
+    let mut changes = BTreeMap::new();
+    match random.below(8) {
+        // Most of the directory goes.
+        0 => {
+            for name in dir.entries.keys().filter(|_| !random.one_in(20)) {
+                changes.insert(name.clone(), None);
+            }
+        }
+        // Many names come, side by side.
+        1 => {
+            let prefix = random.below(10);
+            for i in 0..random.below(150) {
+                changes.insert(name(&format!("n{prefix}-{i:04}")), Some(random_entry(random)));
+            }
+        }
+        _ => {
+            for _ in 0..random.below(6) {
+                let known = dir.entries.len() as u64;
+                let name = match known > 0 && random.one_in(2) {
+                    true => dir
+                        .entries
+                        .keys()
+                        .nth(random.below(known) as usize)
+                        .unwrap()
+                        .clone(),
+                    false => name(&format!("n{}-{:04}", random.below(10), random.below(300))),
+                };
+                let entry = (!random.one_in(3)).then(|| random_entry(random));
+                changes.insert(name, entry);
+            }
+        }
+    }
+    changes.into_iter().collect()
+}
+
+async fn run_seed(seed: u64) {
+    let mut random = Random::new(seed);
+    let src = MemorySource::new();
+    let mut model = ModelDir::default();
+    let mut root = empty_root();
+    let mut saved = (root.clone(), model.clone());
+    for _ in 0..60 {
+        let path = model.random_dir(&mut random);
+        let dir = model.at_mut(&path);
+        let changes = random_changes(&mut random, dir);
+        for (name, entry) in &changes {
+            dir.set(name.clone(), entry.clone(), None);
+        }
+        root = change(&src, &root, &path, changes).await;
+        if random.one_in(15) {
+            // A directory moves with all that is in it.
+            let from = model.random_dir(&mut random);
+            if let Some((above, last)) = from.split_last() {
+                let entry = walk(&src, &root, &from).await.unwrap().unwrap();
+                let (was, below) = (model.at(&above).entries[last].clone(), model.at(&from).clone());
+                model.at_mut(&above).set(last.clone(), None, None);
+                model.set(name("moved"), Some(was), Some(below));
+                root = change(&src, &root, &above, vec![(last.clone(), None)]).await;
+                root = change(&src, &root, &VolPath::root(), vec![(name("moved"), Some(entry))]).await;
+            }
+        }
+        let writer = match random.below(12) {
+            0..=2 => NodeWriter::new(3, SMALL),
+            3 => NodeWriter::local(SMALL),
+            _ => continue,
+        };
+        let local = writer.is_local();
+        src.forget();
+        (root, _) = stored(&src, &root, writer).await;
+        assert_equal(&src, &root, &model, &SMALL).await;
+        if !local {
+            assert_no_local(&src, &root).await;
+        }
+        assert_diff(&src, &saved, &(root.clone(), model.clone())).await;
+        if random.one_in(2) {
+            saved = (root.clone(), model.clone());
+        }
+    }
+    assert_eq!(root.totals, model.tree().1);
+    assert_diff(&src, &saved, &(root, model)).await;
+}
+
+async fn assert_no_local(src: &MemorySource, root: &TreeRoot) {
+    let mut open = vec![root.tree.clone()];
+    while let Some(tree) = open.pop() {
+        if let DirTree::Stored { ptr, index } = &tree {
+            assert!(!ptr.pack.is_local());
+            if *index {
+                let Node::Index(page) = &*src.node(ptr).await.unwrap() else {
+                    panic!()
+                };
+                let below = page.slots.iter().map(|s| DirTree::Stored {
+                    ptr: s.ptr,
+                    index: page.level > 1,
+                });
+                open.extend(below);
+                continue;
+            }
+        }
+        let entries = entries(src, &tree).await.unwrap();
+        open.extend(
+            entries
+                .iter()
+                .filter_map(|(_, entry)| Some(entry.as_dir()?.1.clone())),
+        );
+    }
+}
+
+/// `diff` says what a comparison of the models says.
+async fn assert_diff(src: &MemorySource, a: &(TreeRoot, ModelDir), b: &(TreeRoot, ModelDir)) {
+    let mut got = Vec::new();
+    diff(src, &a.0, &b.0, |path, change| {
+        let what = match change {
+            Change::Added(_) => "added",
+            Change::Removed(_) => "removed",
+            Change::Changed { .. } => "changed",
+        };
+        got.push((path.clone(), what));
+        ControlFlow::Continue(())
+    })
+    .await
+    .unwrap();
+    let mut want = Vec::new();
+    model_diff(&VolPath::root(), &a.1, &b.1, &mut want);
+    assert_eq!(got, want);
+}
+
+fn model_diff(at: &VolPath, a: &ModelDir, b: &ModelDir, out: &mut Vec<(VolPath, &'static str)>) {
+    let names: std::collections::BTreeSet<&Name> = a.entries.keys().chain(b.entries.keys()).collect();
+    for name in names {
+        let path = at.join(name);
+        match (a.entries.get(name), b.entries.get(name)) {
+            (Some(x), Some(y)) if x.is_dir() && y.is_dir() => {
+                if Registers::between(x, y).any() {
+                    out.push((path.clone(), "changed"));
+                }
+                model_diff(&path, &a.dirs[name], &b.dirs[name], out);
+            }
+            (Some(x), Some(y)) if x.is_dir() != y.is_dir() => {
+                out.extend([(path.clone(), "removed"), (path, "added")]);
+            }
+            (Some(x), Some(y)) if !same_entry(x, y) => out.push((path, "changed")),
+            (Some(_), None) => out.push((path, "removed")),
+            (None, Some(_)) => out.push((path, "added")),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn any_edits_and_stores_leave_the_tree_that_the_model_is() {
+    for seed in 1..=40 {
+        let run = tokio::spawn(run_seed(seed));
+        assert!(run.await.is_ok(), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn listing_goes_on_from_any_name_and_any_number() {
+    let mut random = Random::new(7);
+    let src = MemorySource::new();
+    let mut model = ModelDir::default();
+    for i in 0..700 {
+        model.set(name(&format!("f{i:05}")), Some(blob_file(&mut random)), None);
+    }
+    let (tree, totals) = model.tree();
+    let root = TreeRoot {
+        totals,
+        tree,
+        ..empty_root()
+    };
+    let (root, _) = stored(&src, &root, NodeWriter::new(1, SMALL)).await;
+    // Some pages edited in memory, some stored.
+    let extra = vec![
+        (name("f00300a"), Some(blob_file(&mut random))),
+        (name("f00002"), None),
+    ];
+    let tree = edit_dir(&src, &root.tree, extra).await.unwrap();
+    let all: Vec<Name> = entries(&src, &tree)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|(n, _)| n)
+        .collect();
+    assert_eq!(all.len(), 700);
+    for from in 0..=all.len() {
+        let mut got = Vec::new();
+        let mut next = ListFrom::Ordinal(from as u64);
+        let last;
+        if let Some(run) = run(&src, &tree, next).await.unwrap() {
+            assert_eq!(run.first_ordinal(), from as u64);
+            got.extend(run.entries().iter().map(|(n, _)| n.clone()));
+            last = got.last().unwrap().clone();
+            next = ListFrom::After(last.as_bytes());
+            let after = super::super::run(&src, &tree, next).await.unwrap();
+            assert_eq!(after.is_none(), from + got.len() == all.len());
+            if let Some(after) = after {
+                assert_eq!(after.first_ordinal(), (from + got.len()) as u64);
+                assert_eq!(after.entries()[0].0, all[from + got.len()]);
+            }
+        }
+        assert_eq!(got, all[from..from + got.len()]);
+        assert_eq!(got.is_empty(), from == all.len());
+    }
+    let leaves = leaves(&src, &tree).await.unwrap();
+    assert_eq!(leaves.iter().map(|leaf| leaf.count).sum::<u64>(), 700);
+    // A name that is not there, between and after all.
+    assert_eq!(
+        run(&src, &tree, ListFrom::After(b"f00001x"))
+            .await
+            .unwrap()
+            .unwrap()
+            .entries()[0]
+            .0,
+        name("f00003")
+    );
+    assert!(run(&src, &tree, ListFrom::After(b"g")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn questions_over_loaded_nodes_name_what_is_missing() {
+    let src = MemorySource::new();
+    let mut random = Random::new(3);
+    let changes = (0..300)
+        .map(|i| (name(&format!("f{i:04}")), Some(blob_file(&mut random))))
+        .collect();
+    let root = change(&src, &empty_root(), &VolPath::root(), changes).await;
+    let (root, _) = stored(&src, &root, NodeWriter::new(1, SMALL)).await;
+    let mut asked = 0;
+    let entry = loop {
+        match lookup_loaded(&src, &root.tree, b"f0123") {
+            Ok(entry) => break entry,
+            Err(Missing(ptr)) => {
+                asked += 1;
+                src.node(&ptr).await.unwrap();
+            }
+        }
+    };
+    assert!(entry.is_some());
+    assert_eq!(asked, src.fetched().nodes);
+    assert_eq!(asked, 2, "index and leaf");
+}
+
+#[tokio::test]
+async fn a_pointer_to_the_wrong_kind_of_node_is_damage_and_not_an_endless_question() {
+    let src = MemorySource::new();
+    let mut random = Random::new(3);
+    let changes = (0..300)
+        .map(|i| (name(&format!("f{i:04}")), Some(blob_file(&mut random))))
+        .collect();
+    let root = change(&src, &empty_root(), &VolPath::root(), changes).await;
+    let (root, _) = stored(&src, &root, NodeWriter::new(1, SMALL)).await;
+    let DirTree::Stored { ptr, index: true } = root.tree else {
+        panic!()
+    };
+    let wrong = DirTree::Stored { ptr, index: false };
+    assert!(matches!(
+        lookup(&src, &wrong, b"f0123").await,
+        Err(TreeError::Damaged { .. })
+    ));
+    assert!(matches!(
+        entries(&src, &wrong).await,
+        Err(TreeError::Damaged { .. })
+    ));
+    assert!(matches!(
+        diff_dirs(&src, &wrong, &DirTree::empty()).await,
+        Err(TreeError::Damaged { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_thousand_directories_inside_one_another_can_be_stored_and_read() {
+    let src = MemorySource::new();
+    let mut random = Random::new(5);
+    let mut tree = DirTree::empty();
+    let mut totals = Totals::default();
+    for _ in 0..1000 {
+        let entry = Entry {
+            attrs: Attrs::default(),
+            body: EntryBody::Dir { totals, tree },
+        };
+        let entries = vec![(name("a"), entry), (name("f"), blob_file(&mut random))];
+        totals = recount(&entries);
+        tree = DirTree::Inline(Arc::new(DirPage { entries }));
+    }
+    let root = TreeRoot {
+        totals,
+        tree,
+        ..empty_root()
+    };
+    let (root, stats) = stored(&src, &root, NodeWriter::new(1, NodeParams::default())).await;
+    assert!(stats.nodes >= 1000 / 33, "{stats:?}");
+    let path = VolPath(vec![name("a"); 999]);
+    let deepest = walk(&src, &root, &path.join(&name("f"))).await.unwrap();
+    assert!(deepest.is_some());
+    assert_eq!(root.totals, totals);
+}
+
+#[tokio::test]
+async fn contents_that_are_not_uploaded_are_refused() {
+    let src = MemorySource::new();
+    let content = Content::Local(LocalContent {
+        overlay: 0,
+        node: 1,
+        generation: 1,
+    });
+    let entry = Entry {
+        attrs: Attrs::default(),
+        body: EntryBody::File { size: 5, content },
+    };
+    // In a page of its own, so that the store itself has to encode it.
+    let below = DirTree::Inline(Arc::new(DirPage {
+        entries: (0..300)
+            .map(|i| (name(&format!("{i:03}")), entry.clone()))
+            .collect(),
+    }));
+    let dir = Entry {
+        attrs: Attrs::default(),
+        body: EntryBody::Dir {
+            totals: Totals::default(),
+            tree: below,
+        },
+    };
+    let root = change(
+        &src,
+        &empty_root(),
+        &VolPath::root(),
+        vec![(name("d"), Some(dir))],
+    )
+    .await;
+    assert!(store(&src, &root, NodeWriter::new(1, SMALL)).await.is_err());
+}
