@@ -55,7 +55,7 @@ fn chunk_index(offset: u64) -> u64 {
 }
 
 /// Chunk `index` begins at this offset, bytes.
-fn chunk_start(index: u64) -> u64 {
+pub fn chunk_start(index: u64) -> u64 {
     if index < TIER1_FIRST {
         index * TIERS[0].1
     } else if index < TIER2_FIRST {

@@ -1,1 +1,40 @@
-//! To be written in this step.
+//! One remote volume: what every other part means by "the remote".
+//!
+//! A volume is a log of records over immutable objects (FORMAT.md 4). Here it is created, found by name, read at its
+//! newest end, searched for transactions, leased, published to and deleted; the tree that a record describes is read
+//! through a [`crate::tree::NodeSource`].
+//!
+//! Invariants:
+//! 1. Nothing but a lease is ever overwritten. A record comes into the log by put-if-absent, in one request that
+//!    nobody repeats without having looked at the slot ([`Volume::publish`]).
+//! 2. A record is believed to be the newest only if its number was listed and its bytes were read within one hour by the
+//!    store's clock ([`Volume::head`]), or if it follows, by its parent's hash, one that was ([`Volume::refresh`]).
+//! 3. Whether a transaction was published is never guessed: it is found, found not to be there, or an error says that it
+//!    cannot be told ([`Volume::find_txn`]).
+//! 4. The rules R1 to R4 and those of leases are predicates in [`rules`], used by everything that publishes.
+//!
+//! A [`Volume`] is cheap to clone and holds no lock; the memory of the head is its caller's ([`Head`]).
+
+mod clock;
+mod create;
+mod delete;
+mod error;
+mod head;
+mod history;
+mod lease;
+mod names;
+mod objects;
+mod open;
+mod publish;
+pub mod rules;
+
+pub use clock::Clock;
+pub use create::{CreateOptions, Created};
+pub use error::VolumeError;
+pub use head::{Head, LoggedRecord, Refreshed, check_not_back};
+pub use history::{FoundTxn, HistoryEntry};
+pub use lease::{LEASE_RENEW_SECS, LeaseHolder};
+pub use names::{VolumeListing, nearest_name};
+pub use objects::{RemoteSource, fetch_error};
+pub use open::{Opened, Volume, VolumeRef};
+pub use publish::{NextRecord, PreparedRecord, PublishOutcome};

@@ -1,0 +1,273 @@
+//! The newest end of the log: finding it, and looking for what is new.
+
+use bytes::Bytes;
+use futures::stream::{StreamExt, TryStreamExt};
+use std::sync::Arc;
+
+use super::rules::{self, secs_between};
+use super::{Volume, VolumeError};
+use crate::format::{Access, Key, Record, RecordKind, UnverifiedRecord, log_prefix};
+use crate::model::{Hash, Seq, Timestamp};
+use crate::store::StoreError;
+
+/// A record as it stands in the log.
+#[derive(Clone, Debug)]
+pub struct LoggedRecord {
+    /// What it says, checked.
+    pub record: Arc<Record>,
+    /// Its hash.
+    pub hash: Hash,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+impl LoggedRecord {
+    /// Its number.
+    pub fn seq(&self) -> Seq {
+        self.record.seq
+    }
+}
+
+/// The newest record, as far as somebody looked.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The record.
+    pub newest: LoggedRecord,
+    /// The store's clock when the record was seen to be the newest one; `None` when the store does not tell the time.
+    pub read_at: Option<Timestamp>,
+    /// The own clock at that moment: only for deciding which request to make next.
+    pub(super) looked_at: Timestamp,
+}
+
+impl Head {
+    /// Number of the record.
+    pub fn seq(&self) -> Seq {
+        self.newest.record.seq
+    }
+
+    /// Hash of the record.
+    pub fn hash(&self) -> Hash {
+        self.newest.hash
+    }
+
+    /// What the record says.
+    pub fn record(&self) -> &Arc<Record> {
+        &self.newest.record
+    }
+}
+
+/// What a look at the log found.
+#[derive(Clone, Debug)]
+pub struct Refreshed {
+    /// The head now.
+    pub head: Head,
+    /// Records after the one known before, oldest first, as far as the look read them one by one. Complete exactly
+    /// when `complete`.
+    pub newer: Vec<LoggedRecord>,
+    /// `newer` holds every record between the old head and the new one, that one included.
+    pub complete: bool,
+}
+
+/// LISTs and GETs of a head that do not fit together are repeated this often.
+const HEAD_TRIES: usize = 8;
+/// Records read at the same time when the log is listed or searched.
+const RECORDS_AT_ONCE: usize = 16;
+
+impl Volume {
+    /// The newest record by LIST and GET: two requests (FORMAT.md 5, "Head by LIST").
+    ///
+    /// # Errors
+    /// [`VolumeError::Deleted`], [`VolumeError::Features`]; damage; what the store says.
+    pub async fn head(&self) -> Result<Head, VolumeError> {
+        let prefix = log_prefix(&self.id);
+        for _ in 0..HEAD_TRIES {
+            let looked_at = self.clock.now();
+            let listed = self.store.list(&prefix, None, 1).await?;
+            let Some(first) = listed.objects.first() else {
+                return Err(self.not_found());
+            };
+            let Some(Key::Record(_, seq)) = Key::parse(&first.key) else {
+                return Err(VolumeError::damaged(&first.key, "not a key of the log"));
+            };
+            let Some((newest, answered_at)) = self.fetch_record(seq).await? else {
+                continue; // trimmed between the two requests
+            };
+            let listed_at = listed.server_time;
+            let apart = match (listed_at, answered_at) {
+                (Some(listed), Some(answered)) => secs_between(listed, answered),
+                _ => secs_between(looked_at, self.clock.now()),
+            };
+            if !(0..=rules::HEAD_SECS_MAX).contains(&apart) {
+                continue;
+            }
+            self.check_usable(&newest.record)?;
+            return Ok(Head {
+                newest,
+                read_at: listed_at,
+                looked_at,
+            });
+        }
+        Err(VolumeError::Busy { object: prefix })
+    }
+
+    /// What is new since `known`: one GET that finds nothing when there is nothing (FORMAT.md 5, "Reload").
+    ///
+    /// # Errors
+    /// As [`Volume::head`]; [`VolumeError::RolledBack`] when the log ends before `known`.
+    pub async fn refresh(&self, known: &Head) -> Result<Refreshed, VolumeError> {
+        let age = secs_between(known.looked_at, self.clock.now());
+        if !(0..rules::LOOK_SECS_MAX).contains(&age) {
+            return self.refresh_by_list(known, Vec::new()).await;
+        }
+        let mut head = known.clone();
+        let mut newer = Vec::new();
+        for _ in 0..rules::STEPS_MAX {
+            let looked_at = self.clock.now();
+            let Some((next, answered_at)) = self.fetch_record(head.seq() + 1).await? else {
+                return Ok(Refreshed {
+                    head,
+                    newer,
+                    complete: true,
+                });
+            };
+            if next.record.parent != Some(head.hash()) {
+                // Not our line any more: the list decides.
+                return self.refresh_by_list(known, Vec::new()).await;
+            }
+            self.check_usable(&next.record)?;
+            newer.push(next.clone());
+            head = Head {
+                newest: next,
+                read_at: answered_at,
+                looked_at,
+            };
+        }
+        self.refresh_by_list(known, newer).await
+    }
+
+    async fn refresh_by_list(
+        &self,
+        known: &Head,
+        newer: Vec<LoggedRecord>,
+    ) -> Result<Refreshed, VolumeError> {
+        let head = self.head().await?;
+        check_not_back(&head, known.seq(), known.hash())?;
+        let last = newer.last().map_or(known.seq(), LoggedRecord::seq);
+        Ok(Refreshed {
+            complete: head.seq() == last,
+            newer,
+            head,
+        })
+    }
+
+    /// A record that the volume keeps (one request, none for the head itself).
+    ///
+    /// # Errors
+    /// [`VolumeError::NotKept`].
+    pub async fn record(&self, head: &Head, seq: Seq) -> Result<LoggedRecord, VolumeError> {
+        let not_kept = || VolumeError::NotKept {
+            seq,
+            head: head.seq(),
+        };
+        if seq == head.seq() {
+            return Ok(head.newest.clone());
+        }
+        if seq > head.seq() || !rules::is_protected(&head.record().gc, seq) {
+            return Err(not_kept());
+        }
+        match self.fetch_record(seq).await? {
+            Some((found, _)) => Ok(found),
+            // A newer collector may have trimmed it since `head` was read.
+            None => Err(not_kept()),
+        }
+    }
+
+    /// The newest `limit` records that are still there, newest first. Records that were trimmed are left out.
+    pub async fn log(&self, head: &Head, limit: usize) -> Result<Vec<LoggedRecord>, VolumeError> {
+        let kept = (0..head.seq())
+            .rev()
+            .filter(|seq| rules::is_protected(&head.record().gc, *seq));
+        let older: Vec<Seq> = kept.take(limit.saturating_sub(1)).collect();
+        let fetches = older.into_iter().map(|seq| self.fetch_record(seq));
+        let found: Vec<_> = futures::stream::iter(fetches)
+            .buffered(RECORDS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let mut log = Vec::with_capacity(found.len() + 1);
+        if limit > 0 {
+            log.push(head.newest.clone());
+        }
+        log.extend(found.into_iter().flatten().map(|(record, _)| record));
+        Ok(log)
+    }
+
+    /// One slot of the log as it is now, with the store's clock at the answer; `None` when it is empty. A slot below the
+    /// fence may be a re-used one: only what is protected counts.
+    pub(super) async fn fetch_record(
+        &self,
+        seq: Seq,
+    ) -> Result<Option<(LoggedRecord, Option<Timestamp>)>, VolumeError> {
+        let key = Key::Record(self.id, seq).to_string();
+        let fetched = match self.store.get(&key, None).await {
+            Ok(fetched) => fetched,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let logged = self.read_record(&key, seq, fetched.bytes)?;
+        Ok(Some((logged, fetched.server_time)))
+    }
+
+    /// Bytes of a record, checked as far as the record itself says what must hold.
+    pub(super) fn read_record(&self, key: &str, seq: Seq, bytes: Bytes) -> Result<LoggedRecord, VolumeError> {
+        let unverified = UnverifiedRecord::parse(&bytes, key)?;
+        let hash = unverified.hash();
+        let record = Arc::new(unverified.verify(&self.id, seq)?);
+        Ok(LoggedRecord { record, hash, bytes })
+    }
+
+    /// This version may read what the record describes.
+    fn check_usable(&self, record: &Record) -> Result<(), VolumeError> {
+        if record.kind == RecordKind::Delete {
+            return Err(VolumeError::Deleted {
+                name: self.name().to_owned(),
+                seq: record.seq,
+                by: record.by.clone(),
+            });
+        }
+        match record.access() {
+            Access::None(features) => Err(VolumeError::Features {
+                object: Key::Record(self.id, record.seq).to_string(),
+                what: format!("features {}", features.join(", ")),
+            }),
+            Access::ReadOnly(_) | Access::ReadWrite => Ok(()),
+        }
+    }
+
+    /// This version may publish after that record (R3).
+    pub(super) fn check_writable(&self, record: &Record) -> Result<(), VolumeError> {
+        self.check_usable(record)?;
+        match record.access() {
+            Access::ReadOnly(features) => Err(VolumeError::ReadOnly {
+                name: self.name().to_owned(),
+                features,
+            }),
+            Access::None(_) | Access::ReadWrite => Ok(()),
+        }
+    }
+}
+
+/// The log still holds what was seen before, as far as the newest record tells.
+///
+/// # Errors
+/// [`VolumeError::RolledBack`].
+pub fn check_not_back(head: &Head, seen: Seq, seen_hash: Hash) -> Result<(), VolumeError> {
+    let same = head.seq() != seen || head.hash() == seen_hash;
+    if head.seq() >= seen && same {
+        return Ok(());
+    }
+    Err(VolumeError::RolledBack {
+        seen,
+        seen_hash,
+        found: head.seq(),
+    })
+}

@@ -1,0 +1,252 @@
+//! Chunks and packs of a volume as objects: written once, then immutable.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{Volume, VolumeError};
+use crate::format::{EncodedChunk, FinishedPack, Key, Node, decode_blob, decode_chunk, decode_node};
+use crate::model::{BlobRef, Epoch, Hash, PackRef, Ptr};
+use crate::store::{PutMode, StoreError};
+use crate::tree::{NodeSource, TreeError};
+
+/// A chunk whose PUT ended without an answer is looked for and sent again this often.
+const SENDS_MAX: usize = 4;
+/// Bytes around a wanted item that are fetched with it (FORMAT.md 4.6): neighbours in the tree are neighbours in the
+/// pack.
+const WINDOW_BYTES: u64 = 256 << 10;
+/// Nodes that a [`RemoteSource`] holds in memory.
+const NODES_MAX: usize = 4096;
+/// Windows of packs that a [`RemoteSource`] holds in memory: 16 MiB.
+const WINDOWS_MAX: usize = 64;
+
+impl Volume {
+    /// Uploads a chunk object under `epoch`, unless it is there; says how many bytes were sent.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn put_chunk(
+        &self,
+        epoch: Epoch,
+        chunk: &EncodedChunk,
+        raw_len: u32,
+    ) -> Result<u64, VolumeError> {
+        let key = Key::Chunk(self.id, epoch, chunk.id).to_string();
+        let mut last = StoreError::Unknown {
+            key: key.clone(),
+            reason: String::new(),
+        };
+        for _ in 0..SENDS_MAX {
+            match self
+                .store
+                .put(&key, chunk.object.clone(), PutMode::IfAbsent)
+                .await
+            {
+                Ok(_) => return Ok(chunk.object.len() as u64),
+                Err(StoreError::AlreadyExists { .. }) => {
+                    if self.has_chunk(epoch, chunk, raw_len).await? {
+                        return Ok(0);
+                    }
+                    // Damaged, or gone again: our bytes were just hashed.
+                    self.store
+                        .put(&key, chunk.object.clone(), PutMode::Overwrite)
+                        .await?;
+                    return Ok(chunk.object.len() as u64);
+                }
+                Err(error @ StoreError::Unknown { .. }) => {
+                    if self.has_chunk(epoch, chunk, raw_len).await? {
+                        return Ok(chunk.object.len() as u64);
+                    }
+                    last = error;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.into())
+    }
+
+    /// The store has this chunk, whole: the object has the right length, or another one (of another compressor) of
+    /// which all bytes were checked.
+    pub async fn has_chunk(
+        &self,
+        epoch: Epoch,
+        chunk: &EncodedChunk,
+        raw_len: u32,
+    ) -> Result<bool, VolumeError> {
+        let key = Key::Chunk(self.id, epoch, chunk.id).to_string();
+        match self.store.head(&key).await? {
+            None => Ok(false),
+            Some(len) if len == chunk.object.len() as u64 => Ok(true),
+            Some(_) => {
+                let stored = self.store.get(&key, None).await?.bytes;
+                Ok(decode_chunk(&stored, raw_len, &chunk.id, &key).is_ok())
+            }
+        }
+    }
+
+    /// Uploads a pack.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn put_pack(&self, pack: &FinishedPack) -> Result<(), VolumeError> {
+        let key = Key::Pack(self.id, pack.pack).to_string();
+        // The key is the hash of the bytes, so it does no harm to write them twice.
+        self.store
+            .put(&key, pack.bytes.clone(), PutMode::Overwrite)
+            .await?;
+        Ok(())
+    }
+
+    /// A whole chunk, verified.
+    ///
+    /// # Errors
+    /// [`TreeError::Expired`] when the object is gone.
+    pub async fn chunk(&self, epoch: Epoch, id: &Hash, raw_len: u32) -> Result<Bytes, TreeError> {
+        let key = Key::Chunk(self.id, epoch, *id).to_string();
+        let stored = self.store.get(&key, None).await.map_err(fetch_error)?.bytes;
+        let id = *id;
+        let plain = tokio::task::spawn_blocking(move || decode_chunk(&stored, raw_len, &id, &key))
+            .await
+            .map_err(|e| TreeError::Unreachable {
+                reason: e.to_string(),
+            })?;
+        plain.map(Bytes::from).map_err(|e| TreeError::Damaged {
+            object: e.object.to_string(),
+            rule: e.to_string(),
+        })
+    }
+}
+
+/// What a failed fetch of an immutable object means for whoever reads the tree.
+pub fn fetch_error(error: StoreError) -> TreeError {
+    match error {
+        StoreError::NotFound { key } => TreeError::Expired { object: key },
+        StoreError::Denied { reason } => TreeError::Denied { reason },
+        StoreError::Broken { key, reason } => TreeError::Damaged {
+            object: key,
+            rule: reason,
+        },
+        other => TreeError::Unreachable {
+            reason: other.to_string(),
+        },
+    }
+}
+
+/// Nodes and blobs straight from the store, with a small memory: for commands without a mount, and for tests.
+#[derive(Debug)]
+pub struct RemoteSource {
+    volume: Volume,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    nodes: std::collections::HashMap<Hash, Arc<Node>>,
+    /// Oldest first.
+    windows: std::collections::VecDeque<Window>,
+}
+
+#[derive(Clone, Debug)]
+struct Window {
+    pack: PackRef,
+    start: u64,
+    bytes: Bytes,
+}
+
+impl RemoteSource {
+    /// Reads from this volume.
+    pub fn new(volume: Volume) -> RemoteSource {
+        RemoteSource {
+            volume,
+            memory: Mutex::default(),
+        }
+    }
+
+    /// The stored bytes of an item of a pack; its neighbours come along.
+    async fn item(&self, pack: &PackRef, offset: u64, len: u32) -> Result<Bytes, TreeError> {
+        let end = offset + u64::from(len);
+        let held = self
+            .memory
+            .lock()
+            .windows
+            .iter()
+            .find_map(|window| window.slice(pack, offset, end));
+        if let Some(bytes) = held {
+            return Ok(bytes);
+        }
+        let start = offset.saturating_sub(WINDOW_BYTES / 4);
+        let key = Key::Pack(self.volume.id, *pack).to_string();
+        let fetched = self
+            .volume
+            .store
+            .get(&key, Some(start..end.max(start + WINDOW_BYTES)))
+            .await;
+        let window = Window {
+            pack: *pack,
+            start,
+            bytes: fetched.map_err(fetch_error)?.bytes,
+        };
+        let bytes = window
+            .slice(pack, offset, end)
+            .ok_or_else(|| TreeError::Damaged {
+                object: key,
+                rule: "the pack ends before an item that is named in it".to_owned(),
+            })?;
+        let mut memory = self.memory.lock();
+        if memory.windows.len() >= WINDOWS_MAX {
+            memory.windows.pop_front();
+        }
+        memory.windows.push_back(window);
+        Ok(bytes)
+    }
+}
+
+impl Window {
+    fn slice(&self, pack: &PackRef, offset: u64, end: u64) -> Option<Bytes> {
+        if self.pack != *pack || offset < self.start || end > self.start + self.bytes.len() as u64 {
+            return None;
+        }
+        let from = usize::try_from(offset - self.start).ok()?;
+        let to = usize::try_from(end - self.start).ok()?;
+        Some(self.bytes.slice(from..to))
+    }
+}
+
+#[async_trait]
+impl NodeSource for RemoteSource {
+    fn loaded(&self, ptr: &Ptr) -> Option<Arc<Node>> {
+        self.memory.lock().nodes.get(&ptr.hash).cloned()
+    }
+
+    async fn node(&self, ptr: &Ptr) -> Result<Arc<Node>, TreeError> {
+        if let Some(node) = self.loaded(ptr) {
+            return Ok(node);
+        }
+        let stored = self.item(&ptr.pack, ptr.offset, ptr.stored_len).await?;
+        let key = Key::Pack(self.volume.id, ptr.pack).to_string();
+        let node = decode_node(&stored, ptr, &key).map_err(|e| TreeError::Damaged {
+            object: key.clone(),
+            rule: e.to_string(),
+        })?;
+        let node = Arc::new(node);
+        let mut memory = self.memory.lock();
+        if memory.nodes.len() >= NODES_MAX {
+            memory.nodes.clear();
+        }
+        memory.nodes.insert(ptr.hash, node.clone());
+        Ok(node)
+    }
+
+    async fn blob(&self, blob: &BlobRef, raw_len: u64) -> Result<Bytes, TreeError> {
+        let stored = self.item(&blob.pack, blob.offset, blob.stored_len).await?;
+        let key = Key::Pack(self.volume.id, blob.pack).to_string();
+        decode_blob(&stored, raw_len, &blob.id, &key)
+            .map(Bytes::from)
+            .map_err(|e| TreeError::Damaged {
+                object: key,
+                rule: e.to_string(),
+            })
+    }
+}
