@@ -1,0 +1,453 @@
+//! Bringing the bytes of dirty files into the store (FORMAT.md 6.1 step 2).
+//!
+//! 1. A file is read once: the bytes that are hashed are the bytes that are sent.
+//! 2. Nothing is named before it is stored: whoever holds [`UploadedFiles`] may publish it.
+//! 3. What the store has already is not sent: chunks at the same position of the base, chunks and blobs that occur
+//!    twice, what an interrupted attempt has brought (the ledger), and chunk objects that a hint knows and a HEAD
+//!    confirms. Of large files only chunks that dirty frames touch are read.
+//! 4. Memory: chunks in flight hold permits for their bytes; small files and packs are bounded by their number.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::error::CommitError;
+use super::ledger::{self, Arrived, UploadLedger};
+use super::packer::{PackedBlob, Packer, Packs};
+use super::progress::Progress;
+use crate::format::{EncodedBlob, EncodedChunk, content_id, encode_blob, encode_chunk};
+use crate::model::{
+    ChunkRef, Content, Epoch, FRAME_BYTES, Hash, ITEM_BYTES_MAX, TINY_BYTES_MAX, VolPath, chunk_count, chunk_len,
+    chunk_start,
+};
+use crate::overlay::{FileState, NodeId};
+use crate::tree::{self, NodeSource, TreeError};
+use crate::volume::Volume;
+
+/// Frozen bytes of dirty files, from the bodies of a mount or from local files.
+#[async_trait::async_trait]
+pub trait FileSource: Send + Sync {
+    /// Length of the file, bytes.
+    async fn size(&self, node: NodeId) -> Result<u64, TreeError>;
+
+    /// Exactly `len` bytes of the file as the view shows it, from body and base together; zeros where it ends by now.
+    async fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Bytes, TreeError>;
+}
+
+/// Which chunk objects the store may have already, from a map on this machine: hints, confirmed before use.
+pub trait ChunkHints: Send + Sync {
+    /// The epoch under which a chunk was seen.
+    fn find(&self, id: &Hash) -> Option<Epoch>;
+
+    /// A chunk object that is there.
+    fn learn(&self, id: &Hash, epoch: Epoch);
+}
+
+/// No hints.
+#[derive(Debug, Default)]
+pub struct NoHints;
+
+impl ChunkHints for NoHints {
+    fn find(&self, _id: &Hash) -> Option<Epoch> {
+        None
+    }
+
+    fn learn(&self, _id: &Hash, _epoch: Epoch) {}
+}
+
+/// How much an upload may do at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct UploadLimits {
+    /// Bytes of chunks in memory; at least one chunk of 64 MiB goes through in any case.
+    pub chunk_bytes: u64,
+    /// Requests in flight.
+    pub requests: usize,
+    /// Threads that hash and compress; default: the cores.
+    pub threads: usize,
+    /// Small files read ahead of the one that is packed.
+    pub small_files: usize,
+}
+
+impl Default for UploadLimits {
+    fn default() -> UploadLimits {
+        UploadLimits {
+            chunk_bytes: 192 << 20,
+            requests: 16,
+            threads: std::thread::available_parallelism().map_or(2, usize::from),
+            small_files: 64,
+        }
+    }
+}
+
+/// A dirty file.
+#[derive(Clone, Debug)]
+pub struct DirtyFile {
+    /// Its node.
+    pub node: NodeId,
+    /// Its path in M: files go into packs in this order.
+    pub path: VolPath,
+    /// What the overlay knows of its bytes.
+    pub state: FileState,
+}
+
+/// What the upload needs of its surroundings.
+pub struct Upload<'a> {
+    /// Where to.
+    pub volume: &'a Volume,
+    /// For the chunk lists of base contents.
+    pub nodes: &'a dyn NodeSource,
+    /// The bytes.
+    pub files: &'a dyn FileSource,
+    /// What an interrupted attempt has brought.
+    pub ledger: &'a dyn UploadLedger,
+    /// What may be there anyway.
+    pub hints: &'a dyn ChunkHints,
+    /// Bounds.
+    pub limits: UploadLimits,
+    /// Told as it goes.
+    pub progress: &'a Progress,
+    /// `gc.epoch` of the newest known record.
+    pub epoch: Epoch,
+}
+
+/// Files whose bytes are in the store, but for what waits in the open pack.
+#[derive(Clone, Debug)]
+pub struct UploadedFiles {
+    /// Size and descriptor by node. Blobs of the open pack are named by `PackRef::open`.
+    pub contents: HashMap<NodeId, (u64, Content)>,
+    /// Blobs that share the pack of the nodes: at most 4 MiB.
+    pub open: crate::format::PackBuilder,
+    /// The oldest epoch that any of it was uploaded or found under (R1).
+    pub epoch_min: Epoch,
+    /// Bytes sent.
+    pub sent: u64,
+    /// Logical bytes of the files.
+    pub bytes: u64,
+}
+
+/// What one file came to, before packs have their ids.
+enum Done {
+    Tiny(Bytes),
+    Blob(Place),
+    Chunks(Vec<Place>),
+}
+
+/// Where bytes are, before packs have their ids.
+#[derive(Clone, Copy)]
+enum Place {
+    Known(ChunkRef),
+    Packed(PackedBlob),
+}
+
+impl Place {
+    fn resolve(self, packs: &Packs) -> ChunkRef {
+        match self {
+            Place::Known(chunk) => chunk,
+            Place::Packed(packed) => packs.chunk(packed),
+        }
+    }
+}
+
+/// What reading and hashing a small piece gives.
+enum Piece {
+    Tiny(Bytes),
+    Known(crate::model::BlobRef),
+    New(EncodedBlob),
+}
+
+impl Upload<'_> {
+    /// Uploads all of `files`.
+    ///
+    /// # Errors
+    /// What the store or the local disk says. What was sent until then is in the ledger.
+    pub async fn run(&self, mut files: Vec<DirtyFile>) -> Result<UploadedFiles, CommitError> {
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let usable = |epoch: Epoch| epoch.saturating_add(1) >= self.epoch && epoch <= self.epoch;
+        let recorded = self.ledger.read().map_err(CommitError::ledger)?;
+        let work = Work {
+            up: self,
+            arrived: Arrived::parse(&recorded, usable),
+            claimed: Mutex::new(HashMap::new()),
+            memory: Semaphore::new(mebibytes(self.limits.chunk_bytes).max(64) as usize),
+            threads: Arc::new(Semaphore::new(self.limits.threads.max(1))),
+            requests: Semaphore::new(self.limits.requests.max(1)),
+            packer: tokio::sync::Mutex::new(Packer::new(self.volume.clone(), self.epoch)),
+            epoch_min: Mutex::new(self.epoch),
+        };
+        let mut sizes = Vec::with_capacity(files.len());
+        for file in &files {
+            sizes.push(self.files.size(file.node).await?);
+        }
+        let bytes = sizes.iter().sum();
+        self.progress.begin(files.len() as u64, bytes);
+        let jobs: Vec<(DirtyFile, u64)> = files.into_iter().zip(sizes).collect();
+        let (small, large): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, size)| *size < ITEM_BYTES_MAX);
+        let mut done: HashMap<NodeId, (u64, Done)> = HashMap::new();
+        // One large file after the other; its chunks go side by side.
+        for (file, size) in large {
+            let places = work.large(&file, size).await?;
+            done.insert(file.node, (size, Done::Chunks(places)));
+            self.progress.file_done();
+        }
+        let mut pieces = futures::stream::iter(small)
+            .map(|(file, size)| {
+                let work = &work;
+                async move { Ok::<_, CommitError>((file.node, size, work.small(&file, size).await?)) }
+            })
+            .buffered(self.limits.small_files.max(1));
+        while let Some((node, size, piece)) = pieces.try_next().await? {
+            let one = match piece {
+                Piece::Tiny(bytes) => Done::Tiny(bytes),
+                Piece::Known(blob) => Done::Blob(Place::Known(ChunkRef::Packed(blob))),
+                Piece::New(blob) => Done::Blob(Place::Packed(work.pack(&blob).await?)),
+            };
+            done.insert(node, (size, one));
+            self.progress.file_done();
+        }
+        drop(pieces);
+        let Work { packer, epoch_min, .. } = work;
+        let packs = packer.into_inner().finish(self.ledger, self.progress).await?;
+        let mut contents = HashMap::with_capacity(done.len());
+        for (node, (size, one)) in done {
+            contents.insert(node, (size, self.content(size, one, &packs).await?));
+        }
+        Ok(UploadedFiles {
+            contents,
+            open: packs.open,
+            epoch_min: epoch_min.into_inner(),
+            sent: self.progress.sent(),
+            bytes,
+        })
+    }
+
+    /// The descriptor, once packs have their ids.
+    async fn content(&self, size: u64, done: Done, packs: &Packs) -> Result<Content, CommitError> {
+        Ok(match done {
+            Done::Tiny(bytes) => Content::Tiny(Arc::from(&bytes[..])),
+            Done::Blob(place) => match place.resolve(packs) {
+                ChunkRef::Packed(blob) => Content::Blob(blob),
+                ChunkRef::Hole | ChunkRef::Object { .. } => Content::empty(),
+            },
+            Done::Chunks(places) => {
+                let chunks: Vec<ChunkRef> = places.into_iter().map(|place| place.resolve(packs)).collect();
+                tree::content_of_chunks(size, chunks)?
+            }
+        })
+    }
+}
+
+/// One running upload.
+struct Work<'a> {
+    up: &'a Upload<'a>,
+    arrived: Arrived,
+    /// Chunk objects that this upload has sent, is sending, or has found.
+    claimed: Mutex<HashMap<Hash, Epoch>>,
+    /// Permits of 1 MiB.
+    memory: Semaphore,
+    threads: Arc<Semaphore>,
+    requests: Semaphore,
+    packer: tokio::sync::Mutex<Packer>,
+    epoch_min: Mutex<Epoch>,
+}
+
+impl Work<'_> {
+    /// A file below 4 MiB.
+    async fn small(&self, file: &DirtyFile, size: u64) -> Result<Piece, CommitError> {
+        let bytes = self.up.files.read(file.node, 0, size).await?;
+        self.up.progress.read(size);
+        if size <= TINY_BYTES_MAX {
+            return Ok(Piece::Tiny(bytes));
+        }
+        let base = match &file.state.base {
+            Some((base_size, Content::Blob(blob))) if *base_size == size => Some(*blob),
+            _ => None,
+        };
+        self.blob(bytes, base).await
+    }
+
+    /// A piece below 4 MiB, unless it is what the base has or what arrived before.
+    async fn blob(&self, bytes: Bytes, base: Option<crate::model::BlobRef>) -> Result<Piece, CommitError> {
+        let known = self.on_thread({
+            let bytes = bytes.clone();
+            move || content_id(&bytes)
+        });
+        let id = known.await?;
+        if let Some(blob) = base.filter(|blob| blob.id == id) {
+            return Ok(Piece::Known(blob));
+        }
+        if let Some((_, blob)) = self.arrived.blobs.get(&id).filter(|(raw_len, _)| *raw_len as usize == bytes.len()) {
+            self.found(blob.pack.epoch);
+            return Ok(Piece::Known(*blob));
+        }
+        Ok(Piece::New(self.on_thread(move || encode_blob(&bytes)).await??))
+    }
+
+    async fn pack(&self, blob: &EncodedBlob) -> Result<PackedBlob, CommitError> {
+        self.packer.lock().await.add(blob, self.up.ledger, self.up.progress).await
+    }
+
+    /// A file of chunks.
+    async fn large(&self, file: &DirtyFile, size: u64) -> Result<Vec<Place>, CommitError> {
+        let count = chunk_count(size);
+        let base = self.base_chunks(file, size, count).await?;
+        let places = futures::stream::iter(0..count)
+            .map(|index| {
+                let old = base.get(index as usize).copied().flatten();
+                async move { self.chunk(file, size, index, old).await }
+            })
+            .buffered(self.up.limits.requests.max(1));
+        places.try_collect().await
+    }
+
+    /// Chunks of the base that stand at the same place with the same length.
+    async fn base_chunks(
+        &self,
+        file: &DirtyFile,
+        size: u64,
+        count: u64,
+    ) -> Result<Vec<Option<ChunkRef>>, CommitError> {
+        let Some((base_size, content)) = &file.state.base else {
+            return Ok(Vec::new());
+        };
+        if !matches!(content, Content::Chunks { .. } | Content::Paged { .. }) {
+            return Ok(Vec::new());
+        }
+        let chunks = tree::chunks_of(self.up.nodes, *base_size, content).await?;
+        let same = |index: u64| chunk_len(index, size) == chunk_len(index, *base_size);
+        Ok(chunks.into_iter().zip(0..count).map(|(chunk, index)| same(index).then_some(chunk)).collect())
+    }
+
+    async fn chunk(
+        &self,
+        file: &DirtyFile,
+        size: u64,
+        index: u64,
+        old: Option<ChunkRef>,
+    ) -> Result<Place, CommitError> {
+        let (start, len) = (chunk_start(index), chunk_len(index, size));
+        if let Some(old) = old
+            && is_clean(&file.state, start, len)
+        {
+            self.up.progress.read(len);
+            return Ok(Place::Known(old));
+        }
+        let permits = u32::try_from(mebibytes(len)).unwrap_or(64).clamp(1, 64);
+        let memory = self.memory.acquire_many(permits).await.map_err(|_| CommitError::Stopped)?;
+        let bytes = self.up.files.read(file.node, start, len).await?;
+        self.up.progress.read(len);
+        let place = self.bytes_of_chunk(bytes, old).await;
+        drop(memory);
+        place
+    }
+
+    async fn bytes_of_chunk(&self, bytes: Bytes, old: Option<ChunkRef>) -> Result<Place, CommitError> {
+        if (bytes.len() as u64) < ITEM_BYTES_MAX {
+            let base = match old {
+                Some(ChunkRef::Packed(blob)) => Some(blob),
+                _ => None,
+            };
+            let (zeros, bytes) = self.on_thread(move || (is_zero(&bytes), bytes)).await?;
+            if zeros {
+                return Ok(Place::Known(ChunkRef::Hole));
+            }
+            return Ok(match self.blob(bytes, base).await? {
+                Piece::Known(blob) => Place::Known(ChunkRef::Packed(blob)),
+                Piece::New(blob) => Place::Packed(self.pack(&blob).await?),
+                Piece::Tiny(_) => return Err(CommitError::Stopped),
+            });
+        }
+        let hashed = self.on_thread({
+            let bytes = bytes.clone();
+            move || if is_zero(&bytes) { None } else { Some(content_id(&bytes)) }
+        });
+        let Some(id) = hashed.await? else {
+            return Ok(Place::Known(ChunkRef::Hole));
+        };
+        if let Some(old @ ChunkRef::Object { .. }) = old.filter(|old| old.id() == id) {
+            return Ok(Place::Known(old));
+        }
+        let known = match self.arrived.chunks.get(&id) {
+            Some(epoch) => {
+                self.found(*epoch);
+                Some(*epoch)
+            }
+            None => self.claim(id),
+        };
+        if let Some(epoch) = known {
+            return Ok(Place::Known(ChunkRef::Object { epoch, id }));
+        }
+        let chunk = self.on_thread(move || encode_chunk(&bytes)).await??;
+        let epoch = self.store_chunk(&chunk).await?;
+        if epoch != self.up.epoch {
+            self.claimed.lock().insert(id, epoch);
+        }
+        Ok(Place::Known(ChunkRef::Object { epoch, id }))
+    }
+
+    /// The epoch under which another chunk of this upload has the same bytes; else they are this caller's to send.
+    fn claim(&self, id: Hash) -> Option<Epoch> {
+        let mut claimed = self.claimed.lock();
+        match claimed.get(&id) {
+            Some(epoch) => Some(*epoch),
+            None => {
+                claimed.insert(id, self.up.epoch);
+                None
+            }
+        }
+    }
+
+    /// Brings a chunk object into the store, and says under which epoch it is there.
+    async fn store_chunk(&self, chunk: &EncodedChunk) -> Result<Epoch, CommitError> {
+        let up = self.up;
+        let permit = self.requests.acquire().await.map_err(|_| CommitError::Stopped)?;
+        // Under the epoch of this upload only: a copy under an older one might be found by nobody who uploads the same
+        // bytes in this commit, and would have to be confirmed again after the next fence.
+        if up.hints.find(&chunk.id) == Some(up.epoch) && up.volume.has_chunk(up.epoch, chunk).await? {
+            drop(permit);
+            return Ok(up.epoch);
+        }
+        let sent = up.volume.put_chunk(up.epoch, chunk).await?;
+        drop(permit);
+        up.progress.sent_bytes(sent);
+        up.ledger.append(&ledger::chunk_entry(up.epoch, &chunk.id)).map_err(CommitError::ledger)?;
+        up.hints.learn(&chunk.id, up.epoch);
+        Ok(up.epoch)
+    }
+
+    fn found(&self, epoch: Epoch) {
+        let mut least = self.epoch_min.lock();
+        *least = (*least).min(epoch);
+    }
+
+    /// Runs work for a processor on a thread that may be kept busy.
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, CommitError> {
+        let permit = self.threads.clone().acquire_owned().await.map_err(|_| CommitError::Stopped)?;
+        let job = tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(permit);
+            result
+        });
+        job.await.map_err(|_| CommitError::Stopped)
+    }
+}
+
+/// Nothing in this range was written: all of it is still what the base says.
+fn is_clean(state: &FileState, start: u64, len: u64) -> bool {
+    let frames = start / FRAME_BYTES..(start + len).div_ceil(FRAME_BYTES);
+    start + len <= state.base_valid && frames.into_iter().all(|frame| state.body.is_none() || !state.is_present(frame))
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+fn mebibytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
