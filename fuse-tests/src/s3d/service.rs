@@ -1,0 +1,367 @@
+//! The S3 operations over [`Objects`].
+
+use futures::TryStreamExt;
+use s3s::auth::{S3Auth, SecretKey};
+use s3s::dto::*;
+use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
+use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use parking_lot::RwLock;
+
+use super::objects::{Condition, Incoming, Object as Stored, Objects, Refused};
+use super::settings::{Conditions, Settings};
+
+/// A piece of an answer, bytes.
+const PIECE_BYTES: usize = 128 * 1024;
+/// Most keys of a page.
+const PAGE_KEYS_MAX: i32 = 1000;
+
+/// The S3 side; the settings are shared with the front.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    pub(super) objects: Arc<Objects>,
+    pub(super) settings: Arc<RwLock<Settings>>,
+}
+
+/// Knows the secret keys of the settings.
+#[derive(Debug)]
+pub(super) struct Keys(pub(super) Arc<RwLock<Settings>>);
+
+#[async_trait::async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        let secret = self.0.read().keys.get(access_key).cloned();
+        secret
+            .map(SecretKey::from)
+            .ok_or_else(|| s3_error!(InvalidAccessKeyId, "unknown access key"))
+    }
+}
+
+impl From<Refused> for S3Error {
+    fn from(refused: Refused) -> S3Error {
+        match refused {
+            Refused::NoSuchBucket => s3_error!(NoSuchBucket, "no such bucket"),
+            Refused::NoSuchKey => s3_error!(NoSuchKey, "no such key"),
+            Refused::ConditionFailed => s3_error!(PreconditionFailed, "a condition does not hold"),
+            Refused::KeyTooLong => s3_error!(KeyTooLongError, "key too long"),
+            Refused::Io(error) => S3Error::internal_error(error),
+        }
+    }
+}
+
+/// The clock that the server tells.
+pub(super) fn server_time(settings: &Settings) -> SystemTime {
+    let offset = Duration::from_secs(settings.clock_offset_s.unsigned_abs());
+    let now = SystemTime::now();
+    if settings.clock_offset_s < 0 {
+        now - offset
+    } else {
+        now + offset
+    }
+}
+
+impl Service {
+    async fn receive(&self, body: Option<StreamingBlob>, len: Option<i64>) -> S3Result<Incoming> {
+        let incoming = self.objects.incoming();
+        let mut file = tokio::fs::File::create(&incoming.path)
+            .await
+            .map_err(S3Error::internal_error)?;
+        let mut received: i64 = 0;
+        if let Some(mut body) = body {
+            while let Some(piece) = body.try_next().await.map_err(bad_body)? {
+                received += i64::try_from(piece.len()).unwrap_or(i64::MAX);
+                file.write_all(&piece).await.map_err(S3Error::internal_error)?;
+            }
+        }
+        file.flush().await.map_err(S3Error::internal_error)?;
+        match len {
+            Some(len) if len != received => Err(s3_error!(IncompleteBody, "{received} of {len} bytes")),
+            _ => Ok(incoming),
+        }
+    }
+
+    fn condition(&self, input: &PutObjectInput) -> S3Result<Option<Condition>> {
+        let condition = match (&input.if_none_match, &input.if_match) {
+            (None, None) => None,
+            (Some(ETagCondition::Any), None) => Some(Condition::Absent),
+            (None, Some(ETagCondition::Any)) => Some(Condition::Present),
+            (None, Some(ETagCondition::ETag(etag))) => Some(Condition::Etag(etag.value().to_string())),
+            _ => return Err(s3_error!(NotImplemented, "unsupported condition")),
+        };
+        match self.settings.read().conditions {
+            Conditions::Ignored => Ok(None),
+            Conditions::Refused if condition.is_some() => Err(s3_error!(
+                NotImplemented,
+                "A header you provided implies functionality that is not implemented"
+            )),
+            _ => Ok(condition),
+        }
+    }
+
+    fn page(&self, bucket: &str, prefix: &str, after: &str, max: i32) -> S3Result<(Vec<Object>, bool)> {
+        let scrambled = self.settings.read().unsorted_lists;
+        let limit = usize::try_from(max.clamp(0, PAGE_KEYS_MAX)).unwrap_or(0);
+        let (objects, more) = self.objects.list(bucket, prefix, after, limit, scrambled)?;
+        let objects = objects.into_iter().map(|(key, object)| Object {
+            key: Some(key),
+            size: signed(object.len),
+            e_tag: Some(ETag::Strong(object.etag)),
+            last_modified: Some(object.modified.into()),
+            ..Default::default()
+        });
+        Ok((objects.collect(), more && limit > 0))
+    }
+}
+
+#[async_trait::async_trait]
+impl S3 for Service {
+    async fn create_bucket(
+        &self,
+        request: S3Request<CreateBucketInput>,
+    ) -> S3Result<S3Response<CreateBucketOutput>> {
+        match self.objects.create_bucket(&request.input.bucket)? {
+            true => Ok(S3Response::new(CreateBucketOutput::default())),
+            false => Err(s3_error!(BucketAlreadyOwnedByYou, "the bucket exists")),
+        }
+    }
+
+    async fn head_bucket(
+        &self,
+        request: S3Request<HeadBucketInput>,
+    ) -> S3Result<S3Response<HeadBucketOutput>> {
+        match self.objects.has_bucket(&request.input.bucket) {
+            true => Ok(S3Response::new(HeadBucketOutput::default())),
+            false => Err(s3_error!(NoSuchBucket, "no such bucket")),
+        }
+    }
+
+    async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        let mut input = request.input;
+        let mut condition = self.condition(&input)?;
+        let mode = self.settings.read().conditions;
+        // A write that is bound to fail does not need its body, but its sender wants to send it.
+        if mode == Conditions::Racy {
+            self.objects
+                .check(&input.bucket, &input.key, condition.as_ref())?;
+            condition = None;
+        }
+        let body = self.receive(input.body.take(), input.content_length).await?;
+        let modified = server_time(&self.settings.read());
+        let object = self
+            .objects
+            .commit(&input.bucket, &input.key, body, modified, condition.as_ref())?;
+        Ok(S3Response::new(PutObjectOutput {
+            e_tag: Some(ETag::Strong(object.etag)),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        let input = request.input;
+        let (object, mut file) = self.objects.open_object(&input.bucket, &input.key)?;
+        check_read(&object, input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        let (range, content_range) = match &input.range {
+            Some(range) => {
+                let range = range.check(object.len)?;
+                let told = format!("bytes {}-{}/{}", range.start, range.end - 1, object.len);
+                (range, Some(told))
+            }
+            None => (0..object.len, None),
+        };
+        file.seek(SeekFrom::Start(range.start))
+            .map_err(S3Error::internal_error)?;
+        let len = range.end - range.start;
+        Ok(S3Response::new(GetObjectOutput {
+            accept_ranges: Some("bytes".to_string()),
+            body: Some(pieces(file, len)),
+            content_length: signed(len),
+            content_range,
+            e_tag: Some(ETag::Strong(object.etag)),
+            last_modified: Some(object.modified.into()),
+            ..Default::default()
+        }))
+    }
+
+    async fn head_object(
+        &self,
+        request: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        let input = request.input;
+        let object = self.objects.stat(&input.bucket, &input.key)?;
+        check_read(&object, input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        Ok(S3Response::new(HeadObjectOutput {
+            accept_ranges: Some("bytes".to_string()),
+            content_length: signed(object.len),
+            e_tag: Some(ETag::Strong(object.etag)),
+            last_modified: Some(object.modified.into()),
+            ..Default::default()
+        }))
+    }
+
+    async fn delete_object(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.objects.delete(&request.input.bucket, &request.input.key)?;
+        Ok(S3Response::new(DeleteObjectOutput::default()))
+    }
+
+    async fn delete_objects(
+        &self,
+        request: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        if self.settings.read().no_delete_many {
+            return Err(s3_error!(NotImplemented, "DeleteObjects is not implemented"));
+        }
+        let delete = request.input.delete;
+        let mut deleted = Vec::new();
+        for object in delete.objects {
+            self.objects.delete(&request.input.bucket, &object.key)?;
+            deleted.push(DeletedObject {
+                key: Some(object.key),
+                ..Default::default()
+            });
+        }
+        let deleted = (delete.quiet != Some(true)).then_some(deleted);
+        Ok(S3Response::new(DeleteObjectsOutput {
+            deleted,
+            ..Default::default()
+        }))
+    }
+
+    async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let input = request.input;
+        if input
+            .delimiter
+            .as_ref()
+            .is_some_and(|delimiter| !delimiter.is_empty())
+        {
+            return Err(s3_error!(NotImplemented, "delimiters are not supported"));
+        }
+        let token = match &input.continuation_token {
+            Some(token) => {
+                let bytes = hex::decode(token)
+                    .ok()
+                    .and_then(|bytes| String::from_utf8(bytes).ok());
+                Some(bytes.ok_or_else(|| s3_error!(InvalidArgument, "bad continuation token"))?)
+            }
+            None => None,
+        };
+        let after = token.or_else(|| input.start_after.clone()).unwrap_or_default();
+        let prefix = input.prefix.clone().unwrap_or_default();
+        let max = input.max_keys.unwrap_or(PAGE_KEYS_MAX);
+        let (objects, more) = self.page(&input.bucket, &prefix, &after, max)?;
+        let last = objects.last().and_then(|object| object.key.clone());
+        Ok(S3Response::new(ListObjectsV2Output {
+            name: Some(input.bucket),
+            prefix: input.prefix,
+            max_keys: Some(max),
+            key_count: i32::try_from(objects.len()).ok(),
+            continuation_token: input.continuation_token,
+            start_after: input.start_after,
+            is_truncated: Some(more),
+            next_continuation_token: last.filter(|_| more).map(hex::encode),
+            contents: Some(objects),
+            ..Default::default()
+        }))
+    }
+
+    async fn list_objects(
+        &self,
+        request: S3Request<ListObjectsInput>,
+    ) -> S3Result<S3Response<ListObjectsOutput>> {
+        let input = request.input;
+        if input
+            .delimiter
+            .as_ref()
+            .is_some_and(|delimiter| !delimiter.is_empty())
+        {
+            return Err(s3_error!(NotImplemented, "delimiters are not supported"));
+        }
+        let after = input.marker.clone().unwrap_or_default();
+        let prefix = input.prefix.clone().unwrap_or_default();
+        let max = input.max_keys.unwrap_or(PAGE_KEYS_MAX);
+        let (objects, more) = self.page(&input.bucket, &prefix, &after, max)?;
+        Ok(S3Response::new(ListObjectsOutput {
+            name: Some(input.bucket),
+            prefix: input.prefix,
+            marker: input.marker,
+            max_keys: Some(max),
+            is_truncated: Some(more),
+            contents: Some(objects),
+            ..Default::default()
+        }))
+    }
+}
+
+fn signed(len: u64) -> Option<i64> {
+    i64::try_from(len).ok()
+}
+
+fn bad_body(error: s3s::StdError) -> S3Error {
+    let text = error.to_string();
+    if text.to_ascii_lowercase().contains("mismatch") {
+        s3_error!(BadDigest, "{text}")
+    } else {
+        s3_error!(IncompleteBody, "{text}")
+    }
+}
+
+fn check_read(
+    object: &Stored,
+    if_match: Option<&ETagCondition>,
+    if_none_match: Option<&ETagCondition>,
+) -> S3Result<()> {
+    let is = |condition: &ETagCondition| match condition {
+        ETagCondition::Any => true,
+        ETagCondition::ETag(etag) => etag.value() == object.etag,
+    };
+    if if_match.is_some_and(|condition| !is(condition)) {
+        return Err(s3_error!(PreconditionFailed, "a condition does not hold"));
+    }
+    if if_none_match.is_some_and(is) {
+        return Err(s3_error!(NotModified));
+    }
+    Ok(())
+}
+
+/// The next `len` bytes of a file.
+fn pieces(file: std::fs::File, len: u64) -> StreamingBlob {
+    let start = (tokio::fs::File::from_std(file), len);
+    let stream = futures::stream::try_unfold(start, |(mut file, left)| async move {
+        if left == 0 {
+            return Ok::<_, std::io::Error>(None);
+        }
+        let take = usize::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        let mut piece = vec![0; take];
+        file.read_exact(&mut piece).await?;
+        Ok(Some((bytes::Bytes::from(piece), (file, left - take as u64))))
+    });
+    StreamingBlob::wrap(SyncStream(std::sync::Mutex::new(Box::pin(stream))))
+}
+
+type PieceStream =
+    std::pin::Pin<Box<dyn futures::Stream<Item = Result<bytes::Bytes, std::io::Error>> + Send>>;
+
+/// `s3s` wants streams that are `Sync`, which futures of file I/O are not; nobody polls them from two threads.
+struct SyncStream(std::sync::Mutex<PieceStream>);
+
+impl futures::Stream for SyncStream {
+    type Item = Result<bytes::Bytes, std::io::Error>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        match self.0.get_mut() {
+            Ok(stream) => stream.as_mut().poll_next(context),
+            Err(_) => std::task::Poll::Ready(None),
+        }
+    }
+}
