@@ -2,18 +2,24 @@
 
 mod diff;
 mod edit;
+mod extents;
 mod fetch;
+mod links;
 mod list;
 mod memory;
 mod merge;
 mod same;
 mod source;
 mod store;
+#[cfg(test)]
+mod tests;
 mod totals;
 
 pub use diff::{Change, NameDiff, Registers, diff, diff_below, diff_dirs};
 pub use edit::{Edited, edit, edit_dir, edit_dir_entry};
+pub use extents::{chunk_at, chunk_at_loaded, chunked_content, chunks, edit_chunks, small_content};
 pub use fetch::{FETCHES_MAX, answer};
+pub use links::{LinkDiff, add_names, diff_links, edit_links, inode_of, inodes, link, link_loaded};
 pub use list::{
     Leaf, ListFrom, Run, count, entries, is_empty, leaf_entries, leaves, lookup, lookup_loaded, prefetch,
     run, run_loaded, walk,
@@ -26,7 +32,4 @@ pub use store::{
     NodeParams, NodeWriter, PackIds, PackSink, StoredTree, WriterStats, Written, resolve_content,
     resolve_root, store,
 };
-#[cfg(test)]
-mod tests;
-
 pub use totals::{TotalsDelta, recount, recount_page, totals_of};

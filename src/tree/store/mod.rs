@@ -27,3 +27,5 @@ mod writer;
 pub use dir::{StoredTree, store};
 pub use placeholder::{PackIds, resolve_content, resolve_root};
 pub use writer::{NodeParams, NodeWriter, PackSink, WriterStats, Written};
+
+pub(super) use paging::write_index;

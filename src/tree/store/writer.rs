@@ -114,6 +114,11 @@ impl NodeWriter {
         self.epoch == LOCAL_EPOCH
     }
 
+    /// True when its nodes may point to this one: a node that exists on this machine only is not for the remote volume.
+    pub fn may_name(&self, ptr: &Ptr) -> bool {
+        self.is_local() || !ptr.pack.is_local()
+    }
+
     /// Adds the plaintext of a blob.
     pub async fn add_blob(&mut self, plain: &[u8]) -> Result<BlobRef, TreeError> {
         self.make_room().await?;
