@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::context::Context;
-use crate::config::{Environment, Places, VolumeName, escape_mount_dir, parse_bytes, parse_duration};
+use crate::config::{Environment, Places, escape_mount_dir, parse_bytes, parse_duration, parse_volume};
 use crate::daemon::{self, MountSettings, Ready};
 use crate::fuse;
 use crate::mount::{Failure, FailureKind};
@@ -164,7 +164,7 @@ fn announce(ready: &Ready, context: &Context) -> Result<(), Failure> {
 
 fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
     let usage = |text: String| Failure::new(FailureKind::Usage, text);
-    let volume = VolumeName::parse(&args.volume, &context.environment).map_err(|e| usage(e.to_string()))?;
+    let volume = parse_volume(&args.volume, &context.environment).map_err(|e| usage(e.to_string()))?;
     let dir = fuse::prepare_mount_point(&args.dir, args.nonempty).map_err(|e| {
         let kind = match e {
             fuse::MountPointError::System { .. } => FailureKind::Failed,
@@ -187,7 +187,7 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
         return Err(usage("--commit-on-exit makes no sense with --read-only".into()));
     }
     Ok(MountSettings {
-        store_url: volume.store_url,
+        store_url: volume.store.to_string(),
         volume: volume.name,
         allow_other: allow_other(&context.environment),
         name,

@@ -8,4 +8,4 @@ mod volume_name;
 
 pub use places::{Environment, PlaceError, PlaceOptions, Places, escape_mount_dir};
 pub use quantity::{QuantityError, format_bytes, format_duration, parse_bytes, parse_duration};
-pub use volume_name::{VolumeName, VolumeNameError, VolumePath, default_store_url};
+pub use volume_name::{VolumeNameError, VolumePath, default_store, parse_volume};
