@@ -2,7 +2,7 @@
 
 use super::codec;
 use super::content::content_id;
-use super::entry::{EncodeError, limit};
+use super::tables::{EncodeError, limit};
 use super::wire::Corrupt;
 use crate::model::{Hash, ITEM_BYTES_MAX};
 

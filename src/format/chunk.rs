@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::codec;
 use super::content::content_id;
-use super::entry::{EncodeError, ensure, limit};
 use super::limits::{CHUNK_BYTES_MAX, CHUNK_HEADER_BYTES_MAX};
+use super::tables::{EncodeError, ensure, limit};
 use super::wire::{Corrupt, Reader, Writer};
 use crate::model::{FRAME_BYTES, Hash};
 

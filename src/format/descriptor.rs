@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{EncodeError, ensure, limit};
 use super::limits::{DESCRIPTOR_BYTES_MAX, NAME_OBJECT_BYTES_MAX, NODE_RAW_BYTES_MAX};
+use super::tables::{EncodeError, ensure, limit};
 use super::time_text;
 use super::wire::Corrupt;
 use crate::model::{ITEM_BYTES_MAX, TINY_BYTES_MAX, Timestamp, VolumeId};

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::descriptor::{FORMAT_VERSION, FormatError, decode_json, encode_json};
-use super::entry::{EncodeError, ensure, limit};
 use super::limits::{BY_BYTES_MAX, LEASE_BYTES_MAX, LEASE_SEQS_MAX};
+use super::tables::{EncodeError, ensure, limit};
 use super::time_text;
 use super::wire::Corrupt;
 use crate::model::{LeaseId, Seq, Timestamp, VolumeId};

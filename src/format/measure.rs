@@ -5,7 +5,7 @@
 //! [`ENTRY_SLACK_BYTES`] (and 4 bytes for each chunk reference into a pack) more, and usually within 3 % of it. The limits that a reader checks are far away (1 MiB against a
 //! page of 64 KiB), so a measure that can be added up and compared without encoding anything is worth more than an exact one.
 
-use super::entry::ctime_nanos_after;
+use super::attrs::ctime_nanos_after;
 use super::node::SANE_SECS;
 use super::wire::{uv_len, zigzag};
 use crate::model::{

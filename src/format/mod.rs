@@ -1,5 +1,6 @@
 //! The bytes of the remote volume.
 
+mod attrs;
 mod blob;
 mod chunk;
 mod codec;
@@ -16,23 +17,26 @@ mod record;
 mod resolve;
 mod retained;
 mod super_node;
+mod tables;
+#[cfg(test)]
+mod tests;
 mod time_text;
 pub mod wire;
 
+pub use attrs::{decode_attrs, decode_xattr_map, encode_attrs, encode_xattr_map};
 pub use blob::{EncodedBlob, decode_blob, encode_blob};
 pub use chunk::{
     ChunkHeader, EncodedChunk, chunk_header_len, decode_chunk, decode_frame, encode_chunk, frame_count,
 };
-pub use content::{chunks_cid, content_id, page_cid, paged_cid};
+pub use content::{
+    chunks_cid, content_id, decode_blob_ref, decode_chunk_ref, decode_content, decode_ptr, encode_blob_ref,
+    encode_chunk_ref, encode_content, encode_ptr, page_cid, paged_cid,
+};
 pub use descriptor::{
     Access, Descriptor, FORMAT_VERSION, Features, FormatError, LogPlace, NameEntry, NodeSizes, PackSizes,
     VOLUME_NAME_BYTES_MAX, check_volume_name,
 };
-pub use entry::{
-    DecodeTables, EncodeError, EncodeTables, decode_attrs, decode_blob_ref, decode_chunk_ref, decode_content,
-    decode_entry, decode_ptr, decode_xattr_map, encode_attrs, encode_blob_ref, encode_chunk_ref,
-    encode_content, encode_entry, encode_ptr, encode_xattr_map,
-};
+pub use entry::{decode_entry, encode_entry};
 pub use keys::{Key, NAMES_PREFIX, draft_prefix, lease_prefix, log_prefix, volume_prefix};
 pub use lease::{LEASE_TTL_SECS, Lease};
 pub use measure::{ENTRY_SLACK_BYTES, dir_body_len, entry_len, link_inode_len, nesting};
@@ -51,4 +55,5 @@ pub use record::{
 pub use resolve::Resolve;
 pub use retained::Retained;
 pub use super_node::{StoredRoot, SuperNode, decode_raw_super, decode_super, encode_super};
+pub use tables::{DecodeTables, EncodeError, EncodeTables};
 pub use wire::{Corrupt, Reader, Writer};

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use super::codec;
-use super::content::NODE_CONTEXT;
-use super::entry::{
-    DecodeTables, EncodeError, EncodeTables, decode_chunk_ref, decode_dir_body, decode_entry_at, decode_ptr,
-    encode_chunk_ref, encode_dir_body, encode_entry_at, encode_ptr, ensure, limit,
-};
+use super::content::{NODE_CONTEXT, decode_chunk_ref, decode_ptr, encode_chunk_ref, encode_ptr};
+use super::entry::{decode_dir_body, decode_entry_at, encode_dir_body, encode_entry_at};
 use super::limits::{DIR_ENTRIES_MAX, INDEX_KEY_BYTES_MAX, LEVELS_MAX, NODE_ENTRIES_MAX, NODE_RAW_BYTES_MAX};
+use super::tables::{DecodeTables, EncodeError, EncodeTables, ensure, limit};
 use super::wire::{Corrupt, Reader, Writer};
 use crate::model::{
     ChunkRef, DirPage, EXTENT_PAGE_CHUNKS, Entry, EntryBody, Hash, LinkId, LinkInode, PackRef, Ptr,

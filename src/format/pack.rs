@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use super::blob::{EncodedBlob, encode_blob};
 use super::content::content_id;
-use super::entry::{EncodeError, limit};
 use super::limits::{NODE_RAW_BYTES_MAX, PACK_BYTES_MAX, PACK_ITEMS_MAX};
 use super::node::EncodedNode;
+use super::tables::{EncodeError, limit};
 use super::wire::{Corrupt, Reader, Writer, uv_len};
 use crate::model::{BlobRef, Epoch, Hash, ITEM_BYTES_MAX, PackRef, Ptr};
 

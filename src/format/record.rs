@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::content::{RECORD_CONTEXT, TXN_CONTEXT, content_id};
 use super::descriptor::{Access, Descriptor, FORMAT_VERSION, Features, FormatError, decode_json};
-use super::entry::{EncodeError, ensure, limit};
 use super::limits::{
     BY_BYTES_MAX, MERGED_MAX, MESSAGE_BYTES_MAX, RECORD_BYTES_MAX, RECORD_JSON_BYTES_MAX, RENAMES_MAX,
 };
 use super::retained::Retained;
 use super::super_node::{SuperNode, decode_super, encode_super};
+use super::tables::{EncodeError, ensure, limit};
 use super::time_text;
 use super::wire::{Corrupt, Reader, Writer};
 use crate::model::{

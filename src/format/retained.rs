@@ -1,7 +1,7 @@
 //! Sets of record numbers as sorted intervals (SPEC.md, "Records", section `retained`).
 
-use super::entry::{EncodeError, limit};
 use super::limits::RETAINED_INTERVALS_MAX;
+use super::tables::{EncodeError, limit};
 use super::wire::{Corrupt, Reader, Writer};
 use crate::model::Seq;
 

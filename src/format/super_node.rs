@@ -1,11 +1,10 @@
 //! The super node: the root of everything that one record says (SPEC.md, "Super node").
 
-use super::entry::{
-    DecodeTables, EncodeError, EncodeTables, decode_entry_at, decode_ptr, encode_entry_at, encode_ptr,
-    ensure, limit,
-};
+use super::content::{decode_ptr, encode_ptr};
+use super::entry::{decode_entry_at, encode_entry_at};
 use super::limits::{TOTAL_BYTES_MAX, TOTAL_COUNT_MAX};
 use super::node::{Bases, EncodedNode, NodeType, assemble, decode_type, verify_stored};
+use super::tables::{DecodeTables, EncodeError, EncodeTables, ensure, limit};
 use super::wire::{Corrupt, Reader, Writer};
 use crate::model::{Entry, EntryBody, Hash, LinksTree, Ptr, TreeRoot};
 
