@@ -1,6 +1,7 @@
 //! Why an operation on the view failed, and the one table of errno values.
 
 use crate::model::NameError;
+use crate::overlay::OverlayError;
 use crate::tree::TreeError;
 
 /// Why an operation failed; a variant for each answer that a program can tell apart.
@@ -36,6 +37,9 @@ pub enum ViewError {
     /// Not allowed for this kind of inode, or for anybody.
     #[error("operation not permitted")]
     NotPermitted,
+    /// The mode does not allow it.
+    #[error("permission denied")]
+    AccessDenied,
     /// Mounted read-only.
     #[error("the mount is read-only")]
     ReadOnly,
@@ -103,6 +107,7 @@ impl ViewError {
             ViewError::Stale { .. } => libc::ESTALE,
             ViewError::BadHandle { .. } => libc::EBADF,
             ViewError::NotPermitted => libc::EPERM,
+            ViewError::AccessDenied => libc::EACCES,
             ViewError::ReadOnly => libc::EROFS,
             // Also for a path that is too deep: there is no number for that, and this one says what to shorten.
             ViewError::NameTooLong => libc::ENAMETOOLONG,
@@ -145,6 +150,26 @@ fn local_errno(errno: i32) -> i32 {
     match errno {
         libc::ENOSPC | libc::EDQUOT => libc::ENOSPC,
         _ => libc::EIO,
+    }
+}
+
+impl From<OverlayError> for ViewError {
+    fn from(error: OverlayError) -> ViewError {
+        let path = match &error {
+            OverlayError::Io { path, .. }
+            | OverlayError::Refused { path, .. }
+            | OverlayError::Damaged { path, .. }
+            | OverlayError::TooNew { path, .. }
+            | OverlayError::Poisoned { path } => path.display().to_string(),
+            OverlayError::Busy { dir, .. } => dir.display().to_string(),
+            OverlayError::Apply(_) | OverlayError::Encode(_) | OverlayError::NoStash(_) => "overlay".to_owned(),
+        };
+        ViewError::Local {
+            path,
+            // Anything but a refusal of the system is our own mistake or damage: EIO, and the log says what.
+            errno: error.errno().unwrap_or(libc::EIO),
+            reason: error.to_string(),
+        }
     }
 }
 

@@ -1,20 +1,22 @@
 //! Inodes of an older generation find out what they are now.
 
 use super::inodes::What;
-use super::space::{Ask, Child, Space};
+use super::edit::Edit;
+use super::space::{Ask, Child, Look};
 use super::types::Ino;
 use crate::model::{Entry, EntryBody};
-use crate::overlay::{NodeBody, NodeId};
-use crate::tree::{NodeSource, link_loaded};
+use crate::overlay::NodeBody;
+use super::links::link_loaded;
+use crate::tree::NodeSource;
 
-impl Space {
+impl Edit<'_> {
     /// Makes an inode mean what it means in this generation: a directory is what its path leads to now; anything else
     /// stays itself if its path still leads to the same content; else it is gone.
     pub fn refresh(&mut self, src: &dyn NodeSource, ino: Ino) -> Result<(), Ask> {
         // The way up to the first that is known to be right, then down again.
         let mut chain = vec![ino];
-        while let Some(inode) = chain.last().and_then(|ino| self.inodes.get(*ino))
-            && inode.generation != self.generation
+        while let Some(inode) = chain.last().and_then(|ino| self.space.inodes.get(*ino))
+            && inode.generation != self.space.generation
             && let Some((dir, _)) = &inode.place
         {
             chain.push(*dir);
@@ -26,60 +28,63 @@ impl Space {
     }
 
     fn refresh_one(&mut self, src: &dyn NodeSource, ino: Ino) -> Result<(), Ask> {
-        let generation = self.generation;
-        let Some(inode) = self.inodes.get(ino) else { return Ok(()) };
+        let generation = self.space.generation;
+        let look = self.look();
+        let Some(inode) = look.space.inodes.get(ino) else { return Ok(()) };
         if inode.generation == generation {
             return Ok(());
         }
         let now = match (&inode.what, &inode.place) {
             (What::Clean(_), Some((dir, name))) => {
-                let child = self.child(src, *dir, name.as_bytes())?;
-                // Somebody else is what the path leads to by now.
-                child.filter(|child| self.known_child(*dir, name.as_bytes(), child).is_none_or(|it| it == ino))
+                let child = look.child(src, *dir, name.as_bytes())?;
+                // Somebody else may be what the path leads to by now.
+                child.filter(|child| look.known_child(*dir, name.as_bytes(), child).is_none_or(|it| it == ino))
             }
-            (What::Link(link, _), _) => match self.state().links.get(link) {
-                Some(id) => self.inodes.of_node(*id).is_none().then_some(Child::Node(*id)),
-                None => link_loaded(src, &self.base.links, link)?.map(|inode| Child::Link(*link, inode.into())),
+            (What::Link(link, _), _) => match look.state.links.get(link) {
+                Some(id) => look.space.inodes.of_node(*id).is_none().then_some(Child::Node(*id)),
+                None => link_loaded(src, &look.space.base.links, link)?.map(|inode| Child::Link(*link, inode.into())),
             },
             _ => None,
         };
-        let place = inode.place.clone();
-        match now {
-            Some(Child::Node(id)) if self.still_is_node(ino, id) => {
-                self.inodes.become_(ino, What::Node(id), None, generation);
+        let (what, place) = match now {
+            Some(Child::Node(id)) => (What::Node(id), None),
+            Some(Child::Link(link, inode)) => (What::Link(link, inode), None),
+            Some(Child::Clean(entry)) => (What::Clean(entry), inode.place.clone()),
+            None => {
+                self.detach(ino);
+                return Ok(());
             }
-            Some(Child::Clean(entry)) if self.still_is(ino, &entry) => {
-                self.inodes.become_(ino, What::Clean(entry), place, generation);
-            }
-            Some(Child::Link(link, inode)) if self.still_is(ino, &inode.entry) => {
-                self.inodes.become_(ino, What::Link(link, inode), None, generation);
-            }
-            _ => self.detach(ino),
+        };
+        if look.still_is(ino, &what) {
+            self.space.inodes.become_(ino, what, place, generation);
+        } else {
+            self.detach(ino);
         }
         Ok(())
     }
+}
 
-    /// True if an inode that was found earlier can go on as this entry: the same content, or both directories.
-    pub fn still_is(&self, ino: Ino, now: &Entry) -> bool {
-        let Some(inode) = self.inodes.get(ino) else { return false };
-        match &inode.what {
-            What::Clean(entry) => same_thing(entry, now),
-            What::Link(_, link) => same_thing(&link.entry, now),
-            What::Node(_) | What::Gone(_) => false,
-        }
-    }
-
-    /// The same for a node of the overlay.
-    pub fn still_is_node(&self, ino: Ino, id: NodeId) -> bool {
-        let (Some(inode), Some(node)) = (self.inodes.get(ino), self.state().node(id)) else {
-            return false;
+impl Look<'_> {
+    /// True if an inode that was found earlier can go on as this: the same content, or both directories. Local bytes are
+    /// compared by nothing: a file that has some is a new one.
+    pub fn still_is(&self, ino: Ino, now: &What) -> bool {
+        let Some(inode) = self.space.inodes.get(ino) else { return false };
+        let was = match &inode.what {
+            What::Clean(entry) => &**entry,
+            What::Link(_, link) => &link.entry,
+            What::Node(_) | What::Gone(_) => return false,
         };
-        let has_body = matches!(&node.body, NodeBody::File(file) if file.body.is_some());
-        match &inode.what {
-            // Local bytes are compared by nothing: such a file is a new one.
-            What::Clean(entry) => !has_body && same_thing(entry, &self.entry_of(inode, id, node)),
-            What::Link(_, link) => !has_body && same_thing(&link.entry, &self.entry_of(inode, id, node)),
-            What::Node(_) | What::Gone(_) => false,
+        match now {
+            What::Clean(entry) => same_thing(was, entry),
+            What::Link(_, link) => same_thing(was, &link.entry),
+            What::Node(id) => match self.state.node(*id) {
+                Some(node) => {
+                    let local = matches!(&node.body, NodeBody::File(file) if file.body.is_some());
+                    !local && same_thing(was, &self.entry_of(inode, *id, node))
+                }
+                None => false,
+            },
+            What::Gone(_) => false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The namespace: what a name in a directory is, and what an inode looks like. Questions only; what they need of the
 //! base is asked of loaded nodes, and what is not loaded is answered by [`Ask::Missing`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -14,7 +14,8 @@ use crate::model::{
     Attrs, ChunkRef, Content, DirTree, Entry, EntryBody, Kind, LinkId, LinkInode, Name, TreeRoot, chunk_len,
 };
 use crate::overlay::{Change, NodeBody, NodeId, Origin, Overlay, OverlayNode, OverlayState, ROOT_NODE};
-use crate::tree::{Missing, NodeSource, link_loaded, lookup_loaded};
+use super::links::link_loaded;
+use crate::tree::{Missing, NodeSource, lookup_loaded};
 
 /// Why a question has no answer yet, or none at all.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ pub(super) struct Space {
     pub base: TreeRoot,
     pub inodes: Inodes,
     pub usage: Usage,
+    /// Files of the commit under way that were open for writing at its freeze: it reads them once, as they are then.
+    pub frozen_open: HashSet<NodeId>,
     /// Base directories of adopted ones, found once. A lock inside the locks: the last to be taken.
     base_dirs: Mutex<HashMap<NodeId, BaseDir>>,
 }
@@ -73,9 +76,10 @@ impl Space {
     pub fn new(base: TreeRoot, state: &OverlayState) -> Space {
         Space {
             generation: 1,
-            usage: Usage::new(&base, state),
+            usage: Usage::new(state),
             base,
             inodes: Inodes::new(ROOT_NODE, 1),
+            frozen_open: HashSet::new(),
             base_dirs: Mutex::new(HashMap::new()),
         }
     }
@@ -333,7 +337,7 @@ impl<'a> Look<'a> {
         }
         let (mut mtime, mut ctime) = (attrs.mtime, attrs.ctime);
         if let Some(written) = inode.file.as_ref().and_then(|file| file.unsettled()) {
-            (mtime, ctime) = (written, written);
+            (mtime, ctime) = (written, ctime.max(written));
         }
         Ok(Attr {
             ino: inode.shown,

@@ -1,0 +1,227 @@
+//! The bytes of one open file. What is here is what readers and writers use; the overlay's state has the same for the
+//! next start.
+//!
+//! While a file is open its content is its own: a reload or a publish tells it by a [`Turn`] what it has become, and it
+//! takes notice before its next change.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use super::ViewError;
+use super::inodes::LocalSize;
+use super::space::content_blocks;
+use super::types::Ino;
+use crate::model::{Content, FRAME_BYTES, Timestamp};
+use crate::overlay::{Body, FileState, NodeId};
+
+/// An open file.
+#[derive(Debug)]
+pub(super) struct FileData {
+    pub ino: Ino,
+    /// The file's lock. Taken before the locks of space and overlay, never while one of them is held.
+    pub bytes: RwLock<FileBytes>,
+    size: AtomicU64,
+    /// Blocks of a clean content; those of a body are asked of the filesystem.
+    clean_blocks: AtomicU64,
+    body: Mutex<Option<(Arc<Body>, bool)>>,
+    /// When it was written, until that is in the overlay too.
+    stamp: Mutex<Option<Timestamp>>,
+    /// Handles open, those for writing included. Changed only under the space's lock, as the next.
+    pub opens: AtomicU32,
+    /// Handles open for writing.
+    pub writers: AtomicU32,
+    /// It has a name: its bytes count for df.
+    pub counted: AtomicBool,
+    /// A commit reads the body: it is copied before the next write.
+    pub frozen: AtomicBool,
+    turn: Mutex<Option<Turn>>,
+}
+
+/// What became of an open file.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// Its bytes were published, and its node left the overlay.
+    Published { size: u64, content: Content },
+    /// It is this node in another overlay.
+    Node(NodeId),
+    /// No overlay knows it any more: what is written to it ends with its last handle.
+    Private,
+}
+
+/// Where the bytes are.
+#[derive(Debug)]
+pub(super) enum FileBytes {
+    /// In the base, or nowhere (an empty file).
+    Clean { size: u64, content: Content },
+    /// In a body, as far as they are there.
+    Local(Local),
+}
+
+#[derive(Debug)]
+pub(super) struct Local {
+    /// `None`: see [`Turn::Private`].
+    pub node: Option<NodeId>,
+    pub body: Arc<Body>,
+    /// Frames of 1 MiB that are in the body; `None`: all.
+    pub present: Option<Vec<u64>>,
+    pub base: Option<(u64, Content)>,
+    /// Bytes of `base` that count.
+    pub base_valid: u64,
+    /// The overlay knows that the bytes differ.
+    pub dirty: bool,
+}
+
+impl FileData {
+    /// Of a file that is not in the overlay, or has no body there.
+    pub fn clean(ino: Ino, size: u64, content: Content) -> FileData {
+        let blocks = content_blocks(size, &content);
+        FileData::new(ino, FileBytes::Clean { size, content }, size, blocks, None)
+    }
+
+    /// Of a file with a body.
+    pub fn local(ino: Ino, node: NodeId, state: &FileState, body: Arc<Body>) -> Result<FileData, ViewError> {
+        let size = body.len()?;
+        let local = Local {
+            node: Some(node),
+            present: state.present.as_deref().cloned(),
+            base: state.base.clone(),
+            // A truncation reaches the body before the overlay: what stopped in between is finished here.
+            base_valid: state.base_valid.min(size),
+            dirty: state.dirty,
+            body: body.clone(),
+        };
+        let partial = local.present.is_some();
+        Ok(FileData::new(ino, FileBytes::Local(local), size, 0, Some((body, partial))))
+    }
+
+    fn new(ino: Ino, bytes: FileBytes, size: u64, blocks: u64, body: Option<(Arc<Body>, bool)>) -> FileData {
+        FileData {
+            ino,
+            bytes: RwLock::new(bytes),
+            size: AtomicU64::new(size),
+            clean_blocks: AtomicU64::new(blocks),
+            body: Mutex::new(body),
+            stamp: Mutex::new(None),
+            opens: AtomicU32::new(0),
+            writers: AtomicU32::new(0),
+            counted: AtomicBool::new(true),
+            frozen: AtomicBool::new(false),
+            turn: Mutex::new(None),
+        }
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// Said with the file's lock held.
+    pub fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+    }
+
+    /// Size and blocks as stat tells them.
+    pub fn local_size(&self) -> LocalSize {
+        let size = self.size();
+        let body = self.body.lock().clone();
+        let blocks = match body {
+            None => self.clean_blocks.load(Ordering::Relaxed),
+            Some((body, partial)) => match body.stat() {
+                Ok(stat) if partial => (stat.allocated / 512).max(size.div_ceil(512)),
+                Ok(stat) => stat.allocated / 512,
+                Err(_) => size.div_ceil(512),
+            },
+        };
+        LocalSize { size, blocks }
+    }
+
+    /// The bytes are in this body from now on. Said with the file's lock held.
+    pub fn uses(&self, body: Option<(Arc<Body>, bool)>) {
+        *self.body.lock() = body;
+    }
+
+    /// The body, if there is one.
+    pub fn current_body(&self) -> Option<Arc<Body>> {
+        self.body.lock().as_ref().map(|(body, _)| body.clone())
+    }
+
+    /// It was written now.
+    pub fn stamp(&self, now: Timestamp) {
+        *self.stamp.lock() = Some(now);
+    }
+
+    /// When it was written last, if the overlay does not know yet.
+    pub fn unsettled(&self) -> Option<Timestamp> {
+        *self.stamp.lock()
+    }
+
+    /// The overlay knows.
+    pub fn settled(&self) {
+        *self.stamp.lock() = None;
+    }
+
+    /// Tells the file what it has become. The last word counts, but that it became private is not taken back.
+    pub fn turn(&self, turn: Turn) {
+        *self.turn.lock() = Some(turn);
+    }
+
+    /// True if a turn waits to be taken.
+    pub fn has_turn(&self) -> bool {
+        self.turn.lock().is_some()
+    }
+
+    /// The turn that waits.
+    pub fn peek_turn(&self) -> MutexGuard<'_, Option<Turn>> {
+        self.turn.lock()
+    }
+
+    /// Takes notice of a turn. With the file's lock held.
+    pub fn take_turn(&self, bytes: &mut FileBytes) {
+        let Some(turn) = self.turn.lock().take() else { return };
+        match turn {
+            Turn::Published { size, content } => {
+                self.clean_blocks.store(content_blocks(size, &content), Ordering::Relaxed);
+                self.frozen.store(false, Ordering::Relaxed);
+                self.set_size(size);
+                self.uses(None);
+                *bytes = FileBytes::Clean { size, content };
+            }
+            Turn::Node(id) => {
+                if let FileBytes::Local(local) = bytes {
+                    local.node = Some(id);
+                }
+            }
+            Turn::Private => {
+                if let FileBytes::Local(local) = bytes {
+                    local.node = None;
+                }
+            }
+        }
+    }
+}
+
+impl Local {
+    /// True if bytes of this frame need not be read from the base.
+    pub fn has_frame(&self, frame: u64) -> bool {
+        match &self.present {
+            None => true,
+            Some(bits) => {
+                frame.saturating_mul(FRAME_BYTES) >= self.base_valid
+                    || usize::try_from(frame / 64)
+                        .ok()
+                        .and_then(|word| bits.get(word))
+                        .is_some_and(|word| word >> (frame % 64) & 1 == 1)
+            }
+        }
+    }
+
+    pub fn mark_frame(&mut self, frame: u64) {
+        if let (Some(bits), Ok(word)) = (&mut self.present, usize::try_from(frame / 64)) {
+            if bits.len() <= word {
+                bits.resize(word + 1, 0);
+            }
+            bits[word] |= 1 << (frame % 64);
+        }
+    }
+}

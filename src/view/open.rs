@@ -1,0 +1,257 @@
+//! Opening and closing files.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::edit::Edit;
+use super::file::{FileBytes, FileData};
+use super::inodes::What;
+use super::space::{Ask, Child};
+use super::types::{Caller, Fh, Ino, Known, OpenFile, OpenFlags};
+use super::view::FileHandle;
+use super::{View, ViewError};
+use crate::model::{Content, EntryBody, Kind, Name};
+use crate::overlay::{NewBody, NodeBody, Op};
+
+impl View {
+    /// Opens a file.
+    pub async fn open_file(&self, caller: &Caller, ino: Ino, flags: OpenFlags) -> Result<OpenFile, ViewError> {
+        if flags.write || flags.truncate {
+            self.check_writable()?;
+        }
+        let file = self.edit(|_, edit| edit.open_file(ino, flags.write)).await?;
+        if flags.truncate {
+            let cut = async {
+                self.truncate(&file, 0).await?;
+                self.cut_by(caller, ino).await
+            };
+            if let Err(error) = cut.await {
+                self.close(&file, flags.write);
+                return Err(error);
+            }
+        }
+        Ok(self.new_handle(ino, flags, file))
+    }
+
+    /// Makes and opens a file. One that is there is opened, unless `flags.exclusive`.
+    pub async fn create(
+        &self,
+        caller: &Caller,
+        dir: Ino,
+        name: &[u8],
+        mode: u16,
+        flags: OpenFlags,
+    ) -> Result<(Known, OpenFile), ViewError> {
+        self.check_writable()?;
+        let name = Name::new(name)?;
+        let made = self
+            .edit(|src, edit| {
+                if let Some(child) = edit.look().child(src, dir, name.as_bytes())? {
+                    if flags.exclusive || edit.look().child_kind(&child)? != Kind::File {
+                        return Err(ViewError::Exists.into());
+                    }
+                    return Ok((edit.answer(src, dir, name.as_bytes(), child)?, None));
+                }
+                let id = edit.make(self, src, caller, dir, &name, mode, &NewBody::File(None))?;
+                let known = edit.answer(src, dir, name.as_bytes(), Child::Node(id))?;
+                Ok((known, Some(edit.open_file(known.ino, flags.write)?)))
+            })
+            .await?;
+        match made {
+            (known, Some(file)) => Ok((known, self.new_handle(known.ino, flags, file))),
+            (known, None) => match self.open_file(caller, known.ino, flags).await {
+                Ok(open) => {
+                    let attr = self.getattr(caller, known.ino, None).await?;
+                    Ok((Known { attr, ..known }, open))
+                }
+                Err(error) => {
+                    self.forget(known.ino, 1);
+                    Err(error)
+                }
+            },
+        }
+    }
+
+    fn new_handle(&self, ino: Ino, flags: OpenFlags, file: Arc<FileData>) -> OpenFile {
+        let fh = self.new_fh();
+        let handle = FileHandle { ino, flags, file };
+        self.files.write().insert(fh, Arc::new(handle));
+        // A changed content is another inode, and what this machine writes goes through the kernel's own pages.
+        OpenFile { fh, keep_cache: true }
+    }
+
+    /// close(2). Nothing is lost between it and `release`: every write is in the body already.
+    pub async fn flush(&self, ino: Ino, fh: Fh) -> Result<(), ViewError> {
+        self.file_handle(ino, fh).map(|_| ())
+    }
+
+    /// Bytes and names of a file survive a power cut from here on. Blocks on the local disk: not to be polled on a
+    /// thread that serves other requests.
+    pub async fn fsync(&self, ino: Ino, fh: Fh, _data_only: bool) -> Result<(), ViewError> {
+        let handle = self.file_handle(ino, fh)?;
+        let Some(overlay) = self.overlay() else { return Ok(()) };
+        self.with_edit(|edit| edit.settle(&handle.file))?;
+        match handle.file.current_body() {
+            Some(body) => overlay.sync_bodies(&[body])?,
+            None => overlay.sync()?,
+        }
+        Ok(())
+    }
+
+    /// The last close of a handle.
+    pub fn release(&self, ino: Ino, fh: Fh) {
+        let handle = {
+            let mut files = self.files.write();
+            match files.get(&fh) {
+                Some(handle) if handle.ino == ino => files.remove(&fh),
+                _ => None,
+            }
+        };
+        if let Some(handle) = handle {
+            self.close(&handle.file, handle.flags.write);
+        }
+    }
+
+    pub(super) fn close(&self, file: &Arc<FileData>, writer: bool) {
+        self.with_edit(|edit| {
+            if let Err(error) = edit.settle(file) {
+                // The body keeps the time; only a commit before the next start would not see it.
+                tracing::warn!(ino = file.ino, %error, "the time of a write is not in the overlay");
+            }
+            if writer {
+                file.writers.fetch_sub(1, Ordering::Relaxed);
+            }
+            if file.opens.fetch_sub(1, Ordering::Relaxed) == 1
+                && let Some(inode) = edit.space.inodes.get_mut(file.ino)
+            {
+                let local = inode.file.as_ref().is_some_and(|file| !file.is_clean());
+                *inode.local.get_mut() = local.then(|| file.local_size());
+                if let What::Gone(entry) = &mut inode.what
+                    && let EntryBody::File { size, .. } = &mut entry.body
+                {
+                    *size = file.size();
+                }
+                inode.file = None;
+            }
+            edit.space.inodes.unpin(file.ino);
+            edit.drop_unused(file.ino);
+        });
+    }
+}
+
+impl Edit<'_> {
+    /// The open file of an inode, with one more handle counted.
+    pub fn open_file(&mut self, ino: Ino, writer: bool) -> Result<Arc<FileData>, Ask> {
+        let look = self.look();
+        let inode = look.inode(ino)?;
+        match look.kind(ino)? {
+            Kind::File => {}
+            Kind::Dir => return Err(ViewError::IsDir.into()),
+            _ => return Err(ViewError::Invalid.into()),
+        }
+        if writer && matches!(inode.what, What::Gone(_)) {
+            // By its path the program finds what is there now.
+            return Err(ViewError::Stale { ino }.into());
+        }
+        let file = match &inode.file {
+            Some(file) => file.clone(),
+            None => Arc::new(self.load_file(ino)?),
+        };
+        if writer && file.writers.fetch_add(1, Ordering::Relaxed) == 0 {
+            let frozen = self.is_frozen(ino);
+            file.frozen.store(frozen, Ordering::Release);
+        }
+        file.opens.fetch_add(1, Ordering::Relaxed);
+        self.space.inodes.pin(ino);
+        if let Some(inode) = self.space.inodes.get_mut(ino) {
+            inode.file = Some(file.clone());
+        }
+        Ok(file)
+    }
+
+    fn load_file(&self, ino: Ino) -> Result<FileData, Ask> {
+        let look = self.look();
+        let of_entry = |body: &EntryBody| match body {
+            EntryBody::File { size, content } => Ok(FileData::clean(ino, *size, content.clone())),
+            _ => Err(Ask::Fail(ViewError::Invalid)),
+        };
+        match &look.inode(ino)?.what {
+            What::Clean(entry) => of_entry(&entry.body),
+            What::Link(_, link) => of_entry(&link.entry.body),
+            What::Gone(entry) => match &entry.body {
+                // Its bytes went with the overlay it was in.
+                EntryBody::File {
+                    content: Content::Local(_),
+                    ..
+                } => Err(ViewError::Stale { ino }.into()),
+                body => of_entry(body),
+            },
+            What::Node(id) => {
+                let node = look.node(*id)?;
+                let NodeBody::File(state) = &node.body else { return Err(ViewError::Invalid.into()) };
+                let file = match (state.body, &state.base) {
+                    (None, None) => FileData::clean(ino, 0, Content::empty()),
+                    (None, Some((size, content))) => FileData::clean(ino, *size, content.clone()),
+                    (Some(body), _) => {
+                        let overlay = self.overlay.ok_or(ViewError::ReadOnly)?;
+                        let body = overlay.body(body).map_err(ViewError::from)?;
+                        FileData::local(ino, *id, state, body)?
+                    }
+                };
+                file.counted.store(node.nlink > 0, Ordering::Relaxed);
+                Ok(file)
+            }
+        }
+    }
+
+    /// True if the commit under way reads the body of this inode and relies on it: it was closed at the freeze.
+    fn is_frozen(&self, ino: Ino) -> bool {
+        let Some(What::Node(id)) = self.space.inodes.get(ino).map(|inode| &inode.what) else {
+            return false;
+        };
+        let body_in = |state: &crate::overlay::OverlayState| match &state.node(*id)?.body {
+            NodeBody::File(file) => file.body,
+            _ => None,
+        };
+        let Some(frozen) = &self.state.frozen else { return false };
+        let now = body_in(&self.state);
+        now.is_some() && now == body_in(&frozen.state) && !self.space.frozen_open.contains(id)
+    }
+
+    /// When a file was written last gets into the overlay.
+    pub fn settle(&mut self, file: &FileData) -> Result<(), ViewError> {
+        let Some(written) = file.unsettled() else { return Ok(()) };
+        let Some(inode) = self.space.inodes.get_mut(file.ino) else { return Ok(()) };
+        let id = match &mut inode.what {
+            What::Node(id) => *id,
+            What::Gone(entry) => {
+                (entry.attrs.mtime, entry.attrs.ctime) = (written, written);
+                file.settled();
+                return Ok(());
+            }
+            What::Clean(_) | What::Link(..) => return Ok(()),
+        };
+        if let Some(node) = self.state.node(id) {
+            let mut attrs = node.attrs.clone();
+            attrs.mtime = written;
+            attrs.ctime = attrs.ctime.max(written);
+            if attrs != node.attrs {
+                self.apply(&Op::SetAttrs { id, attrs })?;
+            }
+        }
+        file.settled();
+        Ok(())
+    }
+}
+
+impl FileData {
+    /// What the bytes are, for sharing them with another file; `None` for local ones.
+    pub fn shareable(&self, bytes: &FileBytes) -> Option<(u64, Content)> {
+        match bytes {
+            FileBytes::Clean { size, content } if !matches!(content, Content::Local(_)) => {
+                Some((*size, content.clone()))
+            }
+            _ => None,
+        }
+    }
+}
