@@ -1,11 +1,12 @@
 //! Clean inodes become overlay nodes, and inodes lose their last name.
 
 use super::ViewError;
-use super::inodes::{Inode, LocalSize, What};
-use super::space::{Ask, BaseDir, Child, Space, content_blocks, lost};
+use super::edit::Edit;
+use super::inodes::What;
+use super::space::{Ask, BaseDir, Child, lost};
 use super::types::Ino;
-use crate::model::{Attrs, Content, Entry, EntryBody, Kind, LocalContent, PATH_DEPTH_MAX};
-use crate::overlay::{FileState, NewBody, NodeBody, NodeId, Op, Origin, OverlayNode};
+use crate::model::{Attrs, Entry, EntryBody};
+use crate::overlay::{NewBody, NodeId, Op, Origin};
 
 impl Edit<'_> {
     /// The overlay node of an inode; a clean one is adopted, after the directories above it. Nothing is fetched for it.
@@ -74,7 +75,9 @@ impl Edit<'_> {
 
     /// An inode that no name leads to any more and that is not in the overlay. Open files go on.
     pub fn detach(&mut self, ino: Ino) {
-        let Some(inode) = self.space.inodes.get(ino) else { return };
+        let Some(inode) = self.space.inodes.get(ino) else {
+            return;
+        };
         let entry = match &inode.what {
             What::Clean(entry) => entry.clone(),
             What::Link(_, link) => Box::new(link.entry.clone()),
@@ -85,7 +88,9 @@ impl Edit<'_> {
             What::Gone(_) => return,
         };
         let generation = self.space.generation;
-        self.space.inodes.become_(ino, What::Gone(entry), None, generation);
+        self.space
+            .inodes
+            .become_(ino, What::Gone(entry), None, generation);
     }
 
     /// Takes an inode that nothing holds out of the table, and forgotten unlinked nodes out of the overlay.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::file::FileData;
 use super::inodes::What;
 use super::names::timespec;
+use super::open::Opened;
 use super::space::Ask;
 use super::types::{Attr, Caller, Ino, SetAttr, SetTime};
 use super::{View, ViewError};
@@ -28,7 +29,11 @@ impl View {
             SetTime::Now => now,
             SetTime::At(time) => time,
         };
-        let nothing = *set == SetAttr { fh: set.fh, ..SetAttr::default() };
+        let nothing = *set
+            == SetAttr {
+                fh: set.fh,
+                ..SetAttr::default()
+            };
         let changes = set.mode.is_some() || set.uid.is_some() || set.gid.is_some() || set.mtime.is_some();
         let owner = set.uid.is_some() || set.gid.is_some();
         self.edit(|src, edit| {
@@ -58,9 +63,10 @@ impl View {
                 if let Some(time) = set.atime {
                     inode.atime = Some(moment(time));
                 }
-                if let (Some(time), Some(body)) =
-                    (set.mtime, inode.file.as_ref().and_then(|file| file.current_body()))
-                {
+                if let (Some(time), Some(body)) = (
+                    set.mtime,
+                    inode.file.as_ref().and_then(|file| file.current_body()),
+                ) {
                     mirror(&body, moment(time));
                 }
             }
@@ -88,12 +94,13 @@ impl View {
         }
         // By its path: as if it were opened for that.
         let file: Arc<FileData> = self.edit(|_, edit| edit.open_file(ino, true)).await?;
-        let guard = Closing {
+        let opened = Opened {
             view: self,
             file: &file,
+            writer: true,
         };
         self.truncate(&file, size).await?;
-        drop(guard);
+        drop(opened);
         self.cut_by(caller, ino).await
     }
 
@@ -149,7 +156,11 @@ impl View {
             caller if caller.gid == gid => mode >> 3,
             _ => mode,
         };
-        if wanted & !class != 0 { Err(ViewError::AccessDenied) } else { Ok(()) }
+        if wanted & !class != 0 {
+            Err(ViewError::AccessDenied)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -168,18 +179,6 @@ impl super::edit::Edit<'_> {
             mirror(&*overlay.body(body).map_err(ViewError::from)?, time);
         }
         Ok(())
-    }
-}
-
-/// Closes a file that was opened for one step.
-struct Closing<'a> {
-    view: &'a View,
-    file: &'a Arc<FileData>,
-}
-
-impl Drop for Closing<'_> {
-    fn drop(&mut self) {
-        self.view.close(self.file, true);
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::file::{FileBytes, FileData, Local};
+use super::space::Ask;
 use super::types::{Fh, Ino};
 use super::view::FileHandle;
 use super::{View, ViewError};
@@ -66,7 +67,12 @@ impl View {
         self.read_file(&handle.file, offset, len).await
     }
 
-    pub(super) async fn read_file(&self, file: &FileData, offset: u64, len: usize) -> Result<Bytes, ViewError> {
+    pub(super) async fn read_file(
+        &self,
+        file: &FileData,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, ViewError> {
         let parts = match file.read_now(&*self.source, offset, len)? {
             Plan::Bytes(bytes) => return Ok(bytes),
             Plan::Fetch(parts) => parts,
@@ -76,7 +82,10 @@ impl View {
             let bytes = match part {
                 Part::Here(bytes) => bytes,
                 Part::Base(need) => {
-                    let bytes = self.source.read(&need.content, need.size, need.offset, need.len).await?;
+                    let bytes = self
+                        .source
+                        .read(&need.content, need.size, need.offset, need.len)
+                        .await?;
                     if bytes.len() != need.len {
                         return Err(short(&need));
                     }
@@ -109,7 +118,11 @@ impl View {
             return Ok(0);
         }
         self.change(&handle.file, |bytes, brought| {
-            let offset = if handle.flags.append { handle.file.size() } else { offset };
+            let offset = if handle.flags.append {
+                handle.file.size()
+            } else {
+                offset
+            };
             self.write_step(&handle.file, bytes, offset, data, brought)
         })
         .await?;
@@ -130,7 +143,7 @@ impl View {
             // An open file of an older generation finds out first whether it is still what its path leads to.
             if file.is_clean() {
                 self.look(|_, look| match look.inode(file.ino) {
-                    Err(super::space::Ask::Fail(ViewError::Stale { .. })) => Ok(()),
+                    Err(Ask::Fail(ViewError::Stale { .. })) => Ok(()),
                     other => other.map(|_| ()),
                 })
                 .await?;
@@ -144,7 +157,10 @@ impl View {
                 Step::Done(done) => return Ok(done),
                 Step::Again => {}
                 Step::Need(need) => {
-                    let bytes = self.source.read(&need.content, need.size, need.offset, need.len).await?;
+                    let bytes = self
+                        .source
+                        .read(&need.content, need.size, need.offset, need.len)
+                        .await?;
                     if bytes.len() != need.len {
                         return Err(short(&need));
                     }
@@ -152,6 +168,19 @@ impl View {
                 }
             }
         }
+    }
+
+    /// Writes all of `data` at `offset`.
+    pub(super) async fn write_file(
+        &self,
+        file: &FileData,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), ViewError> {
+        self.change(file, |bytes, brought| {
+            self.write_step(file, bytes, offset, data, brought)
+        })
+        .await
     }
 
     fn write_step(
@@ -168,7 +197,11 @@ impl View {
             .ok_or(ViewError::FileTooLarge)?;
         let size = file.size();
         self.check_quota(file, size, end)?;
-        let fill = if offset == 0 && end >= size { Fill::Replaced(data) } else { Fill::Kept };
+        let fill = if offset == 0 && end >= size {
+            Fill::Replaced(data)
+        } else {
+            Fill::Kept
+        };
         let local = match self.localize(file, bytes, fill, brought)? {
             Step::Done(local) => local,
             Step::Need(need) => return Ok(Step::Need(need)),
@@ -259,7 +292,9 @@ impl View {
                 None => return Ok(Step::Again),
             }
         }
-        let FileBytes::Local(local) = bytes else { return Ok(Step::Again) };
+        let FileBytes::Local(local) = bytes else {
+            return Ok(Step::Again);
+        };
         if file.frozen.load(Ordering::Acquire) && !self.thaw(file, local)? {
             return Ok(Step::Again);
         }
@@ -277,11 +312,9 @@ impl View {
     ) -> Result<Option<Local>, ViewError> {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
         let body = overlay.create_body()?;
-        let filled = (|| {
-            match &whole {
-                Some(whole) => self.write_body(&body, whole, 0),
-                None => Ok(body.set_len(size)?),
-            }
+        let filled = (|| match &whole {
+            Some(whole) => self.write_body(&body, whole, 0),
+            None => Ok(body.set_len(size)?),
         })();
         let present = if whole.is_some() { None } else { Some(Vec::new()) };
         let base_valid = if whole.is_some() { 0 } else { size };
@@ -293,8 +326,8 @@ impl View {
                 let node = match edit.adopt(file.ino) {
                     Ok(node) => Some(node),
                     // No name leads to it: what is written to it ends with its last handle.
-                    Err(super::space::Ask::Fail(ViewError::Stale { .. })) => None,
-                    Err(super::space::Ask::Fail(error)) => return Err(error),
+                    Err(Ask::Fail(ViewError::Stale { .. })) => None,
+                    Err(Ask::Fail(error)) => return Err(error),
                     Err(_) => return Ok(None),
                 };
                 if let Some(id) = node {
@@ -385,7 +418,9 @@ impl View {
             if local.has_frame(frame) || covered || edges.iter().any(|(at, _)| *at == start) {
                 continue;
             }
-            let Some((size, content)) = &local.base else { continue };
+            let Some((size, content)) = &local.base else {
+                continue;
+            };
             let len = usize::try_from(end - start).unwrap_or(usize::MAX);
             match self.base_bytes(content, *size, start, len, brought) {
                 Ok(bytes) => edges.push((start, bytes)),
@@ -453,20 +488,31 @@ impl View {
         brought: &Brought,
     ) -> Result<Bytes, Needed> {
         let here = brought.get(&offset).filter(|bytes| bytes.len() == len).cloned();
-        here.or_else(|| self.source.read_local(content, size, offset, len).filter(|bytes| bytes.len() == len))
-            .ok_or_else(|| Needed {
-                content: content.clone(),
-                size,
-                offset,
-                len,
-            })
+        here.or_else(|| {
+            self.source
+                .read_local(content, size, offset, len)
+                .filter(|bytes| bytes.len() == len)
+        })
+        .ok_or_else(|| Needed {
+            content: content.clone(),
+            size,
+            offset,
+            len,
+        })
     }
 
     /// Writes into a body; when the disk is full clean bytes go first, then the writer is told.
     pub(super) fn write_body(&self, body: &Body, data: &[u8], offset: u64) -> Result<(), ViewError> {
-        let Err(error) = body.write_at(data, offset) else { return Ok(()) };
+        let Err(error) = body.write_at(data, offset) else {
+            return Ok(());
+        };
         let full = matches!(error.errno(), Some(libc::ENOSPC | libc::EDQUOT));
-        if full && self.room.as_ref().is_some_and(|room| room.make_room(data.len() as u64) > 0) {
+        if full
+            && self
+                .room
+                .as_ref()
+                .is_some_and(|room| room.make_room(data.len() as u64) > 0)
+        {
             return Ok(body.write_at(data, offset)?);
         }
         Err(error.into())
@@ -496,7 +542,9 @@ impl View {
 
     pub(super) fn file_handle(&self, ino: Ino, fh: Fh) -> Result<Arc<FileHandle>, ViewError> {
         let handle = self.files.read().get(&fh).cloned();
-        handle.filter(|handle| handle.ino == ino).ok_or(ViewError::BadHandle { fh })
+        handle
+            .filter(|handle| handle.ino == ino)
+            .ok_or(ViewError::BadHandle { fh })
     }
 }
 
@@ -504,7 +552,10 @@ impl View {
 fn short(need: &Needed) -> ViewError {
     ViewError::Tree(crate::tree::TreeError::Damaged {
         object: format!("content of {} bytes", need.size),
-        rule: format!("{} bytes at {} were asked for and not given", need.len, need.offset),
+        rule: format!(
+            "{} bytes at {} were asked for and not given",
+            need.len, need.offset
+        ),
     })
 }
 
@@ -534,10 +585,17 @@ impl FileData {
         }
     }
 
-    fn read_now(&self, source: &dyn super::ContentSource, offset: u64, len: usize) -> Result<Plan, ViewError> {
+    fn read_now(
+        &self,
+        source: &dyn super::ContentSource,
+        offset: u64,
+        len: usize,
+    ) -> Result<Plan, ViewError> {
         let bytes = self.bytes.read();
         let size = self.size();
-        let len = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(len);
+        let len = usize::try_from(size.saturating_sub(offset))
+            .unwrap_or(usize::MAX)
+            .min(len);
         if len == 0 {
             return Ok(Plan::Bytes(Bytes::new()));
         }
@@ -602,6 +660,9 @@ impl Local {
     /// Where the base counts within a frame: start and end.
     pub fn base_part(&self, frame: u64) -> (u64, u64) {
         let start = frame.saturating_mul(FRAME_BYTES);
-        (start, start.saturating_add(FRAME_BYTES).min(self.base_valid).max(start))
+        (
+            start,
+            start.saturating_add(FRAME_BYTES).min(self.base_valid).max(start),
+        )
     }
 }

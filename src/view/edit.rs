@@ -105,7 +105,13 @@ impl Edit<'_> {
     }
 
     /// A child as an answer to the kernel: its inode is made if need be, and a reference counted.
-    pub fn answer(&mut self, src: &dyn NodeSource, dir: Ino, name: &[u8], child: Child) -> Result<Known, Ask> {
+    pub fn answer(
+        &mut self,
+        src: &dyn NodeSource,
+        dir: Ino,
+        name: &[u8],
+        child: Child,
+    ) -> Result<Known, Ask> {
         let ino = self.enter(dir, name, child)?;
         match self.look().refer(src, ino) {
             Ok(known) => Ok(known),

@@ -162,7 +162,9 @@ impl From<OverlayError> for ViewError {
             | OverlayError::TooNew { path, .. }
             | OverlayError::Poisoned { path } => path.display().to_string(),
             OverlayError::Busy { dir, .. } => dir.display().to_string(),
-            OverlayError::Apply(_) | OverlayError::Encode(_) | OverlayError::NoStash(_) => "overlay".to_owned(),
+            OverlayError::Apply(_) | OverlayError::Encode(_) | OverlayError::NoStash(_) => {
+                "overlay".to_owned()
+            }
         };
         ViewError::Local {
             path,

@@ -93,7 +93,13 @@ impl FileData {
             body: body.clone(),
         };
         let partial = local.present.is_some();
-        Ok(FileData::new(ino, FileBytes::Local(local), size, 0, Some((body, partial))))
+        Ok(FileData::new(
+            ino,
+            FileBytes::Local(local),
+            size,
+            0,
+            Some((body, partial)),
+        ))
     }
 
     fn new(ino: Ino, bytes: FileBytes, size: u64, blocks: u64, body: Option<(Arc<Body>, bool)>) -> FileData {
@@ -141,6 +147,13 @@ impl FileData {
         *self.body.lock() = body;
     }
 
+    /// The bytes are those of this content from now on. Said with the file's lock held.
+    pub fn uses_content(&self, size: u64, content: &Content) {
+        self.clean_blocks
+            .store(content_blocks(size, content), Ordering::Relaxed);
+        self.uses(None);
+    }
+
     /// The body, if there is one.
     pub fn current_body(&self) -> Option<Arc<Body>> {
         self.body.lock().as_ref().map(|(body, _)| body.clone())
@@ -178,13 +191,14 @@ impl FileData {
 
     /// Takes notice of a turn. With the file's lock held.
     pub fn take_turn(&self, bytes: &mut FileBytes) {
-        let Some(turn) = self.turn.lock().take() else { return };
+        let Some(turn) = self.turn.lock().take() else {
+            return;
+        };
         match turn {
             Turn::Published { size, content } => {
-                self.clean_blocks.store(content_blocks(size, &content), Ordering::Relaxed);
                 self.frozen.store(false, Ordering::Relaxed);
                 self.set_size(size);
-                self.uses(None);
+                self.uses_content(size, &content);
                 *bytes = FileBytes::Clean { size, content };
             }
             Turn::Node(id) => {

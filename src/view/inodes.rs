@@ -130,7 +130,13 @@ impl Inodes {
     }
 
     /// A new inode without references. A clean entry is entered with its directory, which gets a pin.
-    pub fn insert(&mut self, what: What, file_id: FileId, place: Option<(Ino, Name)>, generation: u64) -> Ino {
+    pub fn insert(
+        &mut self,
+        what: What,
+        file_id: FileId,
+        place: Option<(Ino, Name)>,
+        generation: u64,
+    ) -> Ino {
         let ino = self.free_number(file_id);
         let usable = file_id.0 >= FIRST_FILE_ID && file_id.0 < SURROGATES;
         // The number is held by something that no path leads to any more: the true id can still be told by getattr.
@@ -155,7 +161,9 @@ impl Inodes {
 
     /// Makes an inode mean something else. A clean entry keeps or gets `place`, others lose theirs.
     pub fn become_(&mut self, ino: Ino, what: What, place: Option<(Ino, Name)>, generation: u64) {
-        let Some(inode) = self.map.get_mut(&ino) else { return };
+        let Some(inode) = self.map.get_mut(&ino) else {
+            return;
+        };
         inode.generation = generation;
         let old = std::mem::replace(&mut inode.what, what);
         let old_place = std::mem::replace(&mut inode.place, place.clone());
@@ -300,7 +308,9 @@ impl Inode {
     pub fn unrefer(&self, references: u64) -> bool {
         let before = self
             .refs
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |refs| Some(refs.saturating_sub(references)));
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |refs| {
+                Some(refs.saturating_sub(references))
+            });
         matches!(before, Ok(before) if before <= references)
     }
 

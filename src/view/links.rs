@@ -16,11 +16,15 @@ pub(super) fn link_loaded(
     if let Some(edited) = links.edits.get(id) {
         return Ok(edited.clone());
     }
-    let Some((mut ptr, _)) = links.stored else { return Ok(None) };
+    let Some((mut ptr, _)) = links.stored else {
+        return Ok(None);
+    };
     loop {
         match &*src.loaded(&ptr).ok_or(Missing(ptr))? {
             Node::Index(page) => {
-                let at = page.slots.partition_point(|slot| &*slot.first_key <= id.as_bytes().as_slice());
+                let at = page
+                    .slots
+                    .partition_point(|slot| &*slot.first_key <= id.as_bytes().as_slice());
                 match page.slots.get(at.saturating_sub(1)) {
                     Some(slot) => ptr = slot.ptr,
                     None => return Ok(None),

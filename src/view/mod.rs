@@ -1,11 +1,29 @@
 //! The tree that a process sees: base plus overlay, over the cache. No fuser type in it.
 
-mod api;
+mod adopt;
+mod attrs;
+mod copy;
+mod data;
+mod dirs;
+mod edit;
 mod errno;
+mod file;
+mod inodes;
+mod links;
+mod names;
+mod open;
 mod options;
+mod ranges;
+mod recover;
+mod refresh;
+mod rename;
+mod space;
 mod types;
+mod usage;
+mod view;
+mod way;
+mod xattrs;
 
-pub use api::View;
 pub use errno::ViewError;
 pub use options::{Clock, ContentSource, Room, SystemClock, ViewOptions};
 pub use types::{
@@ -13,3 +31,4 @@ pub use types::{
     OpenFile, OpenFlags, OpenForWrite, ROOT_INO, ReadBytes, RenameMode, Seek, SetAttr, SetTime, Statfs,
     XattrMode,
 };
+pub use view::{View, ViewParts};

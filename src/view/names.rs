@@ -11,7 +11,9 @@ use super::space::{Ask, Child, Look, entry_size};
 use super::types::{Attr, Caller, Fh, Ino, Known, NodeKind};
 use super::usage::signed;
 use super::{View, ViewError};
-use crate::model::{Attrs, Kind, LinkId, MODE_MASK, Name, PATH_DEPTH_MAX, SYMLINK_BYTES_MAX, Timestamp, Xattrs};
+use crate::model::{
+    Attrs, Kind, LinkId, MODE_MASK, Name, PATH_DEPTH_MAX, SYMLINK_BYTES_MAX, Timestamp, Xattrs,
+};
 use crate::overlay::{NewBody, NodeBody, NodeId, Op, Place};
 use crate::tree::NodeSource;
 
@@ -50,7 +52,10 @@ impl View {
     pub fn forget(&self, ino: Ino, references: u64) {
         let last = {
             let space = self.space.read();
-            space.inodes.get(ino).is_some_and(|inode| inode.unrefer(references))
+            space
+                .inodes
+                .get(ino)
+                .is_some_and(|inode| inode.unrefer(references))
         };
         if last {
             self.with_edit(|edit| edit.drop_unused(ino));
@@ -207,7 +212,9 @@ impl View {
         let now = self.now();
         self.edit(|src, edit| {
             let look = edit.look();
-            let child = look.child(src, dir, name.as_bytes())?.ok_or(ViewError::NotFound)?;
+            let child = look
+                .child(src, dir, name.as_bytes())?
+                .ok_or(ViewError::NotFound)?;
             let is_dir = look.child_kind(&child)? == Kind::Dir;
             match (directory, is_dir) {
                 (true, false) => return Err(ViewError::NotDir.into()),
@@ -295,7 +302,9 @@ impl Edit<'_> {
     pub fn doom(&mut self, dir: Ino, name: &[u8], child: Child) -> Result<Doomed, Ask> {
         let look = self.look();
         let ino = look.known_child(dir, name, &child);
-        let open = ino.and_then(|ino| look.space.inodes.get(ino)).is_some_and(|inode| inode.file.is_some());
+        let open = ino
+            .and_then(|ino| look.space.inodes.get(ino))
+            .is_some_and(|inode| inode.file.is_some());
         let size = child_bytes(look, ino, &child)?;
         let node = match child {
             Child::Clean(_) if !open => None,

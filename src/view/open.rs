@@ -11,26 +11,25 @@ use super::types::{Caller, Fh, Ino, Known, OpenFile, OpenFlags};
 use super::view::FileHandle;
 use super::{View, ViewError};
 use crate::model::{Content, EntryBody, Kind, Name};
-use crate::overlay::{NewBody, NodeBody, Op};
+use crate::overlay::{NewBody, NodeBody, NodeId, Op};
 
 impl View {
     /// Opens a file.
-    pub async fn open_file(&self, caller: &Caller, ino: Ino, flags: OpenFlags) -> Result<OpenFile, ViewError> {
+    pub async fn open(&self, caller: &Caller, ino: Ino, flags: OpenFlags) -> Result<OpenFile, ViewError> {
         if flags.write || flags.truncate {
             self.check_writable()?;
         }
         let file = self.edit(|_, edit| edit.open_file(ino, flags.write)).await?;
+        let opened = Opened {
+            view: self,
+            file: &file,
+            writer: flags.write,
+        };
         if flags.truncate {
-            let cut = async {
-                self.truncate(&file, 0).await?;
-                self.cut_by(caller, ino).await
-            };
-            if let Err(error) = cut.await {
-                self.close(&file, flags.write);
-                return Err(error);
-            }
+            self.truncate(&file, 0).await?;
+            self.cut_by(caller, ino).await?;
         }
-        Ok(self.new_handle(ino, flags, file))
+        Ok(self.new_handle(ino, flags, opened.keep()))
     }
 
     /// Makes and opens a file. One that is there is opened, unless `flags.exclusive`.
@@ -59,7 +58,7 @@ impl View {
             .await?;
         match made {
             (known, Some(file)) => Ok((known, self.new_handle(known.ino, flags, file))),
-            (known, None) => match self.open_file(caller, known.ino, flags).await {
+            (known, None) => match self.open(caller, known.ino, flags).await {
                 Ok(open) => {
                     let attr = self.getattr(caller, known.ino, None).await?;
                     Ok((Known { attr, ..known }, open))
@@ -89,7 +88,9 @@ impl View {
     /// thread that serves other requests.
     pub async fn fsync(&self, ino: Ino, fh: Fh, _data_only: bool) -> Result<(), ViewError> {
         let handle = self.file_handle(ino, fh)?;
-        let Some(overlay) = self.overlay() else { return Ok(()) };
+        let Some(overlay) = self.overlay() else {
+            return Ok(());
+        };
         self.with_edit(|edit| edit.settle(&handle.file))?;
         match handle.file.current_body() {
             Some(body) => overlay.sync_bodies(&[body])?,
@@ -139,6 +140,28 @@ impl View {
     }
 }
 
+/// A file that was opened, and is closed again if what follows does not come to its end.
+pub(super) struct Opened<'a> {
+    pub view: &'a View,
+    pub file: &'a Arc<FileData>,
+    pub writer: bool,
+}
+
+impl Opened<'_> {
+    /// It stays open.
+    fn keep(self) -> Arc<FileData> {
+        let file = self.file.clone();
+        std::mem::forget(self);
+        file
+    }
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.view.close(self.file, self.writer);
+    }
+}
+
 impl Edit<'_> {
     /// The open file of an inode, with one more handle counted.
     pub fn open_file(&mut self, ino: Ino, writer: bool) -> Result<Arc<FileData>, Ask> {
@@ -169,6 +192,19 @@ impl Edit<'_> {
         Ok(file)
     }
 
+    /// The node of an open file that is about to be changed, adopted for it. `None`: it has become something else, or has
+    /// no name: look again, or write to it without sharing.
+    pub fn node_to_write(&mut self, file: &FileData) -> Result<Option<NodeId>, ViewError> {
+        if file.has_turn() {
+            return Ok(None);
+        }
+        match self.adopt(file.ino) {
+            Ok(node) => Ok(Some(node)),
+            Err(Ask::Fail(error)) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
     fn load_file(&self, ino: Ino) -> Result<FileData, Ask> {
         let look = self.look();
         let of_entry = |body: &EntryBody| match body {
@@ -188,7 +224,9 @@ impl Edit<'_> {
             },
             What::Node(id) => {
                 let node = look.node(*id)?;
-                let NodeBody::File(state) = &node.body else { return Err(ViewError::Invalid.into()) };
+                let NodeBody::File(state) = &node.body else {
+                    return Err(ViewError::Invalid.into());
+                };
                 let file = match (state.body, &state.base) {
                     (None, None) => FileData::clean(ino, 0, Content::empty()),
                     (None, Some((size, content))) => FileData::clean(ino, *size, content.clone()),
@@ -213,15 +251,21 @@ impl Edit<'_> {
             NodeBody::File(file) => file.body,
             _ => None,
         };
-        let Some(frozen) = &self.state.frozen else { return false };
+        let Some(frozen) = &self.state.frozen else {
+            return false;
+        };
         let now = body_in(&self.state);
         now.is_some() && now == body_in(&frozen.state) && !self.space.frozen_open.contains(id)
     }
 
     /// When a file was written last gets into the overlay.
     pub fn settle(&mut self, file: &FileData) -> Result<(), ViewError> {
-        let Some(written) = file.unsettled() else { return Ok(()) };
-        let Some(inode) = self.space.inodes.get_mut(file.ino) else { return Ok(()) };
+        let Some(written) = file.unsettled() else {
+            return Ok(());
+        };
+        let Some(inode) = self.space.inodes.get_mut(file.ino) else {
+            return Ok(());
+        };
         let id = match &mut inode.what {
             What::Node(id) => *id,
             What::Gone(entry) => {

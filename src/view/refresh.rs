@@ -1,12 +1,12 @@
 //! Inodes of an older generation find out what they are now.
 
-use super::inodes::What;
 use super::edit::Edit;
+use super::inodes::What;
+use super::links::link_loaded;
 use super::space::{Ask, Child, Look};
 use super::types::Ino;
 use crate::model::{Entry, EntryBody};
 use crate::overlay::NodeBody;
-use super::links::link_loaded;
 use crate::tree::NodeSource;
 
 impl Edit<'_> {
@@ -30,7 +30,9 @@ impl Edit<'_> {
     fn refresh_one(&mut self, src: &dyn NodeSource, ino: Ino) -> Result<(), Ask> {
         let generation = self.space.generation;
         let look = self.look();
-        let Some(inode) = look.space.inodes.get(ino) else { return Ok(()) };
+        let Some(inode) = look.space.inodes.get(ino) else {
+            return Ok(());
+        };
         if inode.generation == generation {
             return Ok(());
         }
@@ -38,11 +40,20 @@ impl Edit<'_> {
             (What::Clean(_), Some((dir, name))) => {
                 let child = look.child(src, *dir, name.as_bytes())?;
                 // Somebody else may be what the path leads to by now.
-                child.filter(|child| look.known_child(*dir, name.as_bytes(), child).is_none_or(|it| it == ino))
+                child.filter(|child| {
+                    look.known_child(*dir, name.as_bytes(), child)
+                        .is_none_or(|it| it == ino)
+                })
             }
             (What::Link(link, _), _) => match look.state.links.get(link) {
-                Some(id) => look.space.inodes.of_node(*id).is_none().then_some(Child::Node(*id)),
-                None => link_loaded(src, &look.space.base.links, link)?.map(|inode| Child::Link(*link, inode.into())),
+                Some(id) => look
+                    .space
+                    .inodes
+                    .of_node(*id)
+                    .is_none()
+                    .then_some(Child::Node(*id)),
+                None => link_loaded(src, &look.space.base.links, link)?
+                    .map(|inode| Child::Link(*link, inode.into())),
             },
             _ => None,
         };
@@ -68,7 +79,9 @@ impl Look<'_> {
     /// True if an inode that was found earlier can go on as this: the same content, or both directories. Local bytes are
     /// compared by nothing: a file that has some is a new one.
     pub fn still_is(&self, ino: Ino, now: &What) -> bool {
-        let Some(inode) = self.space.inodes.get(ino) else { return false };
+        let Some(inode) = self.space.inodes.get(ino) else {
+            return false;
+        };
         let was = match &inode.what {
             What::Clean(entry) => &**entry,
             What::Link(_, link) => &link.entry,

@@ -34,7 +34,8 @@ impl View {
             name: &to_name,
         };
         let now = self.now();
-        self.edit(|src, edit| edit.rename(src, &from, &to, mode, now)).await
+        self.edit(|src, edit| edit.rename(src, &from, &to, mode, now))
+            .await
     }
 }
 
@@ -131,7 +132,13 @@ impl Look<'_> {
     }
 
     /// A directory must not move into itself, nor so deep that a path gets too long.
-    fn check_move(&self, src: &dyn NodeSource, from: &Side<'_>, moved: &Child, to: &Side<'_>) -> Result<(), Ask> {
+    fn check_move(
+        &self,
+        src: &dyn NodeSource,
+        from: &Side<'_>,
+        moved: &Child,
+        to: &Side<'_>,
+    ) -> Result<(), Ask> {
         if self.child_kind(moved)? != Kind::Dir {
             return Ok(());
         }
@@ -154,16 +161,24 @@ impl Look<'_> {
                 Child::Link(..) => true,
             },
         };
-        if fits { Ok(()) } else { Err(ViewError::NameTooLong.into()) }
+        if fits {
+            Ok(())
+        } else {
+            Err(ViewError::NameTooLong.into())
+        }
     }
 
     /// True if at most `room` directories lie on any way down from an overlay directory, itself not counted.
     fn node_fits(&self, src: &dyn NodeSource, top: NodeId, room: usize) -> Result<bool, Ask> {
         let mut todo = vec![(top, room)];
         while let Some((id, room)) = todo.pop() {
-            let NodeBody::Dir(dir) = &self.node(id)?.body else { continue };
+            let NodeBody::Dir(dir) = &self.node(id)?.body else {
+                continue;
+            };
             if let Some(base) = self.base_dir(src, id)?
-                && !base_fits(src, &base.tree, base.dirs, room, &|name| dir.changes.contains_key(name))?
+                && !base_fits(src, &base.tree, base.dirs, room, &|name| {
+                    dir.changes.contains_key(name)
+                })?
             {
                 return Ok(false);
             }
@@ -208,11 +223,15 @@ fn base_fits(
     let mut from = ListFrom::Start;
     while let Some(run) = run_loaded(src, tree, from)? {
         for (name, entry) in run.entries() {
-            let Some((totals, tree)) = entry.as_dir() else { continue };
+            let Some((totals, tree)) = entry.as_dir() else {
+                continue;
+            };
             if hidden(name.as_bytes()) {
                 continue;
             }
-            let Some(room) = room.checked_sub(1) else { return Ok(false) };
+            let Some(room) = room.checked_sub(1) else {
+                return Ok(false);
+            };
             if !base_fits(src, tree, totals.dirs, room, &|_| false)? {
                 return Ok(false);
             }

@@ -8,13 +8,13 @@ use parking_lot::Mutex;
 
 use super::ViewError;
 use super::inodes::{Inode, Inodes, What};
+use super::links::link_loaded;
 use super::types::{Attr, Ino, Known};
 use super::usage::Usage;
 use crate::model::{
-    Attrs, ChunkRef, Content, DirTree, Entry, EntryBody, Kind, LinkId, LinkInode, Name, TreeRoot, chunk_len,
+    Attrs, ChunkRef, Content, DirTree, Entry, EntryBody, Kind, LinkId, LinkInode, TreeRoot, chunk_len,
 };
 use crate::overlay::{Change, NodeBody, NodeId, Origin, Overlay, OverlayNode, OverlayState, ROOT_NODE};
-use super::links::link_loaded;
 use crate::tree::{Missing, NodeSource, lookup_loaded};
 
 /// Why a question has no answer yet, or none at all.
@@ -238,11 +238,19 @@ impl<'a> Look<'a> {
             Child::Link(..) => Ok(true),
             Child::Node(id) => {
                 let node = self.node(*id)?;
-                let NodeBody::Dir(changes) = &node.body else { return Ok(true) };
-                if changes.changes.values().any(|change| matches!(change, Change::Node { .. })) {
+                let NodeBody::Dir(changes) = &node.body else {
+                    return Ok(true);
+                };
+                if changes
+                    .changes
+                    .values()
+                    .any(|change| matches!(change, Change::Node { .. }))
+                {
                     return Ok(false);
                 }
-                let Some(base) = self.base_dir(src, *id)? else { return Ok(true) };
+                let Some(base) = self.base_dir(src, *id)? else {
+                    return Ok(true);
+                };
                 // Only whiteouts are left, each of another entry of the base: empty when they are as many.
                 let whiteouts = changes.changes.len();
                 let mut from = crate::tree::ListFrom::Start;
@@ -295,7 +303,8 @@ impl<'a> Look<'a> {
                     NodeBody::Dir(_) if node.nlink == 0 => 0,
                     NodeBody::Dir(changes) => {
                         let base = self.base_dir(src, *id)?.map_or(0, |base| base.subdirs);
-                        base.saturating_add_signed(changes.subdirs_delta).saturating_add(2)
+                        base.saturating_add_signed(changes.subdirs_delta)
+                            .saturating_add(2)
                     }
                     _ => node.nlink,
                 };
@@ -306,7 +315,9 @@ impl<'a> Look<'a> {
                         (local.size, (0, 0))
                     }
                     NodeBody::Symlink(target) => (target.len() as u64, (0, 0)),
-                    NodeBody::CharDev(major, minor) | NodeBody::BlockDev(major, minor) => (0, (*major, *minor)),
+                    NodeBody::CharDev(major, minor) | NodeBody::BlockDev(major, minor) => {
+                        (0, (*major, *minor))
+                    }
                     NodeBody::Dir(_) => (DIR_BYTES, (0, 0)),
                     NodeBody::Fifo | NodeBody::Socket => (0, (0, 0)),
                 };
@@ -314,7 +325,9 @@ impl<'a> Look<'a> {
             What::Clean(entry) => {
                 attrs = &entry.attrs;
                 kind = entry.kind();
-                nlink = entry.as_dir().map_or(1, |(totals, _)| totals.subdirs.saturating_add(2));
+                nlink = entry
+                    .as_dir()
+                    .map_or(1, |(totals, _)| totals.subdirs.saturating_add(2));
                 (size, rdev) = entry_size(entry);
                 blocks = entry_blocks(entry);
             }

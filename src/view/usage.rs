@@ -62,7 +62,9 @@ impl Usage {
     /// Inodes and bytes of what the view shows.
     pub fn total(&self, base: &TreeRoot) -> (u64, u64) {
         let inodes = inodes_of(base).saturating_add_signed(self.inodes.load(Ordering::Relaxed));
-        let bytes = base.bytes().saturating_add_signed(self.bytes.load(Ordering::Relaxed));
+        let bytes = base
+            .bytes()
+            .saturating_add_signed(self.bytes.load(Ordering::Relaxed));
         (inodes, bytes)
     }
 
@@ -75,8 +77,14 @@ impl Usage {
 
 /// Inodes of a tree, the root counted.
 fn inodes_of(tree: &TreeRoot) -> u64 {
-    let names = tree.totals.files.saturating_add(tree.totals.dirs).saturating_add(1);
-    names.saturating_sub(tree.totals.links).saturating_add(tree.links.count)
+    let names = tree
+        .totals
+        .files
+        .saturating_add(tree.totals.dirs)
+        .saturating_add(1);
+    names
+        .saturating_sub(tree.totals.links)
+        .saturating_add(tree.links.count)
 }
 
 pub(super) fn signed(n: u64) -> i64 {

@@ -34,6 +34,14 @@ pub struct View {
     next_file_id: AtomicU64,
 }
 
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What the view stands on.
 pub struct ViewParts {
     /// Clean bytes and nodes.
@@ -65,7 +73,7 @@ impl View {
     ///
     /// # Errors
     /// A body of the overlay cannot be opened.
-    pub fn open(
+    pub fn new(
         options: ViewOptions,
         overlay: Arc<Overlay>,
         base: TreeRoot,
@@ -81,7 +89,7 @@ impl View {
     }
 
     /// The view of a record without any changes: every change is refused.
-    pub fn open_read_only(options: ViewOptions, base: TreeRoot, base_ref: BaseRef, parts: ViewParts) -> View {
+    pub fn read_only(options: ViewOptions, base: TreeRoot, base_ref: BaseRef, parts: ViewParts) -> View {
         let options = ViewOptions {
             read_only: true,
             ..options
@@ -143,7 +151,11 @@ impl View {
 
     /// Every change passes here first.
     pub(super) fn check_writable(&self) -> Result<(), ViewError> {
-        if self.options.read_only { Err(ViewError::ReadOnly) } else { Ok(()) }
+        if self.options.read_only {
+            Err(ViewError::ReadOnly)
+        } else {
+            Ok(())
+        }
     }
 
     // ---- locks ----
@@ -175,7 +187,11 @@ impl View {
             Dirty::Overlay(overlay) => (Writer::Journal(overlay.write()), Some(&**overlay)),
             Dirty::None(state) => (Writer::ReadOnly(state.read()), None),
         };
-        change(&mut Edit { space, state, overlay })
+        change(&mut Edit {
+            space,
+            state,
+            overlay,
+        })
     }
 
     /// A question over the namespace, asked again after each fetch that it needs.
@@ -208,7 +224,9 @@ impl View {
                     }
                     answer = question(self.nodes());
                 }
-                Err(Ask::Missing(_)) => answer = tree::answer(self.nodes(), |src| split(question(src))).await?,
+                Err(Ask::Missing(_)) => {
+                    answer = tree::answer(self.nodes(), |src| split(question(src))).await?
+                }
             }
         }
     }

@@ -76,7 +76,11 @@ impl Look<'_> {
         let overlay = self.overlay.ok_or(ViewError::ReadOnly)?;
         let stat = overlay.body(body)?.stat()?;
         let blocks = stat.allocated / 512;
-        let blocks = if file.present.is_some() { blocks.max(stat.len.div_ceil(512)) } else { blocks };
+        let blocks = if file.present.is_some() {
+            blocks.max(stat.len.div_ceil(512))
+        } else {
+            blocks
+        };
         Ok(LocalSize {
             size: stat.len,
             blocks,
