@@ -1,3 +1,4 @@
 //! What the whole-system tests of sailvol stand on.
 
 pub mod s3d;
+pub mod store_contract;

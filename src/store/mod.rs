@@ -13,6 +13,7 @@ mod key;
 mod memory;
 mod open;
 mod port;
+mod probe;
 mod s3;
 mod time;
 mod url;
@@ -23,6 +24,7 @@ pub use key::{KEY_BYTES_MAX, LIST_LIMIT_MAX};
 pub use memory::MemoryStore;
 pub use open::{StoreOptions, open, open_with};
 pub use port::{Fetched, Listed, ListedObject, ObjectStore, PutDone, PutMode, StoreError};
+pub use probe::{CreateVerdict, ListVerdict, ProbeReport, probe};
 pub use s3::S3Store;
 pub use url::{
     S3Url, StoreUrl, StoreUrlError, VOLUME_NAME_BYTES_MAX, VolumeUrl, check_volume_name, split_volume_path,

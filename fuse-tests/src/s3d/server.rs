@@ -4,6 +4,7 @@ use futures::future::BoxFuture;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::RwLock;
+use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::S3ServiceBuilder;
 use std::fs;
 use std::io;
@@ -96,6 +97,10 @@ impl S3d {
             settings: settings.clone(),
         });
         builder.set_auth(Keys(settings.clone()));
+        // Clients follow the clock that we tell, which `clock_offset_s` moves.
+        let mut config = S3Config::default();
+        config.presigned_url_max_skew_time_secs = u32::MAX;
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         let front = Arc::new(Front::new(settings, builder.build(), options.seed));
         for rule in options.faults {
             front.faults.lock().add(rule);

@@ -2,8 +2,8 @@
 //!
 //! The SDK's read time limit counts from the first byte sent to the first byte received, so it would limit how long an
 //! upload may take. Here a request's body is handed to the connection in pieces, each of which shows progress, and the
-//! wait for the answer begins after the last one. What the kernel has buffered by then is not seen, so that wait gets
-//! twice the limit.
+//! wait for the answer begins after the last one. What the kernel has buffered by then (up to some MiB) is not seen, so
+//! that wait is longer than the others.
 //!
 //! [`Gate`] lets racing uploads wait for each other before their last byte, for the probe of put-if-absent.
 
@@ -27,6 +27,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A piece of a request's body, bytes: small beside what the slowest usable line sends within the limit.
 const PIECE_BYTES: usize = 128 * 1024;
+/// The wait for the answer to a body is this many limits: 120 s by default, in which 64 parallel uploads that share a line
+/// of 1 MB/s bring 2 MB each out of the kernel's buffers.
+const ANSWER_LIMITS: u32 = 4;
 /// Longest that racing uploads wait for one another.
 const GATE_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -37,7 +40,7 @@ pub(super) struct NotSent(#[source] BoxError);
 
 /// Nothing moved for too long.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} for {} s", .limit.as_secs())]
+#[error("{what} for {limit:?}")]
 pub(super) struct Stalled {
     what: &'static str,
     limit: Duration,
@@ -126,20 +129,22 @@ struct ProgressState {
 impl ProgressState {
     /// When the request counts as stalled if nothing moves until then.
     fn end(&self, limit: Duration) -> (Instant, Stalled) {
-        let (what, limit) = match self.body_done {
-            false => ("nothing could be sent", limit),
-            true => ("no answer", limit * 2),
+        let (what, limit) = match (self.body_taken, self.body_done) {
+            (_, false) => ("nothing could be sent", limit),
+            (false, true) => ("no answer", limit),
+            (true, true) => ("no answer", limit * ANSWER_LIMITS),
         };
         (self.moved_at + limit, Stalled { what, limit })
     }
 }
 
 impl Progress {
-    fn new() -> Arc<Progress> {
+    /// Without a body only the answer is awaited from the start.
+    fn new(has_body: bool) -> Arc<Progress> {
         let state = ProgressState {
             moved_at: Instant::now(),
             body_taken: false,
-            body_done: false,
+            body_done: !has_body,
         };
         Arc::new(Progress {
             state: Mutex::new(state),
@@ -333,14 +338,11 @@ impl ProgressConnector {
 
 impl HttpConnector for ProgressConnector {
     fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
-        let progress = Progress::new();
         let has_body = request.body().content_length() != Some(0);
+        let progress = Progress::new(has_body);
         if has_body {
             let body = SentBody::new(request.take_body(), progress.clone(), self.gate.clone());
             *request.body_mut() = SdkBody::from_body_1_x(body);
-        } else {
-            // Everything is sent at once: from the start only the answer is awaited.
-            progress.moved(true);
         }
         let call = self.inner.call(request);
         let limit = self.limit;
@@ -381,7 +383,7 @@ mod tests {
     #[tokio::test]
     async fn bodies_are_sent_in_pieces_and_whole() {
         let bytes: Vec<u8> = (0..300_000u32).map(|at| at as u8).collect();
-        let progress = Progress::new();
+        let progress = Progress::new(true);
         let mut body = SentBody::new(SdkBody::from(bytes.clone()), progress.clone(), None);
         let mut sent = Vec::new();
         while let Some(piece) = next(&mut body).await {
@@ -396,11 +398,11 @@ mod tests {
     #[tokio::test]
     async fn the_last_byte_waits_for_every_racer() {
         let gate = Gate::new(2);
-        let mut first = SentBody::new(SdkBody::from("abc"), Progress::new(), Some(gate.clone()));
+        let mut first = SentBody::new(SdkBody::from("abc"), Progress::new(true), Some(gate.clone()));
         assert_eq!(next(&mut first).await.unwrap(), "ab");
         let pending = poll_fn(|context| Poll::Ready(Pin::new(&mut first).poll_frame(context).is_pending()));
         assert!(pending.await);
-        let second = SentBody::new(SdkBody::from("xyz"), Progress::new(), Some(gate));
+        let second = SentBody::new(SdkBody::from("xyz"), Progress::new(true), Some(gate));
         // Given up before it arrived: the others must not wait for it.
         drop(second);
         assert_eq!(next(&mut first).await.unwrap(), "c");
@@ -408,9 +410,9 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_from_the_last_move_and_doubles_for_the_answer() {
+    fn the_limit_counts_from_the_last_move_and_is_longer_for_the_answer() {
         let limit = Duration::from_secs(10);
-        let progress = Progress::new();
+        let progress = Progress::new(true);
         let at_start = *progress.state.lock();
         assert_eq!(at_start.end(limit).0, at_start.moved_at + limit);
         progress.moved(false);
@@ -419,12 +421,14 @@ mod tests {
         assert_eq!(moved.end(limit).0, moved.moved_at + limit);
         progress.moved(true);
         let done = *progress.state.lock();
-        assert_eq!(done.end(limit).0, done.moved_at + 2 * limit);
+        assert_eq!(done.end(limit).0, done.moved_at + ANSWER_LIMITS * limit);
+        let bodyless = *Progress::new(false).state.lock();
+        assert_eq!(bodyless.end(limit).0, bodyless.moved_at + limit);
     }
 
     #[tokio::test]
     async fn a_body_that_never_moves_ends() {
-        let stalled = Progress::new().stalled(Duration::from_millis(5)).await;
+        let stalled = Progress::new(true).stalled(Duration::from_millis(5)).await;
         assert_eq!(stalled.limit, Duration::from_millis(5));
     }
 }
