@@ -17,6 +17,8 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A piece at a time, so that pacing is even, bytes.
 const PIECE_BYTES: usize = 64 * 1024;
+/// Long enough for loopback to take what the connection has buffered, some 400 KiB.
+const FLUSH_WAIT: Duration = Duration::from_millis(20);
 
 /// A line that all bodies share.
 #[derive(Debug, Default)]
@@ -58,6 +60,8 @@ pub(super) struct ShapedBody {
     piece: Bytes,
     passed: u64,
     wait: Option<Pin<Box<Sleep>>>,
+    /// Waited before a cut.
+    flushed: bool,
     stalled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -78,6 +82,7 @@ impl ShapedBody {
             piece: Bytes::new(),
             passed: 0,
             wait: None,
+            flushed: false,
             stalled: None,
         }
     }
@@ -87,6 +92,12 @@ impl ShapedBody {
         let room = |at: u64, passed: u64| usize::try_from(at.saturating_sub(passed)).unwrap_or(usize::MAX);
         match &self.flaw {
             Some(Flaw::Cut { at }) => match room(*at, self.passed) {
+                // While we wait the connection sends what it has buffered; it would throw that away.
+                0 if self.passed > 0 && !self.flushed => {
+                    self.flushed = true;
+                    self.wait = Some(Box::pin(tokio::time::sleep(FLUSH_WAIT)));
+                    Ok(0)
+                }
                 0 => Err("cut by a fault".into()),
                 room => Ok(take.min(room)),
             },
