@@ -14,6 +14,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod visit;
 
 pub use diff::{Change, NameDiff, Registers, diff, diff_below, diff_dirs};
 pub use edit::{Edited, edit, edit_dir, edit_dir_entry};
@@ -33,3 +34,4 @@ pub use store::{
     resolve_root, store,
 };
 pub use totals::{TotalsDelta, recount, recount_page, totals_of};
+pub use visit::{Item, Place, Visit, Visitor, visit};

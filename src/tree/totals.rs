@@ -96,7 +96,8 @@ impl TotalsDelta {
     }
 }
 
-fn plus(a: Totals, b: Totals) -> Totals {
+/// Field by field.
+pub(crate) fn plus(a: Totals, b: Totals) -> Totals {
     Totals {
         files: a.files.saturating_add(b.files),
         dirs: a.dirs.saturating_add(b.dirs),

@@ -10,8 +10,8 @@ use super::links::store_links;
 use super::paging::{Paged, Piece, store_pages};
 use super::writer::{NodeWriter, WriterStats, Written, refused};
 use crate::format::{
-    ExtentPage, FinishedPack, IndexSlot, Node, Writer, content_id, dir_body_len, encode_xattr_map, entry_len,
-    nesting,
+    EncodeError, ExtentPage, FinishedPack, IndexSlot, Node, Writer, content_id, dir_body_len,
+    encode_xattr_map, entry_len, nesting,
 };
 use crate::model::{
     Attrs, BlobRef, ChunkRef, Content, DirPage, DirTree, Entry, EntryBody, Name, PageSlot, Ptr, TreeRoot,
@@ -103,7 +103,7 @@ fn needs_storing(tree: &DirTree, writer: &NodeWriter) -> bool {
 }
 
 fn is_foreign(ptr: &Ptr, writer: &NodeWriter) -> bool {
-    ptr.pack.is_local() && !writer.is_local()
+    !writer.may_name(ptr)
 }
 
 /// A directory of which the entries are being stored one by one.
@@ -331,6 +331,7 @@ pub(super) async fn store_entry(
         Content::Paged { root, .. } if is_foreign(root, writer) => {
             *root = move_extents(src, writer, *root, *size, 0).await?;
         }
+        Content::Local(_) => return Err(refused(EncodeError::LocalContent)),
         _ => {}
     }
     Ok(())

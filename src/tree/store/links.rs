@@ -20,7 +20,7 @@ pub(super) async fn store_links(
     writer: &mut NodeWriter,
     links: &LinksTree,
 ) -> Result<LinksTree, TreeError> {
-    let foreign = links.stored.is_some_and(|(ptr, _)| ptr.pack.is_local()) && !writer.is_local();
+    let foreign = links.stored.is_some_and(|(ptr, _)| !writer.may_name(&ptr));
     if links.edits.is_empty() && !foreign {
         return Ok(links.clone());
     }
@@ -96,7 +96,7 @@ fn pieces<'a>(
                         None => Edits::new(),
                     };
                     let here = std::mem::replace(&mut edits, rest);
-                    let foreign = slot.ptr.pack.is_local() && !writer.is_local();
+                    let foreign = !writer.may_name(&slot.ptr);
                     children.push(if here.is_empty() && !foreign {
                         Piece::Kept(IndexSlot { ..slot.clone() })
                     } else {

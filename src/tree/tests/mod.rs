@@ -1,5 +1,6 @@
 //! Trees are compared with a model of plain maps, and what they cost is counted.
 
 mod cost;
+mod extents;
 mod model;
 mod properties;

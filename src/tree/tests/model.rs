@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::format::{Node, SuperNode, content_id, dir_body_len, encode_super, entry_len, nesting};
+use crate::format::{Node, SuperNode, content_id, dir_body_len, encode_super, nesting};
 use crate::model::*;
 use crate::tree::*;
 
@@ -329,7 +329,36 @@ async fn check_node(src: &dyn NodeSource, path: &VolPath, ptr: &Ptr, tree: &DirT
     );
 }
 
-/// Measured bytes of an entry, for tests that fill pages on purpose.
-pub fn measured(name: &Name, entry: &Entry) -> usize {
-    entry_len(name, entry)
+/// What a visit shows.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub nodes: u64,
+    pub entries: u64,
+    pub chunks: u64,
+    pub trouble: Vec<String>,
+}
+
+impl Found {
+    pub async fn of(src: &dyn NodeSource, root: &TreeRoot) -> Found {
+        let mut found = Found::default();
+        assert!(visit(src, root, &mut found).await);
+        found
+    }
+}
+
+impl Visitor for Found {
+    fn item(&mut self, _: Place<'_>, item: Item<'_>) -> Visit {
+        match item {
+            Item::Node(_) => self.nodes += 1,
+            Item::Entry(_) => self.entries += 1,
+            Item::Chunk(..) => self.chunks += 1,
+            Item::Xattrs(..) => {}
+        }
+        Visit::Enter
+    }
+
+    fn trouble(&mut self, place: Place<'_>, error: TreeError) -> Visit {
+        self.trouble.push(format!("{place}: {error}"));
+        Visit::Enter
+    }
 }
