@@ -43,3 +43,8 @@ pub use report::{Merged, Overwritten, Register};
 pub use xattrs::load_xattrs;
 
 use report::Reports;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
