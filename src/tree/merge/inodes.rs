@@ -10,11 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::count::LinkCount;
-use super::links::{diff_links, edit_links, lookup_link};
 use super::registers::{Decided, changed_and_gone, merge_leaf};
 use super::{Register, Reports};
 use crate::model::{DirTree, Entry, EntryBody, LinkId, LinkInode, LinksTree, TreeRoot, VolPath};
-use crate::tree::{NodeSource, TreeError, diff_dirs, same_body, same_entry, walk};
+use crate::tree::{
+    NodeSource, TreeError, diff_dirs, diff_links, edit_links, inode_of, link, same_body, same_entry, walk,
+};
 
 /// The three links trees, and what was decided so far.
 pub(super) struct Inodes<'a> {
@@ -53,21 +54,15 @@ impl<'a> Inodes<'a> {
     }
 
     pub async fn in_base(&self, id: LinkId) -> Result<Option<Entry>, TreeError> {
-        Ok(lookup_link(self.src, self.base, id)
-            .await?
-            .map(|inode| inode.entry))
+        Ok(link(self.src, self.base, &id).await?.map(|inode| inode.entry))
     }
 
     pub async fn in_head(&self, id: LinkId) -> Result<Option<Entry>, TreeError> {
-        Ok(lookup_link(self.src, self.head, id)
-            .await?
-            .map(|inode| inode.entry))
+        Ok(link(self.src, self.head, &id).await?.map(|inode| inode.entry))
     }
 
     pub async fn in_mine(&self, id: LinkId) -> Result<Option<Entry>, TreeError> {
-        Ok(lookup_link(self.src, self.mine, id)
-            .await?
-            .map(|inode| inode.entry))
+        Ok(link(self.src, self.mine, &id).await?.map(|inode| inode.entry))
     }
 
     /// The inode from its own registers: those of the three links trees.
@@ -158,7 +153,7 @@ impl<'a> Inodes<'a> {
         let mut conflicts = BTreeMap::new();
         let mut gone = Vec::new();
         for id in ids {
-            let head = lookup_link(self.src, self.head, id).await?;
+            let head = link(self.src, self.head, &id).await?;
             let counted = count.by_id.get(&id);
             let names =
                 counted.map_or(0, |counted| counted.delta) + head.as_ref().map_or(0, |h| i128::from(h.nlink));
@@ -199,7 +194,7 @@ impl<'a> Inodes<'a> {
             let (Some(was), Some(is)) = (was, is) else {
                 continue;
             };
-            let named = lookup_link(self.src, &tree.links, id).await?.is_some();
+            let named = link(self.src, &tree.links, &id).await?.is_some();
             if !named && !same_body(&was.entry.body, &is.entry.body) {
                 lost.insert(id);
             }
@@ -245,14 +240,10 @@ impl Settled {
 
 /// What is no directory at `path`, looked up through the links tree.
 async fn leaf_at(src: &dyn NodeSource, tree: &TreeRoot, path: &VolPath) -> Result<Option<Entry>, TreeError> {
-    Ok(match walk(src, tree, path).await? {
-        Some(Entry {
-            body: EntryBody::HardLink(id),
-            ..
-        }) => lookup_link(src, &tree.links, id).await?.map(|inode| inode.entry),
-        Some(entry) if !entry.is_dir() => Some(entry),
-        _ => None,
-    })
+    match walk(src, tree, path).await? {
+        Some(entry) if !entry.is_dir() => Ok(Some(inode_of(src, &tree.links, entry).await?)),
+        _ => Ok(None),
+    }
 }
 
 /// For each of these inodes its first name in path order. Goes only where there are hard links, and no further than

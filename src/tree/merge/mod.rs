@@ -30,7 +30,6 @@
 
 mod count;
 mod inodes;
-mod links;
 mod moves;
 mod names;
 mod registers;

@@ -284,7 +284,10 @@ impl Walk<'_> {
             (Side::Leaf(mine), head) => {
                 // Attributes alone do not bring contents back.
                 let wrote = match &base {
-                    Side::Leaf(base) => self.rules.attributes_revive() || self.wrote(base, &mine),
+                    Side::Leaf(base) => {
+                        let touched = self.rules.attributes_revive() && !self.same_name(base, &mine).await?;
+                        touched || self.wrote(base, &mine)
+                    }
                     _ => true,
                 };
                 if !wrote {

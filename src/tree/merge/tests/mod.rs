@@ -3,6 +3,8 @@
 //! Every run is a function of its seed. `SAILVOL_MODEL_RUNS=N` makes N times as many runs; `SAILVOL_MODEL_SEED=S` runs
 //! that seed alone, as a failure prints it.
 
+mod histories;
+mod mutants;
 mod random;
 mod real;
 mod scenarios;

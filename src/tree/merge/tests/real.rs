@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use parking_lot::Mutex;
 
-use super::super::links::edit_links;
 use super::super::names::merge_by;
 use super::super::{Register, load_xattrs};
 use super::model::{ATTRS, Attrs, Dir, FIRST_XATTR, File, Hint, Node as Model, Reg, Report, Tree, join};
@@ -23,7 +22,10 @@ use crate::model::{
     self, BlobRef, ChunkRef, Content, DirPage, DirTree, Entry, EntryBody, FileId, Hash, LinkId, LinkInode,
     LinksTree, Name, PackRef, Ptr, Timestamp, Totals, TreeRoot, VolPath, XattrMap, Xattrs, chunk_count,
 };
-use crate::tree::{MemorySource, NodeParams, NodeSource, NodeWriter, TreeError, entries, recount, store};
+use crate::tree::{
+    MemorySource, NodeParams, NodeSource, NodeWriter, TreeError, diff_links, edit_links, entries, recount,
+    store,
+};
 
 /// Nodes in packs in memory; xattrs out of line beside them.
 #[derive(Default)]
@@ -319,12 +321,7 @@ impl World {
             inodes: BTreeMap::new(),
         };
         let mut bytes = 0;
-        let inodes = block_on(super::super::links::diff_links(
-            &self.src,
-            &LinksTree::default(),
-            &root.links,
-        ))
-        .unwrap();
+        let inodes = block_on(diff_links(&self.src, &LinksTree::default(), &root.links)).unwrap();
         let mut counts = BTreeMap::new();
         for (id, _, inode) in inodes {
             let inode = inode.expect("only in the second tree");
