@@ -6,23 +6,17 @@
 //! 3. Moves are *net*: where an entry of the base is now, whatever happened in between, and only the outermost ones
 //!    (FORMAT.md 7).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use crate::model::{
-    Attrs, Content, DirTree, Entry, EntryBody, Kind, LinkId, LinkInode, Name, Totals, TreeRoot, VolPath, Xattrs,
+    Attrs, Content, DirTree, Entry, EntryBody, Kind, LinkId, LinkInode, Name, Totals, TreeRoot, VolPath,
 };
 use crate::overlay::{Change, NodeBody, NodeId, Origin, OverlayNode, OverlayState, ROOT_NODE};
-use crate::tree::{self, Move, NodeSource, TreeError};
+use crate::tree::{self, Hint, NodeSource, TreeError};
 
 /// What files contain, as far as the overlay does not say it itself: for each file with a body its size and either
-/// [`Content::Local`] or what was uploaded; and large xattrs that have become blobs.
-#[derive(Clone, Debug, Default)]
-pub struct Contents {
-    /// Size in bytes and descriptor.
-    pub files: HashMap<NodeId, (u64, Content)>,
-    /// The stored form of xattrs that do not fit into an entry.
-    pub xattrs: HashMap<NodeId, Xattrs>,
-}
+/// [`Content::Local`] or what was uploaded.
+pub type Contents = HashMap<NodeId, (u64, Content)>;
 
 /// A tree made of base and overlay, not stored yet.
 #[derive(Clone, Debug)]
@@ -30,7 +24,7 @@ pub struct Built {
     /// M.
     pub tree: TreeRoot,
     /// Net moves of files and directories, as hints for the merge.
-    pub moves: Vec<Move>,
+    pub moves: Vec<Hint>,
     /// Where each reachable node of the overlay is in M; of inodes with several names one of them.
     pub paths: HashMap<NodeId, VolPath>,
 }
@@ -56,7 +50,7 @@ pub async fn build(
             continue;
         };
         let (totals, tree) = bases.dir(*id).await?;
-        let mut edits: BTreeMap<Name, Option<Entry>> = BTreeMap::new();
+        let mut edits: Vec<(Name, Option<Entry>)> = Vec::with_capacity(dir.changes.len());
         for (name, change) in &dir.changes {
             let entry = match change {
                 Change::Whiteout(_) => None,
@@ -64,19 +58,19 @@ pub async fn build(
                     Some(entry_of(*child, node_of(overlay, *child)?, contents, &mut built)?)
                 }
             };
-            edits.insert(name.clone(), entry);
+            edits.push((name.clone(), entry));
         }
-        let dir = tree::edit_dir(src, &tree, totals, edits).await?;
-        built.insert(*id, dir);
+        let (tree, totals) = tree::edit_dir_entry(src, &tree, &totals, edits).await?;
+        built.insert(*id, (totals, tree));
     }
     let root = node_of(overlay, ROOT_NODE)?;
     let (totals, tree) = built.remove(&ROOT_NODE).ok_or_else(|| foreign("the root is not there"))?;
     let links = link_edits(overlay, contents)?;
     let links = tree::edit_links(src, &base.links, links).await?;
-    let moves = net_moves(overlay, &order.paths, &mut bases)?;
+    let moves = net_moves(overlay, &order.paths)?;
     Ok(Built {
         tree: TreeRoot {
-            attrs: stored_attrs(ROOT_NODE, root, contents),
+            attrs: root.attrs.clone(),
             totals,
             tree,
             links,
@@ -187,8 +181,7 @@ pub(super) fn base_path(overlay: &OverlayState, id: NodeId) -> Result<Option<Vol
 fn net_moves(
     overlay: &OverlayState,
     paths: &HashMap<NodeId, VolPath>,
-    _bases: &mut Bases<'_>,
-) -> Result<Vec<Move>, TreeError> {
+) -> Result<Vec<Hint>, TreeError> {
     let mut moves = Vec::new();
     for (id, to) in paths {
         let node = node_of(overlay, *id)?;
@@ -200,10 +193,10 @@ fn net_moves(
             continue;
         }
         if let Some(from) = base_path(overlay, *id)? {
-            moves.push(Move { from, to: to.clone() });
+            moves.push((from, to.clone()));
         }
     }
-    moves.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
+    moves.sort();
     Ok(moves)
 }
 
@@ -223,7 +216,7 @@ fn entry_of(
     if let NodeBody::Dir(_) = &node.body {
         let (totals, tree) = built.remove(&id).ok_or_else(|| foreign("a directory is not reachable"))?;
         return Ok(Entry {
-            attrs: stored_attrs(id, node, contents),
+            attrs: node.attrs.clone(),
             body: EntryBody::Dir { totals, tree },
         });
     }
@@ -243,7 +236,7 @@ fn inode_entry(id: NodeId, node: &OverlayNode, contents: &Contents) -> Result<En
     let body = match &node.body {
         NodeBody::Dir(_) => return Err(foreign("a directory with several names")),
         NodeBody::File(file) => {
-            let (size, content) = match (contents.files.get(&id), &file.base, file.dirty) {
+            let (size, content) = match (contents.get(&id), &file.base, file.dirty) {
                 (Some((size, content)), _, _) => (*size, content.clone()),
                 (None, Some((size, content)), false) => (*size, content.clone()),
                 (None, None, false) => (0, Content::empty()),
@@ -258,25 +251,17 @@ fn inode_entry(id: NodeId, node: &OverlayNode, contents: &Contents) -> Result<En
         NodeBody::BlockDev(major, minor) => EntryBody::BlockDev { major: *major, minor: *minor },
     };
     Ok(Entry {
-        attrs: stored_attrs(id, node, contents),
+        attrs: node.attrs.clone(),
         body,
     })
-}
-
-fn stored_attrs(id: NodeId, node: &OverlayNode, contents: &Contents) -> Attrs {
-    let mut attrs = node.attrs.clone();
-    if let Some(xattrs) = contents.xattrs.get(&id) {
-        attrs.xattrs = xattrs.clone();
-    }
-    attrs
 }
 
 /// What changes in the links tree.
 fn link_edits(
     overlay: &OverlayState,
     contents: &Contents,
-) -> Result<BTreeMap<LinkId, Option<LinkInode>>, TreeError> {
-    let mut edits = BTreeMap::new();
+) -> Result<Vec<(LinkId, Option<LinkInode>)>, TreeError> {
+    let mut edits = Vec::new();
     for (id, node) in &overlay.nodes {
         let Some(link) = link_of(node) else { continue };
         let in_base = matches!(node.origin, Some(Origin::Link(_)));
@@ -288,7 +273,7 @@ fn link_edits(
                 entry: inode_entry(*id, node, contents)?,
             }),
         };
-        edits.insert(link, inode);
+        edits.push((link, inode));
     }
     Ok(edits)
 }

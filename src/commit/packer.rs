@@ -91,6 +91,18 @@ impl Packer {
         Ok(())
     }
 
+    /// Uploads all packs, the last one too.
+    pub async fn finish_all(
+        mut self,
+        ledger: &dyn UploadLedger,
+        progress: &Progress,
+    ) -> Result<Packs, CommitError> {
+        if !self.open.is_empty() {
+            self.turn_over(ledger, progress).await?;
+        }
+        self.finish(ledger, progress).await
+    }
+
     /// Waits for all uploads; what is left is small enough to go with the nodes.
     pub async fn finish(
         mut self,

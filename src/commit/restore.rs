@@ -17,7 +17,7 @@ use crate::model::{
 use crate::overlay::{
     BaseRef, Change, DirChanges, FileState, NodeBody, NodeId, Origin, OverlayNode, OverlayState, ROOT_NODE,
 };
-use crate::tree::{self, Move, NodeSource, TreeError};
+use crate::tree::{self, Hint, NodeSource, TreeError};
 
 /// What [`restore`] starts from.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct Target<'a> {
     /// R: what base and overlay together shall be.
     pub result: &'a TreeRoot,
     /// Moves from H to R that a merge used; the paths `from` are in H, the paths `to` in R.
-    pub moves: &'a [Move],
+    pub moves: &'a [Hint],
     /// The mount's overlay up to now: numbers go on from it, and its files are found in it.
     pub live: &'a OverlayState,
     /// Other overlays (stashes) whose files R may name.
@@ -96,7 +96,7 @@ impl<'a> Restoring<'a> {
     fn new(src: &'a dyn NodeSource, target: &'a Target<'a>) -> Restoring<'a> {
         let mut gone: HashMap<VolPath, HashSet<Name>> = HashMap::new();
         let mut come: HashMap<VolPath, HashMap<Name, VolPath>> = HashMap::new();
-        for Move { from, to } in target.moves {
+        for (from, to) in target.moves {
             if let (Some((from_dir, from_name)), Some((to_dir, to_name))) = (from.split_last(), to.split_last()) {
                 gone.entry(from_dir).or_default().insert(from_name.clone());
                 come.entry(to_dir).or_default().insert(to_name.clone(), from.clone());
@@ -281,14 +281,14 @@ impl<'a> Restoring<'a> {
         if let Some(id) = self.links.get(&link) {
             return Ok(*id);
         }
-        let inode = tree::link_inode(self.src, &self.target.result.links, &link).await?;
+        let inode = tree::lookup_link(self.src, &self.target.result.links, link).await?;
         let inode = inode.ok_or_else(|| foreign("a hard link without its inode"))?;
         self.add_link(link, Some(inode)).await
     }
 
     /// Takes an inode of R's links tree, or one that R does not have any more, into the overlay.
     async fn add_link(&mut self, link: LinkId, inode: Option<LinkInode>) -> Result<NodeId, TreeError> {
-        let base = tree::link_inode(self.src, &self.target.head.links, &link).await?;
+        let base = tree::lookup_link(self.src, &self.target.head.links, link).await?;
         let origin = base.as_ref().map(|_| Origin::Link(link));
         let nlink = inode.as_ref().map_or(0, |inode| inode.nlink);
         let Some(entry) = inode.or_else(|| base.clone()).map(|inode| inode.entry) else {

@@ -16,16 +16,17 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::error::CommitError;
+use super::extents::{self, BaseChunks, NewPage, PageRef};
 use super::ledger::{self, Arrived, UploadLedger};
 use super::packer::{PackedBlob, Packer, Packs};
 use super::progress::Progress;
 use crate::format::{EncodedBlob, EncodedChunk, content_id, encode_blob, encode_chunk};
 use crate::model::{
-    ChunkRef, Content, Epoch, FRAME_BYTES, Hash, ITEM_BYTES_MAX, TINY_BYTES_MAX, VolPath, chunk_count, chunk_len,
-    chunk_start,
+    BlobRef, ChunkRef, Content, EXTENT_PAGE_CHUNKS, Epoch, FRAME_BYTES, Hash, ITEM_BYTES_MAX, TINY_BYTES_MAX, VolPath,
+    chunk_count, chunk_len, chunk_start,
 };
 use crate::overlay::{FileState, NodeId};
-use crate::tree::{self, NodeSource, TreeError};
+use crate::tree::{NodeSource, TreeError};
 use crate::volume::Volume;
 
 /// Frozen bytes of dirty files, from the bodies of a mount or from local files.
@@ -33,6 +34,9 @@ use crate::volume::Volume;
 pub trait FileSource: Send + Sync {
     /// Length of the file, bytes.
     async fn size(&self, node: NodeId) -> Result<u64, TreeError>;
+
+    /// Something can still write the file: an open handle, or a shared mapping. Asked after it was read.
+    async fn is_still_written(&self, node: NodeId) -> Result<bool, TreeError>;
 
     /// Exactly `len` bytes of the file as the view shows it, from body and base together; zeros where it ends by now.
     async fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Bytes, TreeError>;
@@ -121,8 +125,12 @@ pub struct UploadedFiles {
     pub contents: HashMap<NodeId, (u64, Content)>,
     /// Blobs that share the pack of the nodes: at most 4 MiB.
     pub open: crate::format::PackBuilder,
+    /// The epoch of the open pack.
+    pub epoch: Epoch,
     /// The oldest epoch that any of it was uploaded or found under (R1).
     pub epoch_min: Epoch,
+    /// Files that something could still write when they had been read.
+    pub still_written: Vec<NodeId>,
     /// Bytes sent.
     pub sent: u64,
     /// Logical bytes of the files.
@@ -133,6 +141,12 @@ pub struct UploadedFiles {
 enum Done {
     Tiny(Bytes),
     Blob(Place),
+    Pages(Vec<Page>),
+}
+
+/// A page of a chunk list, before packs have their ids.
+enum Page {
+    Kept(PageRef),
     Chunks(Vec<Place>),
 }
 
@@ -155,7 +169,7 @@ impl Place {
 /// What reading and hashing a small piece gives.
 enum Piece {
     Tiny(Bytes),
-    Known(crate::model::BlobRef),
+    Known(BlobRef),
     New(EncodedBlob),
 }
 
@@ -189,8 +203,8 @@ impl Upload<'_> {
         let mut done: HashMap<NodeId, (u64, Done)> = HashMap::new();
         // One large file after the other; its chunks go side by side.
         for (file, size) in large {
-            let places = work.large(&file, size).await?;
-            done.insert(file.node, (size, Done::Chunks(places)));
+            let pages = work.large(&file, size).await?;
+            done.insert(file.node, (size, Done::Pages(pages)));
             self.progress.file_done();
         }
         let mut pieces = futures::stream::iter(small)
@@ -210,31 +224,47 @@ impl Upload<'_> {
         }
         drop(pieces);
         let Work { packer, epoch_min, .. } = work;
-        let packs = packer.into_inner().finish(self.ledger, self.progress).await?;
+        let mut packs = packer.into_inner().finish(self.ledger, self.progress).await?;
+        let mut still_written = Vec::new();
+        for node in done.keys() {
+            if self.files.is_still_written(*node).await? {
+                still_written.push(*node);
+            }
+        }
         let mut contents = HashMap::with_capacity(done.len());
         for (node, (size, one)) in done {
-            contents.insert(node, (size, self.content(size, one, &packs).await?));
+            contents.insert(node, (size, one.content(size, &mut packs)?));
         }
         Ok(UploadedFiles {
             contents,
             open: packs.open,
+            epoch: self.epoch,
+            still_written,
             epoch_min: epoch_min.into_inner(),
-            sent: self.progress.sent(),
+            sent: self.progress.count().sent,
             bytes,
         })
     }
+}
 
+impl Done {
     /// The descriptor, once packs have their ids.
-    async fn content(&self, size: u64, done: Done, packs: &Packs) -> Result<Content, CommitError> {
-        Ok(match done {
+    fn content(self, size: u64, packs: &mut Packs) -> Result<Content, CommitError> {
+        Ok(match self {
             Done::Tiny(bytes) => Content::Tiny(Arc::from(&bytes[..])),
             Done::Blob(place) => match place.resolve(packs) {
                 ChunkRef::Packed(blob) => Content::Blob(blob),
-                ChunkRef::Hole | ChunkRef::Object { .. } => Content::empty(),
+                ChunkRef::Hole | ChunkRef::Object { .. } => return Err(CommitError::Stopped),
             },
-            Done::Chunks(places) => {
-                let chunks: Vec<ChunkRef> = places.into_iter().map(|place| place.resolve(packs)).collect();
-                tree::content_of_chunks(size, chunks)?
+            Done::Pages(pages) => {
+                let resolve = |page| match page {
+                    Page::Kept(page) => NewPage::Kept(page),
+                    Page::Chunks(places) => {
+                        NewPage::Chunks(places.into_iter().map(|place: Place| place.resolve(packs)).collect())
+                    }
+                };
+                let pages: Vec<NewPage> = pages.into_iter().map(resolve).collect();
+                extents::content_of(size, pages, &mut packs.open)?
             }
         })
     }
@@ -270,7 +300,7 @@ impl Work<'_> {
     }
 
     /// A piece below 4 MiB, unless it is what the base has or what arrived before.
-    async fn blob(&self, bytes: Bytes, base: Option<crate::model::BlobRef>) -> Result<Piece, CommitError> {
+    async fn blob(&self, bytes: Bytes, base: Option<BlobRef>) -> Result<Piece, CommitError> {
         let known = self.on_thread({
             let bytes = bytes.clone();
             move || content_id(&bytes)
@@ -290,35 +320,38 @@ impl Work<'_> {
         self.packer.lock().await.add(blob, self.up.ledger, self.up.progress).await
     }
 
-    /// A file of chunks.
-    async fn large(&self, file: &DirtyFile, size: u64) -> Result<Vec<Place>, CommitError> {
+    /// A file of chunks, page by page of its list.
+    async fn large(&self, file: &DirtyFile, size: u64) -> Result<Vec<Page>, CommitError> {
         let count = chunk_count(size);
-        let base = self.base_chunks(file, size, count).await?;
-        let places = futures::stream::iter(0..count)
-            .map(|index| {
-                let old = base.get(index as usize).copied().flatten();
-                async move { self.chunk(file, size, index, old).await }
-            })
-            .buffered(self.up.limits.requests.max(1));
-        places.try_collect().await
-    }
-
-    /// Chunks of the base that stand at the same place with the same length.
-    async fn base_chunks(
-        &self,
-        file: &DirtyFile,
-        size: u64,
-        count: u64,
-    ) -> Result<Vec<Option<ChunkRef>>, CommitError> {
-        let Some((base_size, content)) = &file.state.base else {
-            return Ok(Vec::new());
+        let (base_size, base) = match &file.state.base {
+            Some((base_size, content)) => (*base_size, BaseChunks::load(self.up.nodes, content).await?),
+            None => (0, BaseChunks::None),
         };
-        if !matches!(content, Content::Chunks { .. } | Content::Paged { .. }) {
-            return Ok(Vec::new());
+        let same_len = |index: u64| chunk_len(index, size) == chunk_len(index, base_size);
+        let mut pages = Vec::new();
+        for number in 0..count.div_ceil(EXTENT_PAGE_CHUNKS) {
+            let first = number * EXTENT_PAGE_CHUNKS;
+            let chunks = first..count.min(first + EXTENT_PAGE_CHUNKS);
+            let (start, end) = (chunk_start(first), chunk_start(chunks.end).min(size));
+            if let Some(page) = base.page(number)
+                && page.chunks == chunks.end - chunks.start
+                && same_len(chunks.end - 1)
+                && is_clean(&file.state, start, end - start)
+            {
+                self.up.progress.read(end - start);
+                pages.push(Page::Kept(page));
+                continue;
+            }
+            let old = base.chunks(self.up.nodes, number).await?;
+            let places = futures::stream::iter(chunks)
+                .map(|index| {
+                    let old = old.get((index - first) as usize).copied().filter(|_| same_len(index));
+                    async move { self.chunk(file, size, index, old).await }
+                })
+                .buffered(self.up.limits.requests.max(1));
+            pages.push(Page::Chunks(places.try_collect().await?));
         }
-        let chunks = tree::chunks_of(self.up.nodes, *base_size, content).await?;
-        let same = |index: u64| chunk_len(index, size) == chunk_len(index, *base_size);
-        Ok(chunks.into_iter().zip(0..count).map(|(chunk, index)| same(index).then_some(chunk)).collect())
+        Ok(pages)
     }
 
     async fn chunk(
@@ -380,12 +413,11 @@ impl Work<'_> {
         if let Some(epoch) = known {
             return Ok(Place::Known(ChunkRef::Object { epoch, id }));
         }
+        // A chunk is at most 64 MiB.
+        let raw_len = bytes.len() as u32;
         let chunk = self.on_thread(move || encode_chunk(&bytes)).await??;
-        let epoch = self.store_chunk(&chunk).await?;
-        if epoch != self.up.epoch {
-            self.claimed.lock().insert(id, epoch);
-        }
-        Ok(Place::Known(ChunkRef::Object { epoch, id }))
+        self.store_chunk(&chunk, raw_len).await?;
+        Ok(Place::Known(ChunkRef::Object { epoch: self.up.epoch, id }))
     }
 
     /// The epoch under which another chunk of this upload has the same bytes; else they are this caller's to send.
@@ -400,22 +432,18 @@ impl Work<'_> {
         }
     }
 
-    /// Brings a chunk object into the store, and says under which epoch it is there.
-    async fn store_chunk(&self, chunk: &EncodedChunk) -> Result<Epoch, CommitError> {
+    /// Brings a chunk object into the store. A hint counts only for the epoch of this upload: R1 holds then, and others
+    /// who upload the same bytes find it.
+    async fn store_chunk(&self, chunk: &EncodedChunk, raw_len: u32) -> Result<(), CommitError> {
         let up = self.up;
-        let permit = self.requests.acquire().await.map_err(|_| CommitError::Stopped)?;
-        // Under the epoch of this upload only: a copy under an older one might be found by nobody who uploads the same
-        // bytes in this commit, and would have to be confirmed again after the next fence.
-        if up.hints.find(&chunk.id) == Some(up.epoch) && up.volume.has_chunk(up.epoch, chunk).await? {
-            drop(permit);
-            return Ok(up.epoch);
+        let _permit = self.requests.acquire().await.map_err(|_| CommitError::Stopped)?;
+        let hinted = up.hints.find(&chunk.id) == Some(up.epoch);
+        if !hinted || !up.volume.has_chunk(up.epoch, chunk, raw_len).await? {
+            up.progress.sent_bytes(up.volume.put_chunk(up.epoch, chunk, raw_len).await?);
         }
-        let sent = up.volume.put_chunk(up.epoch, chunk).await?;
-        drop(permit);
-        up.progress.sent_bytes(sent);
         up.ledger.append(&ledger::chunk_entry(up.epoch, &chunk.id)).map_err(CommitError::ledger)?;
         up.hints.learn(&chunk.id, up.epoch);
-        Ok(up.epoch)
+        Ok(())
     }
 
     fn found(&self, epoch: Epoch) {

@@ -1,5 +1,6 @@
 //! Chunks and packs of a volume as objects: written once, then immutable.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -143,9 +144,10 @@ pub struct RemoteSource {
 
 #[derive(Debug, Default)]
 struct Memory {
-    nodes: std::collections::HashMap<Hash, Arc<Node>>,
+    /// By pack and hash: equal nodes of two packs decode to different pointers.
+    nodes: HashMap<(PackRef, Hash), Arc<Node>>,
     /// Oldest first.
-    windows: std::collections::VecDeque<Window>,
+    windows: VecDeque<Window>,
 }
 
 #[derive(Clone, Debug)]
@@ -217,7 +219,7 @@ impl Window {
 #[async_trait]
 impl NodeSource for RemoteSource {
     fn loaded(&self, ptr: &Ptr) -> Option<Arc<Node>> {
-        self.memory.lock().nodes.get(&ptr.hash).cloned()
+        self.memory.lock().nodes.get(&(ptr.pack, ptr.hash)).cloned()
     }
 
     async fn node(&self, ptr: &Ptr) -> Result<Arc<Node>, TreeError> {
@@ -235,7 +237,7 @@ impl NodeSource for RemoteSource {
         if memory.nodes.len() >= NODES_MAX {
             memory.nodes.clear();
         }
-        memory.nodes.insert(ptr.hash, node.clone());
+        memory.nodes.insert((ptr.pack, ptr.hash), node.clone());
         Ok(node)
     }
 

@@ -1,0 +1,494 @@
+//! Changes of a tree without a mount: what `put`, `rm`, `cp` and `mkdir` do, as one change set on the head.
+//!
+//! Edits are made in order on a sketch of the directories they touch; each directory is written once, however many of
+//! its names change. Copies share content: no bytes move.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use super::build::{Built, Contents};
+use super::error::CommitError;
+use super::upload::{DirtyFile, FileSource};
+use crate::model::{
+    Attrs, DirTree, Entry, EntryBody, FileId, LinkId, LinkInode, Name, PATH_DEPTH_MAX, Timestamp, Totals, TreeRoot,
+    VolPath,
+};
+use crate::overlay::{FileState, NodeId};
+use crate::tree::{self, NodeSource, TreeError};
+
+/// One change. Directories above the path must exist, unless it says otherwise.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// A file with the bytes of `node` of the file source, in place of what is there (not of a directory). Makes
+    /// missing directories when `parents` has attributes for them.
+    Put {
+        /// Where.
+        path: VolPath,
+        /// Which bytes.
+        node: NodeId,
+        /// Mode, owner, times, file id.
+        attrs: Attrs,
+        /// For missing directories above.
+        parents: Option<Attrs>,
+    },
+    /// A symbolic link, in place of what is there (not of a directory).
+    Symlink {
+        /// Where.
+        path: VolPath,
+        /// Target, 1 to 4,095 bytes.
+        target: Arc<[u8]>,
+        /// Owner, times, file id.
+        attrs: Attrs,
+        /// For missing directories above.
+        parents: Option<Attrs>,
+    },
+    /// A directory; one that is there already stays as it is when `parents` is given.
+    Mkdir {
+        /// Where.
+        path: VolPath,
+        /// Mode, owner, times, file id.
+        attrs: Attrs,
+        /// For missing directories above.
+        parents: Option<Attrs>,
+    },
+    /// Removes a name; a directory with all that is in it only if `recursive`.
+    Remove {
+        /// Which.
+        path: VolPath,
+        /// Directories too.
+        recursive: bool,
+        /// For the directory above.
+        now: Timestamp,
+    },
+    /// Another name with the same content, in place of what is there (not of a directory). Copies of names of one
+    /// inode are files of their own.
+    Copy {
+        /// What.
+        from: VolPath,
+        /// Its new path.
+        to: VolPath,
+        /// Directories too.
+        recursive: bool,
+        /// Of the copy.
+        file_id: FileId,
+        /// For the directory above.
+        now: Timestamp,
+    },
+}
+
+/// Draws file ids: a random start for each run, then one after the other.
+#[derive(Debug)]
+pub struct FileIds {
+    next: u64,
+}
+
+impl FileIds {
+    /// From 8 random bytes.
+    pub fn new(random: [u8; 8]) -> FileIds {
+        FileIds { next: (u64::from_le_bytes(random) >> 1 << 24).max(256) & i64::MAX.cast_unsigned() }
+    }
+
+    /// The next one.
+    pub fn draw(&mut self) -> FileId {
+        self.next += 1;
+        FileId(self.next)
+    }
+}
+
+/// Local files as the bytes of edits.
+#[derive(Debug, Default)]
+pub struct LocalFiles {
+    paths: HashMap<NodeId, PathBuf>,
+}
+
+impl LocalFiles {
+    /// Adds a file; its number is for [`Edit::Put`].
+    pub fn add(&mut self, path: PathBuf) -> NodeId {
+        let node = self.paths.len() as NodeId + 1;
+        self.paths.insert(node, path);
+        node
+    }
+
+    async fn on_file<T: Send + 'static>(
+        &self,
+        node: NodeId,
+        work: impl FnOnce(&std::fs::File) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, TreeError> {
+        let path = self.paths.get(&node).cloned().unwrap_or_default();
+        let shown = path.display().to_string();
+        let failed = |error: std::io::Error| TreeError::Local {
+            path: shown.clone(),
+            reason: error.to_string(),
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        let job = tokio::task::spawn_blocking(move || work(&std::fs::File::open(&path)?));
+        job.await.map_err(|e| failed(std::io::Error::other(e)))?.map_err(failed)
+    }
+}
+
+#[async_trait]
+impl FileSource for LocalFiles {
+    async fn size(&self, node: NodeId) -> Result<u64, TreeError> {
+        self.on_file(node, |file| Ok(file.metadata()?.len())).await
+    }
+
+    async fn is_still_written(&self, _node: NodeId) -> Result<bool, TreeError> {
+        Ok(false)
+    }
+
+    async fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Bytes, TreeError> {
+        self.on_file(node, move |file| {
+            // At most one chunk.
+            let mut bytes = vec![0; len as usize];
+            let mut done = 0;
+            while done < bytes.len() {
+                let more = std::os::unix::fs::FileExt::read_at(file, &mut bytes[done..], offset + done as u64);
+                match more {
+                    Ok(0) => break,
+                    Ok(more) => done += more,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(Bytes::from(bytes))
+        })
+        .await
+    }
+}
+
+/// The files that edits bring, each with what is at its path now: equal bytes are not sent again.
+pub(super) async fn edited_files(
+    src: &dyn NodeSource,
+    base: &TreeRoot,
+    edits: &[Edit],
+) -> Result<Vec<DirtyFile>, TreeError> {
+    let mut files = Vec::new();
+    for edit in edits {
+        let Edit::Put { path, node, .. } = edit else { continue };
+        let old = match tree::walk(src, base, path).await?.map(|entry| entry.body) {
+            Some(EntryBody::File { size, content }) => Some((size, content)),
+            _ => None,
+        };
+        let state = FileState {
+            base: old,
+            body: Some(*node),
+            dirty: true,
+            bytes_generation: 0,
+            present: None,
+            base_valid: 0,
+        };
+        files.push(DirtyFile { node: *node, path: path.clone(), state });
+    }
+    Ok(files)
+}
+
+/// M: the base with the edits made.
+pub(super) async fn apply_edits(
+    src: &dyn NodeSource,
+    base: &TreeRoot,
+    edits: &[Edit],
+    contents: &Contents,
+) -> Result<Built, CommitError> {
+    let mut sketch = Sketch {
+        src,
+        base,
+        contents,
+        root: Dir::of(base.attrs.clone(), base.totals, base.tree.clone()),
+        lost_links: HashMap::new(),
+    };
+    for edit in edits {
+        sketch.apply(edit).await?;
+    }
+    let Sketch { root, lost_links, .. } = sketch;
+    let (attrs, totals, tree) = root.finish(src).await?;
+    let mut links = Vec::new();
+    for (id, lost) in lost_links {
+        let inode = tree::lookup_link(src, &base.links, id).await?;
+        links.push((id, inode.and_then(|inode| less_names(inode, lost))));
+    }
+    let links = tree::edit_links(src, &base.links, links).await?;
+    let paths = edits.iter().filter_map(|edit| match edit {
+        Edit::Put { path, node, .. } => Some((*node, path.clone())),
+        _ => None,
+    });
+    Ok(Built { tree: TreeRoot { attrs, totals, tree, links }, moves: Vec::new(), paths: paths.collect() })
+}
+
+fn less_names(inode: LinkInode, lost: u64) -> Option<LinkInode> {
+    let nlink = inode.nlink.saturating_sub(lost);
+    (nlink > 0).then_some(LinkInode { nlink, ..inode })
+}
+
+/// Directories that edits touch.
+struct Sketch<'a> {
+    src: &'a dyn NodeSource,
+    base: &'a TreeRoot,
+    contents: &'a Contents,
+    root: Dir,
+    /// Names that inodes of the links tree have lost.
+    lost_links: HashMap<LinkId, u64>,
+}
+
+struct Dir {
+    attrs: Attrs,
+    totals: Totals,
+    tree: DirTree,
+    changes: BTreeMap<Name, Slot>,
+}
+
+enum Slot {
+    Gone,
+    Entry(Entry),
+    Dir(Box<Dir>),
+}
+
+impl Dir {
+    fn of(attrs: Attrs, totals: Totals, tree: DirTree) -> Dir {
+        Dir { attrs, totals, tree, changes: BTreeMap::new() }
+    }
+
+    /// The directory with its changes. Recursion as deep as the sketch, at most [`PATH_DEPTH_MAX`].
+    fn finish<'a>(
+        self,
+        src: &'a dyn NodeSource,
+    ) -> BoxFuture<'a, Result<(Attrs, Totals, DirTree), TreeError>> {
+        Box::pin(async move {
+            let mut changes = Vec::with_capacity(self.changes.len());
+            for (name, slot) in self.changes {
+                let entry = match slot {
+                    Slot::Gone => None,
+                    Slot::Entry(entry) => Some(entry),
+                    Slot::Dir(dir) => {
+                        let (attrs, totals, tree) = dir.finish(src).await?;
+                        Some(Entry { attrs, body: EntryBody::Dir { totals, tree } })
+                    }
+                };
+                changes.push((name, entry));
+            }
+            let (tree, totals) = tree::edit_dir_entry(src, &self.tree, &self.totals, changes).await?;
+            Ok((self.attrs, totals, tree))
+        })
+    }
+}
+
+impl Sketch<'_> {
+    async fn apply(&mut self, edit: &Edit) -> Result<(), CommitError> {
+        match edit {
+            Edit::Put { path, node, attrs, parents } => {
+                let (size, content) = self.contents.get(node).cloned().ok_or(CommitError::Path {
+                    path: path.clone(),
+                    reason: "has no bytes",
+                })?;
+                let entry = Entry { attrs: attrs.clone(), body: EntryBody::File { size, content } };
+                self.place(path, entry, parents.as_ref()).await
+            }
+            Edit::Symlink { path, target, attrs, parents } => {
+                let body = EntryBody::Symlink { target: target.clone() };
+                self.place(path, Entry { attrs: attrs.clone(), body }, parents.as_ref()).await
+            }
+            Edit::Mkdir { path, attrs, parents } => self.mkdir(path, attrs, parents.as_ref()).await,
+            Edit::Remove { path, recursive, now } => self.remove(path, *recursive, *now).await,
+            Edit::Copy { from, to, recursive, file_id, now } => {
+                let entry = self.copy_of(from, *recursive, *file_id, *now).await?;
+                self.place(to, entry, None).await
+            }
+        }
+    }
+
+    /// Opens the directory at `path`, making what is missing if there are attributes for it.
+    async fn dir(&mut self, path: &[Name], parents: Option<&Attrs>) -> Result<&mut Dir, CommitError> {
+        if path.len() >= PATH_DEPTH_MAX {
+            return Err(refused(path, "is too deep"));
+        }
+        let src = self.src;
+        let mut dir = &mut self.root;
+        for (depth, name) in path.iter().enumerate() {
+            if !matches!(dir.changes.get(name), Some(Slot::Dir(_))) {
+                let entry = match dir.changes.get(name) {
+                    Some(Slot::Entry(entry)) => Some(entry.clone()),
+                    Some(_) => None,
+                    None => tree::lookup(src, &dir.tree, name.as_bytes()).await?,
+                };
+                let below = match (entry, parents) {
+                    (Some(Entry { attrs, body: EntryBody::Dir { totals, tree } }), _) => Dir::of(attrs, totals, tree),
+                    (Some(_), _) => return Err(refused(&path[..=depth], "is not a directory")),
+                    (None, Some(attrs)) => Dir::of(attrs.clone(), Totals::default(), DirTree::empty()),
+                    (None, None) => return Err(refused(&path[..=depth], "does not exist")),
+                };
+                dir.changes.insert(name.clone(), Slot::Dir(Box::new(below)));
+            }
+            dir = match dir.changes.get_mut(name) {
+                Some(Slot::Dir(below)) => below,
+                _ => return Err(refused(&path[..=depth], "is not a directory")),
+            };
+        }
+        Ok(dir)
+    }
+
+    /// What is at a path now.
+    async fn entry(&mut self, path: &VolPath) -> Result<Option<Entry>, CommitError> {
+        let Some((above, name)) = path.split_last() else {
+            return Err(refused(&[], "is the root"));
+        };
+        let name = name.clone();
+        let src = self.src;
+        let dir = self.dir(&above.0, None).await?;
+        match dir.changes.get_mut(&name) {
+            None => Ok(tree::lookup(src, &dir.tree, name.as_bytes()).await?),
+            Some(Slot::Gone) => Ok(None),
+            Some(Slot::Entry(entry)) => Ok(Some(entry.clone())),
+            Some(slot @ Slot::Dir(_)) => {
+                // Taken for what it is by now.
+                let Slot::Dir(below) = std::mem::replace(slot, Slot::Gone) else {
+                    return Ok(None);
+                };
+                let (attrs, totals, tree) = below.finish(src).await?;
+                let entry = Entry { attrs, body: EntryBody::Dir { totals, tree } };
+                *slot = Slot::Entry(entry.clone());
+                Ok(Some(entry))
+            }
+        }
+    }
+
+    async fn place(
+        &mut self,
+        path: &VolPath,
+        entry: Entry,
+        parents: Option<&Attrs>,
+    ) -> Result<(), CommitError> {
+        let Some((above, name)) = path.split_last() else {
+            return Err(refused(&[], "is the root"));
+        };
+        let name = name.clone();
+        self.dir(&above.0, parents).await?;
+        let old = self.entry(path).await?;
+        if old.as_ref().is_some_and(Entry::is_dir) {
+            return Err(refused(&path.0, "is a directory"));
+        }
+        self.forget(old).await?;
+        let now = entry.attrs.ctime;
+        let dir = self.dir(&above.0, parents).await?;
+        dir.changes.insert(name, Slot::Entry(entry));
+        touch(dir, now);
+        Ok(())
+    }
+
+    async fn mkdir(
+        &mut self,
+        path: &VolPath,
+        attrs: &Attrs,
+        parents: Option<&Attrs>,
+    ) -> Result<(), CommitError> {
+        let Some((above, name)) = path.split_last() else {
+            return if parents.is_some() { Ok(()) } else { Err(refused(&[], "exists")) };
+        };
+        let name = name.clone();
+        self.dir(&above.0, parents).await?;
+        match self.entry(path).await? {
+            Some(entry) if entry.is_dir() && parents.is_some() => return Ok(()),
+            Some(_) => return Err(refused(&path.0, "exists")),
+            None => {}
+        }
+        let dir = self.dir(&above.0, parents).await?;
+        let made = Dir::of(attrs.clone(), Totals::default(), DirTree::empty());
+        dir.changes.insert(name, Slot::Dir(Box::new(made)));
+        touch(dir, attrs.ctime);
+        Ok(())
+    }
+
+    async fn remove(&mut self, path: &VolPath, recursive: bool, now: Timestamp) -> Result<(), CommitError> {
+        let Some((above, name)) = path.split_last() else {
+            return Err(refused(&[], "is the root"));
+        };
+        let name = name.clone();
+        let Some(old) = self.entry(path).await? else {
+            return Err(refused(&path.0, "does not exist"));
+        };
+        if old.is_dir() && !recursive {
+            return Err(refused(&path.0, "is a directory"));
+        }
+        self.forget(Some(old)).await?;
+        let dir = self.dir(&above.0, None).await?;
+        dir.changes.insert(name, Slot::Gone);
+        touch(dir, now);
+        Ok(())
+    }
+
+    /// Counts the names of inodes that go with an entry. Directories without such names are not opened.
+    async fn forget(&mut self, entry: Option<Entry>) -> Result<(), CommitError> {
+        let mut open: Vec<Entry> = entry.into_iter().collect();
+        while let Some(entry) = open.pop() {
+            match entry.body {
+                EntryBody::HardLink(id) => *self.lost_links.entry(id).or_default() += 1,
+                EntryBody::Dir { totals, tree } if totals.links > 0 => {
+                    let below = tree::entries(self.src, &tree).await?;
+                    open.extend(below.into_iter().map(|(_, entry)| entry));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What a copy of `from` is.
+    async fn copy_of(
+        &mut self,
+        from: &VolPath,
+        recursive: bool,
+        file_id: FileId,
+        now: Timestamp,
+    ) -> Result<Entry, CommitError> {
+        let Some(entry) = self.entry(from).await? else {
+            return Err(refused(&from.0, "does not exist"));
+        };
+        if entry.is_dir() && !recursive {
+            return Err(refused(&from.0, "is a directory"));
+        }
+        let mut copy = self.unlinked(entry).await?;
+        copy.attrs.file_id = file_id;
+        copy.attrs.ctime = now;
+        Ok(copy)
+    }
+
+    /// The entry without names of the links tree: each becomes a file of its own.
+    fn unlinked(&self, entry: Entry) -> BoxFuture<'_, Result<Entry, CommitError>> {
+        Box::pin(async move {
+            match entry.body {
+                EntryBody::HardLink(id) => {
+                    let inode = tree::lookup_link(self.src, &self.base.links, id).await?;
+                    inode.map(|inode| inode.entry).ok_or_else(|| refused(&[], "a hard link without its inode"))
+                }
+                EntryBody::Dir { totals, tree } if totals.links > 0 => {
+                    let mut dir = Dir::of(entry.attrs, totals, tree);
+                    for (name, below) in tree::entries(self.src, &dir.tree).await? {
+                        let linked = match &below.body {
+                            EntryBody::HardLink(_) => true,
+                            EntryBody::Dir { totals, .. } => totals.links > 0,
+                            _ => false,
+                        };
+                        if linked {
+                            dir.changes.insert(name, Slot::Entry(self.unlinked(below).await?));
+                        }
+                    }
+                    let (attrs, totals, tree) = dir.finish(self.src).await?;
+                    Ok(Entry { attrs, body: EntryBody::Dir { totals, tree } })
+                }
+                body => Ok(Entry { attrs: entry.attrs, body }),
+            }
+        })
+    }
+}
+
+fn touch(dir: &mut Dir, now: Timestamp) {
+    dir.attrs.mtime = now;
+    dir.attrs.ctime = now;
+}
+
+fn refused(path: &[Name], reason: &'static str) -> CommitError {
+    CommitError::Path { path: VolPath(path.to_vec()), reason }
+}

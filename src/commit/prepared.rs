@@ -1,0 +1,48 @@
+//! M as a stored tree on this machine: what the view stands on after a commit that had to merge.
+
+use bytes::Bytes;
+
+use super::error::CommitError;
+use crate::format::{FinishedPack, SuperNode, encode_super};
+use crate::model::{Hash, TreeRoot};
+use crate::tree::{self, NodeParams, NodeSource, NodeWriter};
+
+/// A tree of which the nodes that differ from the remote ones are in packs for the state directory (`LOCAL_EPOCH`). It
+/// is read back by `decode_super` with local packs allowed.
+#[derive(Clone, Debug)]
+pub struct PreparedTree {
+    /// Hash of the super node: the tree's name ([`crate::overlay::BaseRef::prepared`]).
+    pub hash: Hash,
+    /// The super node's stored bytes.
+    pub stored: Bytes,
+    /// Length of its raw form, bytes.
+    pub raw_len: u32,
+    /// Packs that the tree names.
+    pub packs: Vec<FinishedPack>,
+    /// The tree, all of it stored.
+    pub tree: TreeRoot,
+}
+
+/// Stores a tree for the state directory.
+pub(super) async fn stored_locally(
+    src: &dyn NodeSource,
+    tree: &TreeRoot,
+    params: NodeParams,
+) -> Result<PreparedTree, CommitError> {
+    let stored = tree::store(src, tree, NodeWriter::local(params)).await?;
+    let node = SuperNode { root: stored.root, refs: None, history: None };
+    let encoded = encode_super(&node, true)?;
+    Ok(PreparedTree {
+        hash: encoded.hash,
+        stored: Bytes::from(encoded.stored),
+        raw_len: encoded.raw_len,
+        packs: stored.packs,
+        tree: node.root,
+    })
+}
+
+/// Hash by which two stored trees are known to be the same; `None` for one that is not stored.
+pub(super) fn tree_hash(tree: &TreeRoot) -> Option<Hash> {
+    let node = SuperNode { root: tree.clone(), refs: None, history: None };
+    encode_super(&node, true).ok().map(|encoded| encoded.hash)
+}

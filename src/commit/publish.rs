@@ -1,0 +1,362 @@
+//! The second half of a commit: merging with what others published, storing the nodes, and making the next record
+//! (FORMAT.md 6.1 steps 3 to 9).
+//!
+//! 1. One transaction id through all attempts; it is journaled, with the number up to which the log cannot hold it,
+//!    before anything that may publish it is sent.
+//! 2. As long as the outcome of an attempt is not known, every error is [`CommitError::Unknown`].
+//! 3. A lost race costs nothing but the merge and the nodes: chunks and data packs stay where they are.
+//!
+//! Drafts and combining (FORMAT.md 6.3) come later: under contention every committer retries by itself, at once after
+//! the first loss, then after growing random waits.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::error::CommitError;
+use super::frozen::{Counted, Uploaded};
+use super::journal::Attempt;
+use super::prepared::{PreparedTree, stored_locally, tree_hash};
+use super::rehome::rehome;
+use super::sink::Uploads;
+use super::surroundings::{Commit, node_params};
+use crate::format::{PackBuilder, RecordKind, SuperNode, Usage, txn_id};
+use crate::model::{Seq, TreeRoot, TxnId, VolPath};
+use crate::overlay::{BaseRef, PublishedContent};
+use crate::tree::{self, Hint, NodeWriter, Overwritten, PackIds};
+use crate::volume::{FoundTxn, Head, LoggedRecord, NextRecord, PublishOutcome, rules};
+
+/// A commit that is in the log.
+#[derive(Clone, Debug)]
+pub struct CommitDone {
+    /// The record, ours.
+    pub record: LoggedRecord,
+    /// The newest record that is known.
+    pub head: Head,
+    /// Its identity.
+    pub txn: TxnId,
+    /// What was changed.
+    pub counted: Counted,
+    /// Bytes that went to the store: chunks, packs and the record.
+    pub sent: u64,
+    /// Attempts that lost against others.
+    pub lost: u32,
+    /// Records of others, not seen by this view, that the record builds on.
+    pub merged_with: Vec<Seq>,
+    /// What of them went under.
+    pub overwrote: Vec<Overwritten>,
+    /// Files that something could still write: published as they were read, and dirty still.
+    pub still_written: Vec<VolPath>,
+    /// What the view stands on now.
+    pub base: NewBase,
+    /// Published bytes by node, for the overlay.
+    pub contents: Vec<PublishedContent>,
+}
+
+/// The base after a commit: M (FORMAT.md 6.1, the table of B and S).
+#[derive(Clone, Debug)]
+pub struct NewBase {
+    /// If nothing was written since the freeze.
+    pub clean: BaseRef,
+    /// If something was: what it was made of stays among the sources.
+    pub dirty: BaseRef,
+    /// The tree itself.
+    pub tree: TreeRoot,
+    /// Nodes of it that exist on this machine only; `None` when it is the published tree.
+    pub prepared: Option<PreparedTree>,
+}
+
+/// R for one head, and what is needed to publish it.
+struct Merge {
+    result: TreeRoot,
+    /// Blobs and extent pages that go with the nodes.
+    open: PackBuilder,
+    overwrote: Vec<Overwritten>,
+    used: Vec<Hint>,
+    /// R is M: nobody else published.
+    plain: bool,
+}
+
+/// How an attempt ended, if not with an error.
+enum Step {
+    Done(Box<CommitDone>),
+    Lost,
+    Unknown(String),
+}
+
+/// An attempt of which the outcome was not known, and what its answer would have been.
+struct Sent {
+    attempt: Attempt,
+    merged_with: Vec<Seq>,
+    overwrote: Vec<Overwritten>,
+}
+
+/// State of the loop.
+struct Publishing<'a> {
+    commit: &'a Commit<'a>,
+    uploaded: Uploaded,
+    txn: TxnId,
+    /// The log cannot hold the transaction up to here.
+    since: Seq,
+    /// The last attempt may have been published.
+    pending: Option<String>,
+    /// Attempts of which the outcome was not known, the pending one among them.
+    sent_attempts: Vec<Sent>,
+    lost: u32,
+    /// Bytes sent besides those of files.
+    sent: u64,
+}
+
+impl Uploaded {
+    /// Publishes it. `head` is the newest known record.
+    ///
+    /// # Errors
+    /// [`CommitError::Unknown`] when the outcome cannot be known; all others mean that nothing was published.
+    pub async fn publish(self, commit: &Commit<'_>, head: Head) -> Result<CommitDone, CommitError> {
+        let txn = txn_id(&random()?, &commit.options.by, &self.frozen.base_ref.record, &self.digest());
+        let deadline = Instant::now() + commit.options.deadline;
+        let mut publishing = Publishing {
+            commit,
+            since: head.seq(),
+            uploaded: self,
+            txn,
+            pending: None,
+            sent_attempts: Vec::new(),
+            lost: 0,
+            sent: 0,
+        };
+        let mut known = head;
+        loop {
+            let step = match publishing.step(&mut known).await {
+                Ok(step) => step,
+                Err(error) => match &publishing.pending {
+                    // The store may answer again before the deadline.
+                    Some(_) if error.is_transient() => Step::Unknown(error.to_string()),
+                    Some(reason) => return Err(publishing.unknown(format!("{reason}; then {error}"))),
+                    None => return Err(error),
+                },
+            };
+            match step {
+                Step::Done(done) => return Ok(*done),
+                Step::Lost => publishing.lost += 1,
+                Step::Unknown(reason) => publishing.pending = Some(reason),
+            }
+            let wait = pause(publishing.lost, publishing.pending.is_some())?;
+            if Instant::now() + wait > deadline {
+                return Err(match publishing.pending.take() {
+                    Some(reason) => publishing.unknown(reason),
+                    None => CommitError::Contended { attempts: publishing.lost },
+                });
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+impl Publishing<'_> {
+    fn unknown(&self, reason: String) -> CommitError {
+        CommitError::Unknown { txn: self.txn, since: self.since, reason }
+    }
+
+    /// One attempt: look at the log, merge, store, publish.
+    async fn step(&mut self, known: &mut Head) -> Result<Step, CommitError> {
+        let commit = self.commit;
+        let refreshed = commit.volume.refresh(known).await?;
+        let mine = refreshed.newer.iter().find(|logged| {
+            logged.record.txn == self.txn || logged.record.merged.contains(&self.txn)
+        });
+        *known = refreshed.head.clone();
+        if self.pending.is_some() || mine.is_some() {
+            let found = commit.volume.find_txn(commit.nodes, known, self.txn, self.since).await?;
+            if let Some(found) = found {
+                return self.found(known, &found);
+            }
+            // The number that it was sent for is another's, or the PUT never arrived and would only ever create the
+            // record in a slot that the next attempt fills.
+            self.since = self.since.max(known.seq());
+            self.pending = None;
+        }
+        let gc = &known.record().gc;
+        if !rules::is_young(gc, self.uploaded.files.epoch_min) {
+            // R1: fences have passed. The bytes are still frozen here.
+            let frozen = self.uploaded.frozen.clone();
+            self.uploaded = frozen.upload(commit, gc.epoch).await?;
+        }
+        let merge = self.merge(known).await?;
+        self.check_quota(known, &merge.result)?;
+        self.attempt(known, merge).await
+    }
+
+    /// A search has found the transaction.
+    fn found(&mut self, head: &Head, found: &FoundTxn) -> Result<Step, CommitError> {
+        let at = self.sent_attempts.iter().position(|sent| sent.attempt.record.hash == found.hash);
+        let Some(at) = at else {
+            return Err(self.unknown(format!("record {} holds it, but is not as it was sent", found.seq)));
+        };
+        let sent = self.sent_attempts.swap_remove(at);
+        Ok(self.done(sent, head.clone()))
+    }
+
+    fn done(&self, sent: Sent, head: Head) -> Step {
+        let Sent { attempt, merged_with, overwrote } = sent;
+        Step::Done(Box::new(CommitDone {
+            base: attempt.base_at(&attempt.record),
+            sent: self.uploaded.files.sent + self.sent + attempt.record.bytes.len() as u64,
+            record: attempt.record,
+            head,
+            txn: self.txn,
+            counted: self.uploaded.counted,
+            lost: self.lost,
+            merged_with,
+            overwrote,
+            still_written: self.uploaded.still_written.clone(),
+            contents: attempt.contents,
+        }))
+    }
+
+    async fn merge(&self, head: &Head) -> Result<Merge, CommitError> {
+        let commit = self.commit;
+        let frozen = &self.uploaded.frozen;
+        let mine = &self.uploaded.built;
+        let theirs = &head.record().root.root;
+        let known = frozen.base_ref.prepared.is_none() && frozen.base_ref.record == head.hash();
+        let same = known || tree_hash(&frozen.base).is_some_and(|hash| Some(hash) == tree_hash(theirs));
+        let open = self.uploaded.files.open.clone();
+        let mut merge = if same {
+            let (result, used) = (mine.tree.clone(), mine.moves.clone());
+            Merge { result, open, overwrote: Vec::new(), used, plain: true }
+        } else {
+            let merged = tree::merge(commit.nodes, &frozen.base, theirs, &mine.tree, &mine.moves).await?;
+            let (result, used) = (merged.root, merged.used_hints);
+            Merge { result, open, overwrote: merged.overwritten, used, plain: false }
+        };
+        let sources: BTreeSet<Seq> = frozen.base_ref.sources.iter().copied().collect();
+        if !rules::are_protected(&head.record().gc, &sources) {
+            // R2: what is not known to be kept is written again.
+            merge.result = rehome(commit, head, &merge.result, &mut merge.open).await?;
+            merge.plain = false;
+        }
+        Ok(merge)
+    }
+
+    fn check_quota(&self, head: &Head, result: &TreeRoot) -> Result<(), CommitError> {
+        let quota = head.record().config.quota_bytes;
+        let bytes = result.bytes();
+        if quota == 0 || bytes <= quota || bytes <= head.record().root.root.bytes() {
+            return Ok(());
+        }
+        Err(CommitError::Quota { bytes, quota })
+    }
+
+    /// Stores the nodes of R and publishes it after `head`.
+    async fn attempt(&mut self, head: &Head, merge: Merge) -> Result<Step, CommitError> {
+        let commit = self.commit;
+        let parent = head.record();
+        let params = node_params(&parent.descriptor);
+        let uploads = Uploads::new(commit.volume.clone());
+        let writer = NodeWriter::with_open_pack(merge.open, self.uploaded.files.epoch, params)
+            .with_sink(Box::new(uploads.clone()));
+        let stored = tree::store(commit.nodes, &merge.result, writer).await?;
+        self.sent += uploads.sent();
+        let prepared = match merge.plain {
+            true => None,
+            false => {
+                let mine = tree::resolve_root(&self.uploaded.built.tree, &stored.ids);
+                Some(stored_locally(commit.nodes, &mine, params).await?)
+            }
+        };
+        let contents = self.contents(&stored.ids);
+        let next = self.next_record(head, stored.root, merge.used);
+        let record = commit.volume.prepare(head, next)?;
+        let frozen = &self.uploaded.frozen;
+        let seen = |seq: &Seq| frozen.base_ref.sources.binary_search(seq).is_ok();
+        let sent = Sent {
+            attempt: Attempt {
+                txn: self.txn,
+                since: self.since,
+                record: record.logged.clone(),
+                prepared,
+                contents,
+                sources: frozen.base_ref.sources.clone(),
+            },
+            merged_with: (frozen.base_ref.seq + 1..=head.seq()).filter(|seq| !seen(seq)).collect(),
+            overwrote: merge.overwrote,
+        };
+        commit.journal.publishing(&sent.attempt).await.map_err(CommitError::State)?;
+        match commit.volume.publish(commit.nodes, &record).await? {
+            PublishOutcome::Lost => Ok(Step::Lost),
+            PublishOutcome::Unknown { reason } => {
+                self.sent_attempts.push(sent);
+                Ok(Step::Unknown(reason))
+            }
+            PublishOutcome::Published { record: found, head } if found.hash == record.logged.hash => {
+                Ok(self.done(sent, head))
+            }
+            // An earlier attempt for the same number had arrived after all.
+            PublishOutcome::Published { record: found, head } => {
+                let found = FoundTxn { seq: found.seq(), hash: found.hash, record: Some(found) };
+                self.found(&head, &found)
+            }
+        }
+    }
+
+    fn contents(&self, ids: &PackIds) -> Vec<PublishedContent> {
+        let files = self.uploaded.files.contents.iter();
+        let mut contents: Vec<PublishedContent> =
+            files.map(|(node, (size, content))| (*node, *size, tree::resolve_content(content, ids))).collect();
+        contents.sort_by_key(|(node, _, _)| *node);
+        contents
+    }
+
+    fn next_record(&self, head: &Head, root: TreeRoot, renames: Vec<Hint>) -> NextRecord {
+        let parent = head.record();
+        let sent = self.uploaded.files.sent + self.sent;
+        let usage = Usage {
+            files: root.totals.files,
+            dirs: root.totals.dirs,
+            bytes: root.bytes(),
+            stored: parent.usage.stored.saturating_add(sent),
+        };
+        NextRecord {
+            kind: RecordKind::Commit,
+            txn: self.txn,
+            base: self.uploaded.frozen.base_ref.seq,
+            by: self.commit.options.by.clone(),
+            message: self.commit.options.message.clone(),
+            root: SuperNode { root, refs: parent.root.refs, history: parent.root.history },
+            usage,
+            gc: None,
+            config: None,
+            renames: if path_bytes(&renames) <= RENAMES_BYTES_MAX { renames } else { Vec::new() },
+        }
+    }
+}
+
+/// Moves are written into the record up to this many bytes of paths: they serve those who combine commits later, and
+/// must not fill the record.
+const RENAMES_BYTES_MAX: usize = 64 << 10;
+
+fn path_bytes(moves: &[Hint]) -> usize {
+    let paths = moves.iter().flat_map(|(from, to)| [from, to]);
+    paths.flat_map(|path| &path.0).map(|name| name.as_bytes().len() + 1).sum()
+}
+
+/// How long to wait before the next attempt: up to 30 ms after the first loss, then up to twice as long each time, at
+/// most 3 s; at least 100 ms while an outcome is not known.
+fn pause(lost: u32, pending: bool) -> Result<Duration, CommitError> {
+    let most_ms: u64 = match lost {
+        0 | 1 => 30,
+        more => (30u64 << (more - 1).min(7)).min(3000),
+    };
+    let [a, b, ..] = random::<8>()?;
+    let share = u64::from(u16::from_le_bytes([a, b]));
+    let wait = Duration::from_millis(most_ms * share / u64::from(u16::MAX));
+    Ok(if pending { wait + Duration::from_millis(100) } else { wait })
+}
+
+fn random<const N: usize>() -> Result<[u8; N], CommitError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|e| CommitError::State(std::io::Error::other(e)))?;
+    Ok(bytes)
+}
