@@ -64,7 +64,9 @@ pub async fn build(
         built.insert(*id, (totals, tree));
     }
     let root = node_of(overlay, ROOT_NODE)?;
-    let (totals, tree) = built.remove(&ROOT_NODE).ok_or_else(|| foreign("the root is not there"))?;
+    let (totals, tree) = built
+        .remove(&ROOT_NODE)
+        .ok_or_else(|| foreign("the root is not there"))?;
     let links = link_edits(overlay, contents)?;
     let links = tree::edit_links(src, &base.links, links).await?;
     let moves = net_moves(overlay, &order.paths)?;
@@ -141,7 +143,9 @@ impl<'a> Bases<'a> {
                 None => {
                     self.found.insert(at, (Totals::default(), DirTree::empty()));
                 }
-                Some(Origin::Root | Origin::Link(_)) => return Err(foreign("a directory of an impossible origin")),
+                Some(Origin::Root | Origin::Link(_)) => {
+                    return Err(foreign("a directory of an impossible origin"));
+                }
             }
         }
         for (child, parent, name) in chain.into_iter().rev() {
@@ -178,14 +182,12 @@ pub(super) fn base_path(overlay: &OverlayState, id: NodeId) -> Result<Option<Vol
 }
 
 /// Outermost (path in base, path in M) of every file and directory that is not where it was.
-fn net_moves(
-    overlay: &OverlayState,
-    paths: &HashMap<NodeId, VolPath>,
-) -> Result<Vec<Hint>, TreeError> {
+fn net_moves(overlay: &OverlayState, paths: &HashMap<NodeId, VolPath>) -> Result<Vec<Hint>, TreeError> {
     let mut moves = Vec::new();
     for (id, to) in paths {
         let node = node_of(overlay, *id)?;
-        let (Some(Origin::Entry { parent, name }), [(now, now_name)]) = (&node.origin, &node.names[..]) else {
+        let (Some(Origin::Entry { parent, name }), [(now, now_name)]) = (&node.origin, &node.names[..])
+        else {
             continue;
         };
         let in_place = now == parent && now_name == name;
@@ -214,7 +216,9 @@ fn entry_of(
         });
     }
     if let NodeBody::Dir(_) = &node.body {
-        let (totals, tree) = built.remove(&id).ok_or_else(|| foreign("a directory is not reachable"))?;
+        let (totals, tree) = built
+            .remove(&id)
+            .ok_or_else(|| foreign("a directory is not reachable"))?;
         return Ok(Entry {
             attrs: node.attrs.clone(),
             body: EntryBody::Dir { totals, tree },
@@ -244,11 +248,19 @@ fn inode_entry(id: NodeId, node: &OverlayNode, contents: &Contents) -> Result<En
             };
             EntryBody::File { size, content }
         }
-        NodeBody::Symlink(target) => EntryBody::Symlink { target: target.clone() },
+        NodeBody::Symlink(target) => EntryBody::Symlink {
+            target: target.clone(),
+        },
         NodeBody::Fifo => EntryBody::Fifo,
         NodeBody::Socket => EntryBody::Socket,
-        NodeBody::CharDev(major, minor) => EntryBody::CharDev { major: *major, minor: *minor },
-        NodeBody::BlockDev(major, minor) => EntryBody::BlockDev { major: *major, minor: *minor },
+        NodeBody::CharDev(major, minor) => EntryBody::CharDev {
+            major: *major,
+            minor: *minor,
+        },
+        NodeBody::BlockDev(major, minor) => EntryBody::BlockDev {
+            major: *major,
+            minor: *minor,
+        },
     };
     Ok(Entry {
         attrs: node.attrs.clone(),

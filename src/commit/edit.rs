@@ -15,8 +15,8 @@ use super::build::{Built, Contents};
 use super::error::CommitError;
 use super::upload::{DirtyFile, FileSource};
 use crate::model::{
-    Attrs, DirTree, Entry, EntryBody, FileId, LinkId, LinkInode, Name, PATH_DEPTH_MAX, Timestamp, Totals, TreeRoot,
-    VolPath,
+    Attrs, DirTree, Entry, EntryBody, FileId, LinkId, LinkInode, Name, PATH_DEPTH_MAX, Timestamp, Totals,
+    TreeRoot, VolPath,
 };
 use crate::overlay::{FileState, NodeId};
 use crate::tree::{self, NodeSource, TreeError};
@@ -90,7 +90,9 @@ pub struct FileIds {
 impl FileIds {
     /// From 8 random bytes.
     pub fn new(random: [u8; 8]) -> FileIds {
-        FileIds { next: (u64::from_le_bytes(random) >> 1 << 24).max(256) & i64::MAX.cast_unsigned() }
+        FileIds {
+            next: (u64::from_le_bytes(random) >> 1 << 24).max(256) & i64::MAX.cast_unsigned(),
+        }
     }
 
     /// The next one.
@@ -127,7 +129,9 @@ impl LocalFiles {
             errno: error.raw_os_error().unwrap_or(libc::EIO),
         };
         let job = tokio::task::spawn_blocking(move || work(&std::fs::File::open(&path)?));
-        job.await.map_err(|e| failed(std::io::Error::other(e)))?.map_err(failed)
+        job.await
+            .map_err(|e| failed(std::io::Error::other(e)))?
+            .map_err(failed)
     }
 }
 
@@ -147,7 +151,8 @@ impl FileSource for LocalFiles {
             let mut bytes = vec![0; len as usize];
             let mut done = 0;
             while done < bytes.len() {
-                let more = std::os::unix::fs::FileExt::read_at(file, &mut bytes[done..], offset + done as u64);
+                let more =
+                    std::os::unix::fs::FileExt::read_at(file, &mut bytes[done..], offset + done as u64);
                 match more {
                     Ok(0) => break,
                     Ok(more) => done += more,
@@ -169,7 +174,9 @@ pub(super) async fn edited_files(
 ) -> Result<Vec<DirtyFile>, TreeError> {
     let mut files = Vec::new();
     for edit in edits {
-        let Edit::Put { path, node, .. } = edit else { continue };
+        let Edit::Put { path, node, .. } = edit else {
+            continue;
+        };
         let old = match tree::walk(src, base, path).await?.map(|entry| entry.body) {
             Some(EntryBody::File { size, content }) => Some((size, content)),
             _ => None,
@@ -182,7 +189,11 @@ pub(super) async fn edited_files(
             present: None,
             base_valid: 0,
         };
-        files.push(DirtyFile { node: *node, path: path.clone(), state });
+        files.push(DirtyFile {
+            node: *node,
+            path: path.clone(),
+            state,
+        });
     }
     Ok(files)
 }
@@ -216,7 +227,16 @@ pub(super) async fn apply_edits(
         Edit::Put { path, node, .. } => Some((*node, path.clone())),
         _ => None,
     });
-    Ok(Built { tree: TreeRoot { attrs, totals, tree, links }, moves: Vec::new(), paths: paths.collect() })
+    Ok(Built {
+        tree: TreeRoot {
+            attrs,
+            totals,
+            tree,
+            links,
+        },
+        moves: Vec::new(),
+        paths: paths.collect(),
+    })
 }
 
 fn less_names(inode: LinkInode, lost: u64) -> Option<LinkInode> {
@@ -249,7 +269,12 @@ enum Slot {
 
 impl Dir {
     fn of(attrs: Attrs, totals: Totals, tree: DirTree) -> Dir {
-        Dir { attrs, totals, tree, changes: BTreeMap::new() }
+        Dir {
+            attrs,
+            totals,
+            tree,
+            changes: BTreeMap::new(),
+        }
     }
 
     /// The directory with its changes. Recursion as deep as the sketch, at most [`PATH_DEPTH_MAX`].
@@ -265,7 +290,10 @@ impl Dir {
                     Slot::Entry(entry) => Some(entry),
                     Slot::Dir(dir) => {
                         let (attrs, totals, tree) = dir.finish(src).await?;
-                        Some(Entry { attrs, body: EntryBody::Dir { totals, tree } })
+                        Some(Entry {
+                            attrs,
+                            body: EntryBody::Dir { totals, tree },
+                        })
                     }
                 };
                 changes.push((name, entry));
@@ -279,21 +307,50 @@ impl Dir {
 impl Sketch<'_> {
     async fn apply(&mut self, edit: &Edit) -> Result<(), CommitError> {
         match edit {
-            Edit::Put { path, node, attrs, parents } => {
+            Edit::Put {
+                path,
+                node,
+                attrs,
+                parents,
+            } => {
                 let (size, content) = self.contents.get(node).cloned().ok_or(CommitError::Path {
                     path: path.clone(),
                     reason: "has no bytes",
                 })?;
-                let entry = Entry { attrs: attrs.clone(), body: EntryBody::File { size, content } };
+                let entry = Entry {
+                    attrs: attrs.clone(),
+                    body: EntryBody::File { size, content },
+                };
                 self.place(path, entry, parents.as_ref()).await
             }
-            Edit::Symlink { path, target, attrs, parents } => {
-                let body = EntryBody::Symlink { target: target.clone() };
-                self.place(path, Entry { attrs: attrs.clone(), body }, parents.as_ref()).await
+            Edit::Symlink {
+                path,
+                target,
+                attrs,
+                parents,
+            } => {
+                let body = EntryBody::Symlink {
+                    target: target.clone(),
+                };
+                self.place(
+                    path,
+                    Entry {
+                        attrs: attrs.clone(),
+                        body,
+                    },
+                    parents.as_ref(),
+                )
+                .await
             }
             Edit::Mkdir { path, attrs, parents } => self.mkdir(path, attrs, parents.as_ref()).await,
             Edit::Remove { path, recursive, now } => self.remove(path, *recursive, *now).await,
-            Edit::Copy { from, to, recursive, file_id, now } => {
+            Edit::Copy {
+                from,
+                to,
+                recursive,
+                file_id,
+                now,
+            } => {
                 let entry = self.copy_of(from, *recursive, *file_id, *now).await?;
                 self.place(to, entry, None).await
             }
@@ -315,7 +372,13 @@ impl Sketch<'_> {
                     None => tree::lookup(src, &dir.tree, name.as_bytes()).await?,
                 };
                 let below = match (entry, parents) {
-                    (Some(Entry { attrs, body: EntryBody::Dir { totals, tree } }), _) => Dir::of(attrs, totals, tree),
+                    (
+                        Some(Entry {
+                            attrs,
+                            body: EntryBody::Dir { totals, tree },
+                        }),
+                        _,
+                    ) => Dir::of(attrs, totals, tree),
                     (Some(_), _) => return Err(refused(&path[..=depth], "is not a directory")),
                     (None, Some(attrs)) => Dir::of(attrs.clone(), Totals::default(), DirTree::empty()),
                     (None, None) => return Err(refused(&path[..=depth], "does not exist")),
@@ -348,7 +411,10 @@ impl Sketch<'_> {
                     return Ok(None);
                 };
                 let (attrs, totals, tree) = below.finish(src).await?;
-                let entry = Entry { attrs, body: EntryBody::Dir { totals, tree } };
+                let entry = Entry {
+                    attrs,
+                    body: EntryBody::Dir { totals, tree },
+                };
                 *slot = Slot::Entry(entry.clone());
                 Ok(Some(entry))
             }
@@ -385,7 +451,11 @@ impl Sketch<'_> {
         parents: Option<&Attrs>,
     ) -> Result<(), CommitError> {
         let Some((above, name)) = path.split_last() else {
-            return if parents.is_some() { Ok(()) } else { Err(refused(&[], "exists")) };
+            return if parents.is_some() {
+                Ok(())
+            } else {
+                Err(refused(&[], "exists"))
+            };
         };
         let name = name.clone();
         self.dir(&above.0, parents).await?;
@@ -461,7 +531,9 @@ impl Sketch<'_> {
             match entry.body {
                 EntryBody::HardLink(id) => {
                     let inode = tree::lookup_link(self.src, &self.base.links, id).await?;
-                    inode.map(|inode| inode.entry).ok_or_else(|| refused(&[], "a hard link without its inode"))
+                    inode
+                        .map(|inode| inode.entry)
+                        .ok_or_else(|| refused(&[], "a hard link without its inode"))
                 }
                 EntryBody::Dir { totals, tree } if totals.links > 0 => {
                     let mut dir = Dir::of(entry.attrs, totals, tree);
@@ -476,9 +548,15 @@ impl Sketch<'_> {
                         }
                     }
                     let (attrs, totals, tree) = dir.finish(self.src).await?;
-                    Ok(Entry { attrs, body: EntryBody::Dir { totals, tree } })
+                    Ok(Entry {
+                        attrs,
+                        body: EntryBody::Dir { totals, tree },
+                    })
                 }
-                body => Ok(Entry { attrs: entry.attrs, body }),
+                body => Ok(Entry {
+                    attrs: entry.attrs,
+                    body,
+                }),
             }
         })
     }
@@ -490,5 +568,8 @@ fn touch(dir: &mut Dir, now: Timestamp) {
 }
 
 fn refused(path: &[Name], reason: &'static str) -> CommitError {
-    CommitError::Path { path: VolPath(path.to_vec()), reason }
+    CommitError::Path {
+        path: VolPath(path.to_vec()),
+        reason,
+    }
 }

@@ -57,13 +57,21 @@ impl BaseChunks {
         while let Some(ptr) = open.pop() {
             match &*src.node(&ptr).await? {
                 Node::Extent(page) => {
-                    pages.push(PageRef { ptr, chunks: page.chunks.len() as u64, cid: page_cid(page) });
+                    pages.push(PageRef {
+                        ptr,
+                        chunks: page.chunks.len() as u64,
+                        cid: page_cid(page),
+                    });
                 }
                 // The leaves are described here: they need not be opened.
                 Node::Index(index) if index.level == 1 => {
                     for slot in &index.slots {
                         let cid = slot.page_cid.ok_or_else(|| wrong(&ptr))?;
-                        pages.push(PageRef { ptr: slot.ptr, chunks: slot.count, cid });
+                        pages.push(PageRef {
+                            ptr: slot.ptr,
+                            chunks: slot.count,
+                            cid,
+                        });
                     }
                 }
                 Node::Index(index) => open.extend(index.slots.iter().rev().map(|slot| slot.ptr)),
@@ -107,12 +115,20 @@ pub(super) async fn page_chunks(src: &dyn NodeSource, ptr: &Ptr) -> Result<Vec<C
 ///
 /// # Errors
 /// The pack would exceed 64 MiB: more than a million chunks in one commit.
-pub(super) fn content_of(size: u64, pages: Vec<NewPage>, pack: &mut PackBuilder) -> Result<Content, EncodeError> {
+pub(super) fn content_of(
+    size: u64,
+    pages: Vec<NewPage>,
+    pack: &mut PackBuilder,
+) -> Result<Content, EncodeError> {
     if let [NewPage::Chunks(chunks)] = &pages[..]
         && chunks.len() as u64 <= CHUNKS_INLINE_MAX
     {
         let cid = chunks_cid(size, TIER, chunks);
-        return Ok(Content::Chunks { tier: TIER, chunks: chunks[..].into(), cid });
+        return Ok(Content::Chunks {
+            tier: TIER,
+            chunks: chunks[..].into(),
+            cid,
+        });
     }
     let mut stored = Vec::with_capacity(pages.len());
     for page in pages {
@@ -121,7 +137,11 @@ pub(super) fn content_of(size: u64, pages: Vec<NewPage>, pack: &mut PackBuilder)
             NewPage::Chunks(chunks) => {
                 let page = ExtentPage { chunks };
                 let ptr = pack.add_node(&encode_extent_page(&page, false)?)?;
-                PageRef { ptr, chunks: page.chunks.len() as u64, cid: page_cid(&page) }
+                PageRef {
+                    ptr,
+                    chunks: page.chunks.len() as u64,
+                    cid: page_cid(&page),
+                }
             }
         });
     }
@@ -140,15 +160,30 @@ pub(super) fn content_of(size: u64, pages: Vec<NewPage>, pack: &mut PackBuilder)
             let mut children = some.to_vec();
             let first_key = std::mem::take(&mut children[0].first_key);
             let count = children.iter().map(|slot| slot.count).sum();
-            let page = IndexPage { level, slots: children };
+            let page = IndexPage {
+                level,
+                slots: children,
+            };
             let ptr = pack.add_node(&encode_index_page(&page, false)?)?;
-            above.push(IndexSlot { first_key, ptr, count, page_cid: None });
+            above.push(IndexSlot {
+                first_key,
+                ptr,
+                count,
+                page_cid: None,
+            });
         }
         slots = above;
         level += 1;
     }
-    let root = slots.first().map(|slot| slot.ptr).ok_or(EncodeError::Invalid("a file of chunks has some"))?;
-    Ok(Content::Paged { tier: TIER, root, cid })
+    let root = slots
+        .first()
+        .map(|slot| slot.ptr)
+        .ok_or(EncodeError::Invalid("a file of chunks has some"))?;
+    Ok(Content::Paged {
+        tier: TIER,
+        root,
+        cid,
+    })
 }
 
 /// Key of a page in the index.

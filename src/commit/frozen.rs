@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::build::{Built, Contents, build};
 use super::build::reachable;
+use super::build::{Built, Contents, build};
 use super::edit::{Edit, apply_edits, edited_files};
 use super::error::CommitError;
 use super::surroundings::Commit;
@@ -57,15 +57,27 @@ pub struct Counted {
 impl Frozen {
     /// The overlay as it is now; `base` is the tree that it stands on.
     pub fn overlay(overlay: Arc<OverlayState>, base: TreeRoot) -> Frozen {
-        Frozen { base, base_ref: overlay.base.clone(), changes: Changes::Overlay(overlay) }
+        Frozen {
+            base,
+            base_ref: overlay.base.clone(),
+            changes: Changes::Overlay(overlay),
+        }
     }
 
     /// Edits of a record's tree, made one after the other.
     pub fn edits(head: &Head, edits: Vec<Edit>) -> Frozen {
-        let base_ref =
-            BaseRef { seq: head.seq(), record: head.hash(), prepared: None, sources: vec![head.seq()] };
+        let base_ref = BaseRef {
+            seq: head.seq(),
+            record: head.hash(),
+            prepared: None,
+            sources: vec![head.seq()],
+        };
         let base = head.record().root.root.clone();
-        Frozen { base, base_ref, changes: Changes::Edits(Arc::new(edits)) }
+        Frozen {
+            base,
+            base_ref,
+            changes: Changes::Edits(Arc::new(edits)),
+        }
     }
 
     /// There is nothing to commit.
@@ -81,12 +93,17 @@ impl Frozen {
         match &self.changes {
             Changes::Overlay(overlay) => {
                 let paths = reachable(overlay)?.paths;
-                let files = paths.into_iter().filter_map(|(node, path)| match &overlay.nodes.get(&node)?.body {
-                    NodeBody::File(file) if file.dirty && file.body.is_some() => {
-                        Some(DirtyFile { node, path, state: file.clone() })
-                    }
-                    _ => None,
-                });
+                let files =
+                    paths
+                        .into_iter()
+                        .filter_map(|(node, path)| match &overlay.nodes.get(&node)?.body {
+                            NodeBody::File(file) if file.dirty && file.body.is_some() => Some(DirtyFile {
+                                node,
+                                path,
+                                state: file.clone(),
+                            }),
+                            _ => None,
+                        });
                 Ok(files.collect())
             }
             Changes::Edits(edits) => Ok(edited_files(src, &self.base, edits).await?),
@@ -102,10 +119,16 @@ impl Frozen {
     }
 
     fn count(&self, bytes: u64) -> Counted {
-        let mut counted = Counted { bytes, ..Counted::default() };
+        let mut counted = Counted {
+            bytes,
+            ..Counted::default()
+        };
         match &self.changes {
             Changes::Overlay(overlay) => {
-                let differing = overlay.nodes.iter().filter(|(id, node)| overlay.differs(**id, node));
+                let differing = overlay
+                    .nodes
+                    .iter()
+                    .filter(|(id, node)| overlay.differs(**id, node));
                 for (_, node) in differing {
                     match node.kind() {
                         Kind::Dir => counted.dirs += 1,
@@ -139,7 +162,13 @@ impl Frozen {
         let mut still_written: Vec<VolPath> = files.still_written.iter().filter_map(path).collect();
         still_written.sort();
         let counted = self.count(files.bytes);
-        Ok(Uploaded { frozen: self, files, built, still_written, counted })
+        Ok(Uploaded {
+            frozen: self,
+            files,
+            built,
+            still_written,
+            counted,
+        })
     }
 }
 

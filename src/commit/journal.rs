@@ -54,7 +54,12 @@ impl CommitJournal for NoJournal {
 impl Attempt {
     /// The base when `record`, this attempt's, is in the log (FORMAT.md 6.1, the table of B and S).
     pub fn base_at(&self, record: &LoggedRecord) -> NewBase {
-        let at = |prepared, sources| BaseRef { seq: record.seq(), record: record.hash, prepared, sources };
+        let at = |prepared, sources| BaseRef {
+            seq: record.seq(),
+            record: record.hash,
+            prepared,
+            sources,
+        };
         let mut all = self.sources.clone();
         all.push(record.seq());
         all.sort_unstable();

@@ -86,7 +86,12 @@ impl Arrived {
                 for _ in 0..r.count(35)? {
                     let id = r.hash()?;
                     let raw_len = r.uv32()?;
-                    let blob = BlobRef { pack, offset: r.uv()?, stored_len: r.uv32()?, id };
+                    let blob = BlobRef {
+                        pack,
+                        offset: r.uv()?,
+                        stored_len: r.uv32()?,
+                        id,
+                    };
                     if usable(epoch) {
                         self.blobs.insert(id, (raw_len, blob));
                     }
@@ -103,7 +108,10 @@ fn next_entry<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], Corrupt> {
     r.require(len <= ENTRY_BYTES_MAX, "an entry is too long")?;
     let check = r.raw(CHECK_BYTES)?;
     let entry = r.raw(len)?;
-    r.require(content_id(entry).0[..CHECK_BYTES] == *check, "an entry has not its hash")?;
+    r.require(
+        content_id(entry).0[..CHECK_BYTES] == *check,
+        "an entry has not its hash",
+    )?;
     Ok(entry)
 }
 
@@ -130,7 +138,11 @@ pub(super) fn pack_entry(pack: &FinishedPack) -> Vec<u8> {
     w.u8(PACK);
     w.uv(u64::from(pack.pack.epoch));
     w.hash(&pack.pack.id);
-    let blobs: Vec<_> = pack.items.iter().filter(|item| item.kind == ItemKind::Blob).collect();
+    let blobs: Vec<_> = pack
+        .items
+        .iter()
+        .filter(|item| item.kind == ItemKind::Blob)
+        .collect();
     w.uv(blobs.len() as u64);
     for item in blobs {
         w.hash(&item.id);

@@ -63,7 +63,10 @@ impl Packer {
             self.turn_over(ledger, progress).await?;
         }
         let number = self.finished.len();
-        Ok(PackedBlob { number, blob: self.open.add_encoded_blob(blob)? })
+        Ok(PackedBlob {
+            number,
+            blob: self.open.add_encoded_blob(blob)?,
+        })
     }
 
     async fn turn_over(&mut self, ledger: &dyn UploadLedger, progress: &Progress) -> Result<(), CommitError> {
@@ -71,7 +74,9 @@ impl Packer {
             self.settle_one(ledger, progress).await?;
         }
         let open = std::mem::replace(&mut self.open, PackBuilder::new(self.epoch));
-        let pack = tokio::task::spawn_blocking(move || open.finish()).await.map_err(|_| CommitError::Stopped)?;
+        let pack = tokio::task::spawn_blocking(move || open.finish())
+            .await
+            .map_err(|_| CommitError::Stopped)?;
         let pack = Arc::new(pack);
         self.finished.push(pack.pack);
         let volume = self.volume.clone();
@@ -82,11 +87,17 @@ impl Packer {
         Ok(())
     }
 
-    async fn settle_one(&mut self, ledger: &dyn UploadLedger, progress: &Progress) -> Result<(), CommitError> {
+    async fn settle_one(
+        &mut self,
+        ledger: &dyn UploadLedger,
+        progress: &Progress,
+    ) -> Result<(), CommitError> {
         if let Some(ended) = self.uploads.join_next().await {
             let pack = ended.map_err(|_| CommitError::Stopped)??;
             progress.sent_bytes(pack.bytes.len() as u64);
-            ledger.append(&ledger::pack_entry(&pack)).map_err(CommitError::ledger)?;
+            ledger
+                .append(&ledger::pack_entry(&pack))
+                .map_err(CommitError::ledger)?;
         }
         Ok(())
     }
@@ -115,7 +126,10 @@ impl Packer {
         while !self.uploads.is_empty() {
             self.settle_one(ledger, progress).await?;
         }
-        Ok(Packs { finished: self.finished, open: self.open })
+        Ok(Packs {
+            finished: self.finished,
+            open: self.open,
+        })
     }
 }
 

@@ -30,7 +30,11 @@ pub(super) async fn stored_locally(
     params: NodeParams,
 ) -> Result<PreparedTree, CommitError> {
     let stored = tree::store(src, tree, NodeWriter::local(params)).await?;
-    let node = SuperNode { root: stored.root, refs: None, history: None };
+    let node = SuperNode {
+        root: stored.root,
+        refs: None,
+        history: None,
+    };
     let encoded = encode_super(&node, true)?;
     Ok(PreparedTree {
         hash: encoded.hash,
@@ -43,6 +47,10 @@ pub(super) async fn stored_locally(
 
 /// Hash by which two stored trees are known to be the same; `None` for one that is not stored.
 pub(super) fn tree_hash(tree: &TreeRoot) -> Option<Hash> {
-    let node = SuperNode { root: tree.clone(), refs: None, history: None };
+    let node = SuperNode {
+        root: tree.clone(),
+        refs: None,
+        history: None,
+    };
     encode_super(&node, true).ok().map(|encoded| encoded.hash)
 }

@@ -34,7 +34,10 @@ pub struct Progress {
 impl Progress {
     /// Tells `listener`.
     pub fn telling(listener: impl Fn(ProgressCount) + Send + Sync + 'static) -> Progress {
-        Progress { listener: Some(Box::new(listener)), ..Progress::default() }
+        Progress {
+            listener: Some(Box::new(listener)),
+            ..Progress::default()
+        }
     }
 
     /// The counts now.

@@ -114,7 +114,12 @@ impl Uploaded {
     /// # Errors
     /// [`CommitError::Unknown`] when the outcome cannot be known; all others mean that nothing was published.
     pub async fn publish(self, commit: &Commit<'_>, head: Head) -> Result<CommitDone, CommitError> {
-        let txn = txn_id(&random()?, &commit.options.by, &self.frozen.base_ref.record, &self.digest());
+        let txn = txn_id(
+            &random()?,
+            &commit.options.by,
+            &self.frozen.base_ref.record,
+            &self.digest(),
+        );
         let deadline = Instant::now() + commit.options.deadline;
         let mut publishing = Publishing {
             commit,
@@ -146,7 +151,9 @@ impl Uploaded {
             if Instant::now() + wait > deadline {
                 return Err(match publishing.pending.take() {
                     Some(reason) => publishing.unknown(reason),
-                    None => CommitError::Contended { attempts: publishing.lost },
+                    None => CommitError::Contended {
+                        attempts: publishing.lost,
+                    },
                 });
             }
             tokio::time::sleep(wait).await;
@@ -156,19 +163,27 @@ impl Uploaded {
 
 impl Publishing<'_> {
     fn unknown(&self, reason: String) -> CommitError {
-        CommitError::Unknown { txn: self.txn, since: self.since, reason }
+        CommitError::Unknown {
+            txn: self.txn,
+            since: self.since,
+            reason,
+        }
     }
 
     /// One attempt: look at the log, merge, store, publish.
     async fn step(&mut self, known: &mut Head) -> Result<Step, CommitError> {
         let commit = self.commit;
         let refreshed = commit.volume.refresh(known).await?;
-        let mine = refreshed.newer.iter().find(|logged| {
-            logged.record.txn == self.txn || logged.record.merged.contains(&self.txn)
-        });
+        let mine = refreshed
+            .newer
+            .iter()
+            .find(|logged| logged.record.txn == self.txn || logged.record.merged.contains(&self.txn));
         *known = refreshed.head.clone();
         if self.pending.is_some() || mine.is_some() {
-            let found = commit.volume.find_txn(commit.nodes, known, self.txn, self.since).await?;
+            let found = commit
+                .volume
+                .find_txn(commit.nodes, known, self.txn, self.since)
+                .await?;
             if let Some(found) = found {
                 return self.found(known, &found);
             }
@@ -190,16 +205,26 @@ impl Publishing<'_> {
 
     /// A search has found the transaction.
     fn found(&mut self, head: &Head, found: &FoundTxn) -> Result<Step, CommitError> {
-        let at = self.sent_attempts.iter().position(|sent| sent.attempt.record.hash == found.hash);
+        let at = self
+            .sent_attempts
+            .iter()
+            .position(|sent| sent.attempt.record.hash == found.hash);
         let Some(at) = at else {
-            return Err(self.unknown(format!("record {} holds it, but is not as it was sent", found.seq)));
+            return Err(self.unknown(format!(
+                "record {} holds it, but is not as it was sent",
+                found.seq
+            )));
         };
         let sent = self.sent_attempts.swap_remove(at);
         Ok(self.done(sent, head.clone()))
     }
 
     fn done(&self, sent: Sent, head: Head) -> Step {
-        let Sent { attempt, merged_with, overwrote } = sent;
+        let Sent {
+            attempt,
+            merged_with,
+            overwrote,
+        } = sent;
         Step::Done(Box::new(CommitDone {
             base: attempt.base_at(&attempt.record),
             sent: self.uploaded.files.sent + self.sent + attempt.record.bytes.len() as u64,
@@ -225,11 +250,23 @@ impl Publishing<'_> {
         let open = self.uploaded.files.open.clone();
         let mut merge = if same {
             let (result, used) = (mine.tree.clone(), mine.moves.clone());
-            Merge { result, open, overwrote: Vec::new(), used, plain: true }
+            Merge {
+                result,
+                open,
+                overwrote: Vec::new(),
+                used,
+                plain: true,
+            }
         } else {
             let merged = tree::merge(commit.nodes, &frozen.base, theirs, &mine.tree, &mine.moves).await?;
             let (result, used) = (merged.root, merged.used_hints);
-            Merge { result, open, overwrote: merged.overwritten, used, plain: false }
+            Merge {
+                result,
+                open,
+                overwrote: merged.overwritten,
+                used,
+                plain: false,
+            }
         };
         let sources: BTreeSet<Seq> = frozen.base_ref.sources.iter().copied().collect();
         if !rules::are_protected(&head.record().gc, &sources) {
@@ -280,10 +317,16 @@ impl Publishing<'_> {
                 contents,
                 sources: frozen.base_ref.sources.clone(),
             },
-            merged_with: (frozen.base_ref.seq + 1..=head.seq()).filter(|seq| !seen(seq)).collect(),
+            merged_with: (frozen.base_ref.seq + 1..=head.seq())
+                .filter(|seq| !seen(seq))
+                .collect(),
             overwrote: merge.overwrote,
         };
-        commit.journal.publishing(&sent.attempt).await.map_err(CommitError::State)?;
+        commit
+            .journal
+            .publishing(&sent.attempt)
+            .await
+            .map_err(CommitError::State)?;
         match commit.volume.publish(commit.nodes, &record).await? {
             PublishOutcome::Lost => Ok(Step::Lost),
             PublishOutcome::Unknown { reason } => {
@@ -295,7 +338,11 @@ impl Publishing<'_> {
             }
             // An earlier attempt for the same number had arrived after all.
             PublishOutcome::Published { record: found, head } => {
-                let found = FoundTxn { seq: found.seq(), hash: found.hash, record: Some(found) };
+                let found = FoundTxn {
+                    seq: found.seq(),
+                    hash: found.hash,
+                    record: Some(found),
+                };
                 self.found(&head, &found)
             }
         }
@@ -303,8 +350,9 @@ impl Publishing<'_> {
 
     fn contents(&self, ids: &PackIds) -> Vec<PublishedContent> {
         let files = self.uploaded.files.contents.iter();
-        let mut contents: Vec<PublishedContent> =
-            files.map(|(node, (size, content))| (*node, *size, tree::resolve_content(content, ids))).collect();
+        let mut contents: Vec<PublishedContent> = files
+            .map(|(node, (size, content))| (*node, *size, tree::resolve_content(content, ids)))
+            .collect();
         contents.sort_by_key(|(node, _, _)| *node);
         contents
     }
@@ -324,11 +372,19 @@ impl Publishing<'_> {
             base: self.uploaded.frozen.base_ref.seq,
             by: self.commit.options.by.clone(),
             message: self.commit.options.message.clone(),
-            root: SuperNode { root, refs: parent.root.refs, history: parent.root.history },
+            root: SuperNode {
+                root,
+                refs: parent.root.refs,
+                history: parent.root.history,
+            },
             usage,
             gc: None,
             config: None,
-            renames: if path_bytes(&renames) <= RENAMES_BYTES_MAX { renames } else { Vec::new() },
+            renames: if path_bytes(&renames) <= RENAMES_BYTES_MAX {
+                renames
+            } else {
+                Vec::new()
+            },
         }
     }
 }
@@ -339,7 +395,10 @@ const RENAMES_BYTES_MAX: usize = 64 << 10;
 
 fn path_bytes(moves: &[Hint]) -> usize {
     let paths = moves.iter().flat_map(|(from, to)| [from, to]);
-    paths.flat_map(|path| &path.0).map(|name| name.as_bytes().len() + 1).sum()
+    paths
+        .flat_map(|path| &path.0)
+        .map(|name| name.as_bytes().len() + 1)
+        .sum()
 }
 
 /// How long to wait before the next attempt: up to 30 ms after the first loss, then up to twice as long each time, at
@@ -352,7 +411,11 @@ fn pause(lost: u32, pending: bool) -> Result<Duration, CommitError> {
     let [a, b, ..] = random::<8>()?;
     let share = u64::from(u16::from_le_bytes([a, b]));
     let wait = Duration::from_millis(most_ms * share / u64::from(u16::MAX));
-    Ok(if pending { wait + Duration::from_millis(100) } else { wait })
+    Ok(if pending {
+        wait + Duration::from_millis(100)
+    } else {
+        wait
+    })
 }
 
 fn random<const N: usize>() -> Result<[u8; N], CommitError> {

@@ -46,16 +46,28 @@ pub(super) async fn rehome(
         chunks: HashSet::new(),
         gone: Vec::new(),
     };
-    let attrs = work.attrs(&result.attrs, Some(&theirs.attrs), &VolPath::root()).await?;
-    let tree = work.dir(Some(&theirs.tree), &result.tree, VolPath::root()).await?;
+    let attrs = work
+        .attrs(&result.attrs, Some(&theirs.attrs), &VolPath::root())
+        .await?;
+    let tree = work
+        .dir(Some(&theirs.tree), &result.tree, VolPath::root())
+        .await?;
     let links = work.links(&theirs.links, &result.links).await?;
     if !work.gone.is_empty() {
         return Err(CommitError::Gone { paths: work.gone });
     }
     let Rehoming { packer, blobs, .. } = work;
     let packs = packer.finish_all(&NoLedger, commit.progress).await?;
-    let named = Named { packs: &packs, blobs: &blobs };
-    let tree = TreeRoot { attrs, totals: result.totals, tree, links };
+    let named = Named {
+        packs: &packs,
+        blobs: &blobs,
+    };
+    let tree = TreeRoot {
+        attrs,
+        totals: result.totals,
+        tree,
+        links,
+    };
     Ok(named.root(tree))
 }
 
@@ -116,18 +128,26 @@ impl Rehoming<'_> {
         entry: Entry,
         path: VolPath,
     ) -> Result<Entry, CommitError> {
-        let attrs = self.attrs(&entry.attrs, theirs.map(|entry| &entry.attrs), &path).await?;
+        let attrs = self
+            .attrs(&entry.attrs, theirs.map(|entry| &entry.attrs), &path)
+            .await?;
         let body = match entry.body {
             EntryBody::Dir { totals, tree } => {
                 let beside = theirs.and_then(Entry::as_dir).map(|(_, tree)| tree);
-                EntryBody::Dir { totals, tree: self.dir(beside, &tree, path).await? }
+                EntryBody::Dir {
+                    totals,
+                    tree: self.dir(beside, &tree, path).await?,
+                }
             }
             EntryBody::File { size, content } => {
                 let beside = match theirs.map(|entry| &entry.body) {
                     Some(EntryBody::File { content, .. }) => Some(content),
                     _ => None,
                 };
-                EntryBody::File { size, content: self.content(size, content, beside, &path).await? }
+                EntryBody::File {
+                    size,
+                    content: self.content(size, content, beside, &path).await?,
+                }
             }
             other => other,
         };
@@ -172,7 +192,11 @@ impl Rehoming<'_> {
                 for (index, chunk) in (0..).zip(chunks.iter()) {
                     kept.push(self.chunk(*chunk, chunk_len(index, size), beside, path).await?);
                 }
-                Ok(Content::Chunks { tier, chunks: kept.into(), cid })
+                Ok(Content::Chunks {
+                    tier,
+                    chunks: kept.into(),
+                    cid,
+                })
             }
             Content::Paged { root, .. } if matches!(theirs, Some(Content::Paged { root: r, .. }) if *r == root) => {
                 Ok(content)
@@ -252,7 +276,10 @@ impl Rehoming<'_> {
             }
             ChunkRef::Object { epoch, .. } if self.young(epoch) => Ok(chunk),
             ChunkRef::Object { epoch, id } => {
-                let now = ChunkRef::Object { epoch: self.gc.epoch, id };
+                let now = ChunkRef::Object {
+                    epoch: self.gc.epoch,
+                    id,
+                };
                 if self.chunks.contains(&id) {
                     return Ok(now);
                 }
@@ -261,7 +288,11 @@ impl Rehoming<'_> {
                 match self.commit.volume.chunk(epoch, &id, raw_len).await {
                     Ok(bytes) => {
                         let encoded = encode_chunk(&bytes)?;
-                        let sent = self.commit.volume.put_chunk(self.gc.epoch, &encoded, raw_len).await?;
+                        let sent = self
+                            .commit
+                            .volume
+                            .put_chunk(self.gc.epoch, &encoded, raw_len)
+                            .await?;
                         self.commit.progress.sent_bytes(sent);
                         self.chunks.insert(id);
                     }
@@ -349,7 +380,10 @@ impl Named<'_> {
     /// What was opened is in memory; what was not has nothing to be replaced in it.
     fn dir(&self, tree: &mut DirTree) {
         if let DirTree::Inline(page) = tree {
-            Arc::make_mut(page).entries.iter_mut().for_each(|(_, entry)| self.entry(entry));
+            Arc::make_mut(page)
+                .entries
+                .iter_mut()
+                .for_each(|(_, entry)| self.entry(entry));
         }
     }
 
@@ -357,8 +391,14 @@ impl Named<'_> {
         self.attrs(&mut entry.attrs);
         match &mut entry.body {
             EntryBody::Dir { tree, .. } => self.dir(tree),
-            EntryBody::File { content: Content::Blob(blob), .. } => self.blob(blob),
-            EntryBody::File { content: Content::Chunks { chunks, .. }, .. } => {
+            EntryBody::File {
+                content: Content::Blob(blob),
+                ..
+            } => self.blob(blob),
+            EntryBody::File {
+                content: Content::Chunks { chunks, .. },
+                ..
+            } => {
                 let mut named = chunks.to_vec();
                 for chunk in &mut named {
                     if let ChunkRef::Packed(blob) = chunk {

@@ -48,7 +48,12 @@ pub async fn restore(src: &dyn NodeSource, target: Target<'_>) -> Result<Overlay
         work.sync(pair).await?;
     }
     work.links().await?;
-    let Restoring { nodes, next_node, generation, .. } = work;
+    let Restoring {
+        nodes,
+        next_node,
+        generation,
+        ..
+    } = work;
     let nodes = nodes.into_iter().map(|(id, node)| (id, Arc::new(node))).collect();
     let mut state = OverlayState::from_nodes(target.live, target.base.clone(), nodes);
     state.next_node = state.next_node.max(next_node);
@@ -97,9 +102,13 @@ impl<'a> Restoring<'a> {
         let mut gone: HashMap<VolPath, HashSet<Name>> = HashMap::new();
         let mut come: HashMap<VolPath, HashMap<Name, VolPath>> = HashMap::new();
         for (from, to) in target.moves {
-            if let (Some((from_dir, from_name)), Some((to_dir, to_name))) = (from.split_last(), to.split_last()) {
+            if let (Some((from_dir, from_name)), Some((to_dir, to_name))) =
+                (from.split_last(), to.split_last())
+            {
                 gone.entry(from_dir).or_default().insert(from_name.clone());
-                come.entry(to_dir).or_default().insert(to_name.clone(), from.clone());
+                come.entry(to_dir)
+                    .or_default()
+                    .insert(to_name.clone(), from.clone());
             }
         }
         let others = target.others.iter().map(|other| other.next_node).max();
@@ -151,7 +160,12 @@ impl<'a> Restoring<'a> {
                 .map(|(name, h, r)| (name, (h, r)))
                 .collect();
         // Names that moves touch count also where the entries happen to be equal.
-        let gone = pair.head.as_ref().and_then(|(path, _)| self.gone.get(path)).cloned().unwrap_or_default();
+        let gone = pair
+            .head
+            .as_ref()
+            .and_then(|(path, _)| self.gone.get(path))
+            .cloned()
+            .unwrap_or_default();
         let come = self.come.get(&pair.path).cloned().unwrap_or_default();
         for name in gone.iter().chain(come.keys()) {
             if !names.contains_key(name) {
@@ -183,7 +197,9 @@ impl<'a> Restoring<'a> {
                 _ => None,
             };
             let place = (pair.node, name.clone());
-            let id = self.entry(entry, counterpart, place, pair.path.join(&name)).await?;
+            let id = self
+                .entry(entry, counterpart, place, pair.path.join(&name))
+                .await?;
             dir.changes.insert(name, Change::Node { id, hides });
             dir.subdirs_delta += subdirs;
         }
@@ -200,7 +216,12 @@ impl<'a> Restoring<'a> {
             return Ok(None);
         };
         let parent = self.adopt_dir(&dir).await?;
-        Ok(Some(Counterpart { entry, path: from.clone(), parent, name: name.clone() }))
+        Ok(Some(Counterpart {
+            entry,
+            path: from.clone(),
+            parent,
+            name: name.clone(),
+        }))
     }
 
     /// The node of a directory of H that an origin names; it gets its place when the walk comes by, and is a remainder
@@ -214,9 +235,20 @@ impl<'a> Restoring<'a> {
                 continue;
             }
             let entry = tree::walk(self.src, self.target.head, &part).await?;
-            let entry = entry.filter(Entry::is_dir).ok_or_else(|| foreign("a move comes from nowhere"))?;
-            let origin = Origin::Entry { parent: at, name: path.0[depth - 1].clone() };
-            at = self.add(self.node(Some(origin), entry.attrs.clone(), Some(entry.attrs), 0, empty_dir()));
+            let entry = entry
+                .filter(Entry::is_dir)
+                .ok_or_else(|| foreign("a move comes from nowhere"))?;
+            let origin = Origin::Entry {
+                parent: at,
+                name: path.0[depth - 1].clone(),
+            };
+            at = self.add(self.node(
+                Some(origin),
+                entry.attrs.clone(),
+                Some(entry.attrs),
+                0,
+                empty_dir(),
+            ));
             self.adopted.insert(part, at);
         }
         Ok(at)
@@ -238,14 +270,19 @@ impl<'a> Restoring<'a> {
         let counterpart = counterpart.filter(|c| same_identity(&c.entry, &entry));
         let (origin, base_attrs, base_body) = match &counterpart {
             Some(c) => (
-                Some(Origin::Entry { parent: c.parent, name: c.name.clone() }),
+                Some(Origin::Entry {
+                    parent: c.parent,
+                    name: c.name.clone(),
+                }),
                 Some(c.entry.attrs.clone()),
                 Some(&c.entry.body),
             ),
             None => (None, None, None),
         };
         if let EntryBody::Dir { tree, .. } = &entry.body {
-            let early = counterpart.as_ref().and_then(|c| self.adopted.get(&c.path).copied());
+            let early = counterpart
+                .as_ref()
+                .and_then(|c| self.adopted.get(&c.path).copied());
             let id = match early {
                 Some(id) => id,
                 None => self.add(self.node(origin, entry.attrs.clone(), base_attrs, 1, empty_dir())),
@@ -255,13 +292,26 @@ impl<'a> Restoring<'a> {
             node.nlink = 1;
             node.attrs = entry.attrs.clone();
             let head = match counterpart {
-                Some(Counterpart { entry: Entry { body: EntryBody::Dir { tree, .. }, .. }, path, .. }) => {
+                Some(Counterpart {
+                    entry:
+                        Entry {
+                            body: EntryBody::Dir { tree, .. },
+                            ..
+                        },
+                    path,
+                    ..
+                }) => {
                     self.adopted.insert(path.clone(), id);
                     Some((path, tree))
                 }
                 _ => None,
             };
-            self.pending.push(Pair { node: id, head, result: tree.clone(), path });
+            self.pending.push(Pair {
+                node: id,
+                head,
+                result: tree.clone(),
+                path,
+            });
             return Ok(id);
         }
         let (number, body) = self.inode_body(&entry, base_body)?;
@@ -327,7 +377,10 @@ impl<'a> Restoring<'a> {
         base: Option<&EntryBody>,
     ) -> Result<(Option<NodeId>, NodeBody), TreeError> {
         Ok(match &entry.body {
-            EntryBody::File { content: Content::Local(local), .. } => {
+            EntryBody::File {
+                content: Content::Local(local),
+                ..
+            } => {
                 let file = self.local_file(local)?;
                 if !self.taken.insert(local.node) {
                     return Err(foreign("two files of one local content"));
@@ -351,7 +404,9 @@ impl<'a> Restoring<'a> {
             EntryBody::Socket => (None, NodeBody::Socket),
             EntryBody::CharDev { major, minor } => (None, NodeBody::CharDev(*major, *minor)),
             EntryBody::BlockDev { major, minor } => (None, NodeBody::BlockDev(*major, *minor)),
-            EntryBody::Dir { .. } | EntryBody::HardLink(_) => return Err(foreign("an inode that cannot be one")),
+            EntryBody::Dir { .. } | EntryBody::HardLink(_) => {
+                return Err(foreign("an inode that cannot be one"));
+            }
         })
     }
 
@@ -395,7 +450,9 @@ impl<'a> Restoring<'a> {
     }
 
     fn node_mut(&mut self, id: NodeId) -> Result<&mut OverlayNode, TreeError> {
-        self.nodes.get_mut(&id).ok_or_else(|| foreign("a node is named but not there"))
+        self.nodes
+            .get_mut(&id)
+            .ok_or_else(|| foreign("a node is named but not there"))
     }
 }
 

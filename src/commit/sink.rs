@@ -18,7 +18,10 @@ pub(super) struct Uploads {
 
 impl Uploads {
     pub fn new(volume: Volume) -> Uploads {
-        Uploads { volume, sent: Arc::default() }
+        Uploads {
+            volume,
+            sent: Arc::default(),
+        }
     }
 
     /// Bytes sent.
@@ -32,7 +35,9 @@ impl PackSink for Uploads {
     async fn take(&mut self, pack: FinishedPack) -> Result<(), TreeError> {
         self.volume.put_pack(&pack).await.map_err(|error| match error {
             VolumeError::Store(error) => crate::volume::fetch_error(error),
-            other => TreeError::Unreachable { reason: other.to_string() },
+            other => TreeError::Unreachable {
+                reason: other.to_string(),
+            },
         })?;
         self.sent.fetch_add(pack.bytes.len() as u64, Relaxed);
         Ok(())

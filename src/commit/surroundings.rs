@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use super::Frozen;
 use super::error::CommitError;
 use super::journal::CommitJournal;
 use super::ledger::UploadLedger;
 use super::progress::Progress;
 use super::publish::CommitDone;
 use super::upload::{ChunkHints, FileSource, UploadLimits};
-use super::Frozen;
 use crate::format::Descriptor;
 use crate::tree::{NodeParams, NodeSource};
 use crate::volume::{Head, Volume};
@@ -26,7 +26,11 @@ pub struct CommitOptions {
 
 impl Default for CommitOptions {
     fn default() -> CommitOptions {
-        CommitOptions { by: String::new(), message: String::new(), deadline: Duration::from_secs(300) }
+        CommitOptions {
+            by: String::new(),
+            message: String::new(),
+            deadline: Duration::from_secs(300),
+        }
     }
 }
 

@@ -22,8 +22,8 @@ use super::packer::{PackedBlob, Packer, Packs};
 use super::progress::Progress;
 use crate::format::{EncodedBlob, EncodedChunk, content_id, encode_blob, encode_chunk};
 use crate::model::{
-    BlobRef, ChunkRef, Content, EXTENT_PAGE_CHUNKS, Epoch, FRAME_BYTES, Hash, ITEM_BYTES_MAX, TINY_BYTES_MAX, VolPath,
-    chunk_count, chunk_len, chunk_start,
+    BlobRef, ChunkRef, Content, EXTENT_PAGE_CHUNKS, Epoch, FRAME_BYTES, Hash, ITEM_BYTES_MAX, TINY_BYTES_MAX,
+    VolPath, chunk_count, chunk_len, chunk_start,
 };
 use crate::overlay::{FileState, NodeId};
 use crate::tree::{NodeSource, TreeError};
@@ -223,7 +223,9 @@ impl Upload<'_> {
             self.progress.file_done();
         }
         drop(pieces);
-        let Work { packer, epoch_min, .. } = work;
+        let Work {
+            packer, epoch_min, ..
+        } = work;
         let mut packs = packer.into_inner().finish(self.ledger, self.progress).await?;
         let mut still_written = Vec::new();
         for node in done.keys() {
@@ -259,9 +261,12 @@ impl Done {
             Done::Pages(pages) => {
                 let resolve = |page| match page {
                     Page::Kept(page) => NewPage::Kept(page),
-                    Page::Chunks(places) => {
-                        NewPage::Chunks(places.into_iter().map(|place: Place| place.resolve(packs)).collect())
-                    }
+                    Page::Chunks(places) => NewPage::Chunks(
+                        places
+                            .into_iter()
+                            .map(|place: Place| place.resolve(packs))
+                            .collect(),
+                    ),
                 };
                 let pages: Vec<NewPage> = pages.into_iter().map(resolve).collect();
                 extents::content_of(size, pages, &mut packs.open)?
@@ -309,7 +314,12 @@ impl Work<'_> {
         if let Some(blob) = base.filter(|blob| blob.id == id) {
             return Ok(Piece::Known(blob));
         }
-        if let Some((_, blob)) = self.arrived.blobs.get(&id).filter(|(raw_len, _)| *raw_len as usize == bytes.len()) {
+        if let Some((_, blob)) = self
+            .arrived
+            .blobs
+            .get(&id)
+            .filter(|(raw_len, _)| *raw_len as usize == bytes.len())
+        {
             self.found(blob.pack.epoch);
             return Ok(Piece::Known(*blob));
         }
@@ -317,7 +327,11 @@ impl Work<'_> {
     }
 
     async fn pack(&self, blob: &EncodedBlob) -> Result<PackedBlob, CommitError> {
-        self.packer.lock().await.add(blob, self.up.ledger, self.up.progress).await
+        self.packer
+            .lock()
+            .await
+            .add(blob, self.up.ledger, self.up.progress)
+            .await
     }
 
     /// A file of chunks, page by page of its list.
@@ -345,7 +359,10 @@ impl Work<'_> {
             let old = base.chunks(self.up.nodes, number).await?;
             let places = futures::stream::iter(chunks)
                 .map(|index| {
-                    let old = old.get((index - first) as usize).copied().filter(|_| same_len(index));
+                    let old = old
+                        .get((index - first) as usize)
+                        .copied()
+                        .filter(|_| same_len(index));
                     async move { self.chunk(file, size, index, old).await }
                 })
                 .buffered(self.up.limits.requests.max(1));
@@ -369,7 +386,11 @@ impl Work<'_> {
             return Ok(Place::Known(old));
         }
         let permits = u32::try_from(mebibytes(len)).unwrap_or(64).clamp(1, 64);
-        let memory = self.memory.acquire_many(permits).await.map_err(|_| CommitError::Stopped)?;
+        let memory = self
+            .memory
+            .acquire_many(permits)
+            .await
+            .map_err(|_| CommitError::Stopped)?;
         let bytes = self.up.files.read(file.node, start, len).await?;
         self.up.progress.read(len);
         let place = self.bytes_of_chunk(bytes, old).await;
@@ -395,7 +416,13 @@ impl Work<'_> {
         }
         let hashed = self.on_thread({
             let bytes = bytes.clone();
-            move || if is_zero(&bytes) { None } else { Some(content_id(&bytes)) }
+            move || {
+                if is_zero(&bytes) {
+                    None
+                } else {
+                    Some(content_id(&bytes))
+                }
+            }
         });
         let Some(id) = hashed.await? else {
             return Ok(Place::Known(ChunkRef::Hole));
@@ -417,7 +444,10 @@ impl Work<'_> {
         let raw_len = bytes.len() as u32;
         let chunk = self.on_thread(move || encode_chunk(&bytes)).await??;
         self.store_chunk(&chunk, raw_len).await?;
-        Ok(Place::Known(ChunkRef::Object { epoch: self.up.epoch, id }))
+        Ok(Place::Known(ChunkRef::Object {
+            epoch: self.up.epoch,
+            id,
+        }))
     }
 
     /// The epoch under which another chunk of this upload has the same bytes; else they are this caller's to send.
@@ -439,9 +469,12 @@ impl Work<'_> {
         let _permit = self.requests.acquire().await.map_err(|_| CommitError::Stopped)?;
         let hinted = up.hints.find(&chunk.id) == Some(up.epoch);
         if !hinted || !up.volume.has_chunk(up.epoch, chunk, raw_len).await? {
-            up.progress.sent_bytes(up.volume.put_chunk(up.epoch, chunk, raw_len).await?);
+            up.progress
+                .sent_bytes(up.volume.put_chunk(up.epoch, chunk, raw_len).await?);
         }
-        up.ledger.append(&ledger::chunk_entry(up.epoch, &chunk.id)).map_err(CommitError::ledger)?;
+        up.ledger
+            .append(&ledger::chunk_entry(up.epoch, &chunk.id))
+            .map_err(CommitError::ledger)?;
         up.hints.learn(&chunk.id, up.epoch);
         Ok(())
     }
@@ -456,7 +489,12 @@ impl Work<'_> {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, CommitError> {
-        let permit = self.threads.clone().acquire_owned().await.map_err(|_| CommitError::Stopped)?;
+        let permit = self
+            .threads
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| CommitError::Stopped)?;
         let job = tokio::task::spawn_blocking(move || {
             let result = work();
             drop(permit);
@@ -469,7 +507,10 @@ impl Work<'_> {
 /// Nothing in this range was written: all of it is still what the base says.
 fn is_clean(state: &FileState, start: u64, len: u64) -> bool {
     let frames = start / FRAME_BYTES..(start + len).div_ceil(FRAME_BYTES);
-    start + len <= state.base_valid && frames.into_iter().all(|frame| state.body.is_none() || !state.is_present(frame))
+    start + len <= state.base_valid
+        && frames
+            .into_iter()
+            .all(|frame| state.body.is_none() || !state.is_present(frame))
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -27,7 +27,8 @@ pub use list::{
 };
 pub use memory::{Fetched, MemorySource};
 pub use merge::{
-    Hint, Merged, Overwritten, Register, diff_links, edit_links, load_xattrs, lookup_link, merge, usable_hints,
+    Hint, Merged, Overwritten, Register, diff_links, edit_links, load_xattrs, lookup_link, merge,
+    usable_hints,
 };
 pub use same::{same_attrs, same_body, same_entry, same_xattrs};
 pub use source::{Missing, NodeSource, TreeError};
