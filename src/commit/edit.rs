@@ -15,8 +15,8 @@ use super::build::{Built, Contents};
 use super::error::CommitError;
 use super::upload::{DirtyFile, FileSource};
 use crate::model::{
-    Attrs, DirTree, Entry, EntryBody, FileId, LinkId, LinkInode, Name, PATH_DEPTH_MAX, Timestamp, Totals,
-    TreeRoot, VolPath,
+    Attrs, DirTree, Entry, EntryBody, FileId, LinkId, Name, PATH_DEPTH_MAX, Timestamp, Totals, TreeRoot,
+    VolPath,
 };
 use crate::overlay::{FileState, NodeId};
 use crate::tree::{self, NodeSource, TreeError};
@@ -210,19 +210,14 @@ pub(super) async fn apply_edits(
         base,
         contents,
         root: Dir::of(base.attrs.clone(), base.totals, base.tree.clone()),
-        lost_links: HashMap::new(),
+        lost_links: BTreeMap::new(),
     };
     for edit in edits {
         sketch.apply(edit).await?;
     }
     let Sketch { root, lost_links, .. } = sketch;
     let (attrs, totals, tree) = root.finish(src).await?;
-    let mut links = Vec::new();
-    for (id, lost) in lost_links {
-        let inode = tree::lookup_link(src, &base.links, id).await?;
-        links.push((id, inode.and_then(|inode| less_names(inode, lost))));
-    }
-    let links = tree::edit_links(src, &base.links, links).await?;
+    let links = tree::add_names(src, &base.links, &lost_links).await?;
     let paths = edits.iter().filter_map(|edit| match edit {
         Edit::Put { path, node, .. } => Some((*node, path.clone())),
         _ => None,
@@ -239,19 +234,14 @@ pub(super) async fn apply_edits(
     })
 }
 
-fn less_names(inode: LinkInode, lost: u64) -> Option<LinkInode> {
-    let nlink = inode.nlink.saturating_sub(lost);
-    (nlink > 0).then_some(LinkInode { nlink, ..inode })
-}
-
 /// Directories that edits touch.
 struct Sketch<'a> {
     src: &'a dyn NodeSource,
     base: &'a TreeRoot,
     contents: &'a Contents,
     root: Dir,
-    /// Names that inodes of the links tree have lost.
-    lost_links: HashMap<LinkId, u64>,
+    /// Names that inodes of the links tree have lost, negative.
+    lost_links: BTreeMap<LinkId, i64>,
 }
 
 struct Dir {
@@ -494,7 +484,7 @@ impl Sketch<'_> {
         let mut open: Vec<Entry> = entry.into_iter().collect();
         while let Some(entry) = open.pop() {
             match entry.body {
-                EntryBody::HardLink(id) => *self.lost_links.entry(id).or_default() += 1,
+                EntryBody::HardLink(id) => *self.lost_links.entry(id).or_default() -= 1,
                 EntryBody::Dir { totals, tree } if totals.links > 0 => {
                     let below = tree::entries(self.src, &tree).await?;
                     open.extend(below.into_iter().map(|(_, entry)| entry));
@@ -530,7 +520,7 @@ impl Sketch<'_> {
         Box::pin(async move {
             match entry.body {
                 EntryBody::HardLink(id) => {
-                    let inode = tree::lookup_link(self.src, &self.base.links, id).await?;
+                    let inode = tree::link(self.src, &self.base.links, &id).await?;
                     inode
                         .map(|inode| inode.entry)
                         .ok_or_else(|| refused(&[], "a hard link without its inode"))

@@ -331,14 +331,14 @@ impl<'a> Restoring<'a> {
         if let Some(id) = self.links.get(&link) {
             return Ok(*id);
         }
-        let inode = tree::lookup_link(self.src, &self.target.result.links, link).await?;
+        let inode = tree::link(self.src, &self.target.result.links, &link).await?;
         let inode = inode.ok_or_else(|| foreign("a hard link without its inode"))?;
         self.add_link(link, Some(inode)).await
     }
 
     /// Takes an inode of R's links tree, or one that R does not have any more, into the overlay.
     async fn add_link(&mut self, link: LinkId, inode: Option<LinkInode>) -> Result<NodeId, TreeError> {
-        let base = tree::lookup_link(self.src, &self.target.head.links, link).await?;
+        let base = tree::link(self.src, &self.target.head.links, &link).await?;
         let origin = base.as_ref().map(|_| Origin::Link(link));
         let nlink = inode.as_ref().map_or(0, |inode| inode.nlink);
         let Some(entry) = inode.or_else(|| base.clone()).map(|inode| inode.entry) else {

@@ -26,10 +26,7 @@ pub use list::{
     run, run_loaded, walk,
 };
 pub use memory::{Fetched, MemorySource};
-pub use merge::{
-    Hint, Merged, Overwritten, Register, diff_links, edit_links, load_xattrs, lookup_link, merge,
-    usable_hints,
-};
+pub use merge::{Hint, Merged, Overwritten, Register, load_xattrs, merge, usable_hints};
 pub use same::{same_attrs, same_body, same_entry, same_xattrs};
 pub use source::{Missing, NodeSource, TreeError};
 pub use store::{

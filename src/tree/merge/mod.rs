@@ -36,7 +36,6 @@ mod registers;
 mod report;
 mod xattrs;
 
-pub use links::{diff_links, edit_links, lookup_link};
 pub use moves::{Hint, usable_hints};
 pub use names::merge;
 pub use report::{Merged, Overwritten, Register};
