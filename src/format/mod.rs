@@ -1,4 +1,4 @@
-//! The bytes of the remote volume.
+#![doc = include_str!("SPEC.md")]
 
 mod attrs;
 mod blob;

@@ -574,3 +574,72 @@ fn golden_keys_and_hashes() {
     ];
     golden("keys-and-hashes.txt", (lines.join("\n") + "\n").as_bytes());
 }
+
+/// The bytes of the specification's worked example, between the last fences of its text.
+fn worked_example() -> Vec<u8> {
+    let spec = include_str!("../SPEC.md");
+    let block = spec.rsplit("```").nth(1).unwrap();
+    let digits: Vec<&str> = block
+        .lines()
+        .skip(1)
+        .flat_map(|line| line.split("  ").next().unwrap().split_whitespace())
+        .collect();
+    hex::decode(digits.concat()).unwrap()
+}
+
+#[test]
+fn the_worked_example_of_the_specification_is_true() {
+    let time = Timestamp {
+        secs: 1_795_320_000,
+        nanos: 0,
+    };
+    let mut entry = file(300, 5, Content::Tiny(Arc::from(&b"hello"[..])));
+    (entry.attrs.mtime, entry.attrs.ctime) = (time, time);
+    let encoded = encode_dir_page(
+        &DirPage {
+            entries: vec![(name("a"), entry)],
+        },
+        false,
+    )
+    .unwrap();
+    let raw = codec::unseal(&encoded.stored, encoded.raw_len as usize, "t").unwrap();
+    assert_eq!(raw, worked_example());
+    assert_eq!(
+        (encoded.stored.len(), encoded.stored[0]),
+        (raw.len() + 1, codec::RAW)
+    );
+    let ptr = Ptr {
+        pack: PACK,
+        offset: 4,
+        stored_len: 37,
+        raw_len: 36,
+        hash: encoded.hash,
+    };
+    decode_node(&encoded.stored, &ptr, "t").unwrap();
+    let totals = Totals {
+        files: 1,
+        dirs: 0,
+        bytes: 5,
+        links: 0,
+        subdirs: 0,
+    };
+    let mut root = attrs(1);
+    (root.mtime, root.ctime, root.mode) = (time, time, 0o755);
+    let tree = DirTree::Stored { ptr, index: false };
+    let root = TreeRoot {
+        attrs: root,
+        totals,
+        tree,
+        links: LinksTree::default(),
+    };
+    let node = encode_super(
+        &SuperNode {
+            root,
+            refs: None,
+            history: None,
+        },
+        false,
+    )
+    .unwrap();
+    assert_eq!(node.raw_len, 103, "as the specification says");
+}
