@@ -34,11 +34,18 @@ async fn put(store: &dyn ObjectStore, key: &str, body: impl Into<Bytes>) {
         .expect("put");
 }
 
-/// Bytes that differ from offset to offset.
+/// Bytes that differ from offset to offset, also at distances of powers of two.
 pub fn pattern(len: usize, seed: u8) -> Bytes {
-    (0..len)
+    const PERIOD: usize = 65_521;
+    let period: Vec<u8> = (0..PERIOD.min(len))
         .map(|at| (at as u8).wrapping_mul(31) ^ ((at >> 8) as u8) ^ seed)
-        .collect()
+        .collect();
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let take = period.len().min(len - bytes.len());
+        bytes.extend_from_slice(&period[..take]);
+    }
+    bytes.into()
 }
 
 async fn reads_what_was_written(store: &dyn ObjectStore, root: &str) {

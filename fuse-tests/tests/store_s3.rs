@@ -227,7 +227,7 @@ async fn a_stall_ends_and_slowness_does_not() {
     let stall_timeout = Duration::from_millis(250);
     let quick = StoreOptions {
         stall_timeout,
-        attempts_max: 2,
+        attempts_max: 1,
         ..options(&server)
     };
     let store = store_at(&server.url("bucket"), &quick).await;
@@ -263,7 +263,7 @@ async fn a_stall_ends_and_slowness_does_not() {
     assert!(matches!(error, StoreError::Unknown { .. }), "{error}");
     // Several times the limit for the whole, in both directions.
     server.clear_faults();
-    server.set(|settings| settings.bandwidth = 16_000_000);
+    server.set(|settings| settings.bandwidth = 24_000_000);
     let start = Instant::now();
     store.put("slow", body.clone(), PutMode::Overwrite).await.unwrap();
     assert_eq!(store.get("slow", None).await.unwrap().bytes, body);

@@ -1,8 +1,8 @@
 //! The SDK's client, configured.
 
-use aws_config::BehaviorVersion;
 use aws_config::identity::IdentityCache;
 use aws_config::meta::region::RegionProviderChain;
+use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -64,20 +64,17 @@ impl S3Client {
             let region = Region::new(from_environment.unwrap_or_else(|| "us-east-1".to_string()));
             loader = loader.region(RegionProviderChain::first_try(region));
         }
-        if let Some(endpoint) = &url.endpoint {
-            loader = loader.endpoint_url(endpoint);
-        }
         let shared = loader.load().await;
         let region = region_of(&shared);
         let credentials = RenewedCredentials::new(options.credentials_file.clone(), region.clone());
-        let config = aws_sdk_s3::config::Builder::from(&shared)
+        let endpoint = endpoint_of(url, &shared);
+        let mut config = aws_sdk_s3::config::Builder::from(&shared)
             .region(region)
             .credentials_provider(credentials.clone())
-            .force_path_style(url.path_style.unwrap_or(url.endpoint.is_some()))
-            .build();
-        let is_tls = shared
-            .endpoint_url()
-            .is_none_or(|endpoint| endpoint.starts_with("https://"));
+            .force_path_style(url.path_style.unwrap_or(endpoint.is_some()));
+        config.set_endpoint_url(endpoint.clone());
+        let config = config.build();
+        let is_tls = endpoint.is_none_or(|endpoint| endpoint.starts_with("https://"));
         S3Client {
             sdk: Client::from_conf(config),
             credentials,
@@ -99,6 +96,17 @@ impl S3Client {
     }
 }
 
+/// The endpoint of the URL, else of the environment or profile as the SDKs understand them.
+fn endpoint_of(url: &S3Url, shared: &SdkConfig) -> Option<String> {
+    let of_service = || {
+        std::env::var("AWS_ENDPOINT_URL_S3")
+            .ok()
+            .filter(|endpoint| !endpoint.is_empty())
+    };
+    let of_all = || shared.endpoint_url().map(str::to_string);
+    url.endpoint.clone().or_else(of_service).or_else(of_all)
+}
+
 fn http_client(connector: ProgressConnector) -> SharedHttpClient {
     let connector = SharedHttpConnector::new(connector);
     http_client_fn(move |_, _| connector.clone())
@@ -111,7 +119,7 @@ fn http_connector(idle_max: usize) -> SharedHttpConnector {
         .build();
     let connector = Connector::builder()
         .connector_settings(settings)
-        .sleep_impl(aws_smithy_async_sleep())
+        .sleep_impl(TokioSleep)
         .proxy_config(ProxyConfig::from_env())
         .pool_idle_timeout(IDLE_LIMIT)
         .pool_max_idle_per_host(idle_max)
@@ -121,10 +129,6 @@ fn http_connector(idle_max: usize) -> SharedHttpConnector {
 }
 
 /// Tokio's timer behind the SDK's interface.
-fn aws_smithy_async_sleep() -> impl aws_sdk_s3::config::AsyncSleep {
-    TokioSleep
-}
-
 #[derive(Debug)]
 struct TokioSleep;
 

@@ -144,6 +144,10 @@ where
                 format!("cannot make a request: {}", causes(error)),
             )
         },
+        SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
+            Some(cause) => of_transport(url, cause),
+            None => of_transport(url, error),
+        },
         _ => of_transport(url, error),
     }
 }
@@ -222,7 +226,8 @@ fn of_answer(url: &S3Url, answer: &HttpResponse, code: Option<&str>, message: Op
         (503, _) => (Kind::Throttled, shown),
         (401 | 403, _) => {
             let reason = format!(
-                "{shown}: the key has no permission for this in bucket {}",
+                "{shown}: the access key has no permission for this in bucket {} (AWS answers so for a missing object too \
+                 when the key may not list the bucket)",
                 url.bucket
             );
             (Kind::Refused, reason)
