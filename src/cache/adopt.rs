@@ -1,0 +1,189 @@
+//! Whole files: bodies that became clean by a commit come in, complete contents are handed out.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::contents::{Chunked, Contents};
+use super::disk::Identity;
+use super::segment::Segment;
+use super::space::Room;
+use super::{Adoption, Cache};
+use crate::model::{Content, FRAME_BYTES, HOLE_BYTES, Hash, chunk_count, chunk_range};
+
+/// A complete content in a file of its own, every frame checked. It is not evicted as long as this value lives; hold it
+/// until the kernel has let go of the file.
+#[derive(Debug)]
+pub struct PinnedFile {
+    segment: Arc<Segment>,
+    file: Arc<File>,
+    pinned_bytes: Arc<AtomicU64>,
+}
+
+impl PinnedFile {
+    /// The open file. Nobody may write to it.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.segment.path
+    }
+}
+
+impl Drop for PinnedFile {
+    fn drop(&mut self) {
+        self.segment.pins.fetch_sub(1, Relaxed);
+        self.pinned_bytes.fetch_sub(self.segment.len, Relaxed);
+    }
+}
+
+impl Cache {
+    /// The file of a complete content, for passthrough. `None` when it is not complete, has no file of its own (small,
+    /// or over half the cap), or when more than half of the cap would be pinned. Frames of an earlier session are
+    /// checked first.
+    pub async fn pin(&self, content: &Content, size: u64) -> Option<PinnedFile> {
+        let file = Chunked::of(content, size)?;
+        if !self.contents.is_whole(size) || !self.contents.complete(&file) {
+            return None;
+        }
+        let this = self.shared();
+        let key = Contents::whole_key(file.cid);
+        if !self.contents.get(&key)?.all_checked() {
+            this.prefetch_chunked(&file).await.ok()?;
+        }
+        let segment = self.contents.get(&key)?;
+        let pinning = tokio::task::spawn_blocking(move || this.pin_segment(segment));
+        pinning.await.ok().flatten()
+    }
+
+    fn pin_segment(&self, segment: Arc<Segment>) -> Option<PinnedFile> {
+        let pinned = self.pinned_bytes.fetch_add(segment.len, Relaxed) + segment.len;
+        segment.pins.fetch_add(1, Relaxed);
+        // From here on the value undoes the counting; eviction looks at the pins under its own lock, so a segment that
+        // is still in the map afterwards stays there.
+        let pin = |file| PinnedFile {
+            segment: segment.clone(),
+            file,
+            pinned_bytes: self.pinned_bytes.clone(),
+        };
+        match segment.open_file(&self.disk) {
+            Ok(file) => {
+                let pin = pin(file);
+                let _not_now = self.evicting.lock();
+                let fits = pinned <= self.disk.space.cap() / 2;
+                let known = self
+                    .contents
+                    .get(&segment.key)
+                    .is_some_and(|s| s.number == segment.number);
+                (fits && known && segment.all_checked() && segment.is_untouched()).then_some(pin)
+            }
+            Err(_) => {
+                segment.pins.fetch_sub(1, Relaxed);
+                self.pinned_bytes.fetch_sub(segment.len, Relaxed);
+                None
+            }
+        }
+    }
+
+    /// Makes a committed large body the cache file of its content, by rename; the body's path is gone then. `false`:
+    /// nothing was changed (another file system, too large, no room, not these bytes), keep the body where it is.
+    pub async fn adopt_file(&self, content: &Content, size: u64, path: &Path, adoption: Adoption) -> bool {
+        let Some(file) = Chunked::of(content, size).filter(|_| self.contents.is_whole(size)) else {
+            return false;
+        };
+        let this = self.shared();
+        let mut ids = Vec::new();
+        if adoption == Adoption::Check {
+            for index in 0..chunk_count(size) {
+                match this.chunk_ref(&file, index).await {
+                    Ok(chunk) => ids.push(chunk.id()),
+                    Err(_) => return false,
+                }
+            }
+        }
+        let bytes = std::fs::metadata(path).map_or(0, |meta| meta.blocks() * 512);
+        let frames = size.div_ceil(FRAME_BYTES);
+        let Some(room) = this.reserve(bytes + frames * HOLE_BYTES).await else {
+            return false;
+        };
+        let path = path.to_owned();
+        let adopting = tokio::task::spawn_blocking(move || {
+            let checked = match adoption {
+                Adoption::Checked => true,
+                Adoption::Check => holds(&path, size, &ids).unwrap_or(false),
+            };
+            let adopted = if checked {
+                this.take_in(&file, &path, room)
+            } else {
+                None
+            };
+            let done = adopted.is_some();
+            if let Some(segment) = adopted {
+                this.runtime
+                    .clone()
+                    .spawn_blocking(move || segment.mark_all(&this.disk));
+            }
+            done
+        });
+        adopting.await.unwrap_or(false)
+    }
+
+    /// Renames a file into the cache.
+    fn take_in(self: &Arc<Self>, file: &Chunked, path: &Path, mut room: Room) -> Option<Arc<Segment>> {
+        let meta = std::fs::symlink_metadata(path).ok()?;
+        if !meta.is_file() || meta.len() != file.size || meta.nlink() != 1 {
+            return None;
+        }
+        let key = Contents::whole_key(file.cid);
+        let segment = self.contents.new_segment(&self.disk, key, file.size);
+        if let Err(e) = std::fs::rename(path, &segment.path) {
+            tracing::debug!(path = %path.display(), error = %e, "a body is not adopted");
+            return None;
+        }
+        let held = room.bytes();
+        if let Err(e) = segment.adopt(&self.disk, room.write(held)) {
+            // It can only be given back under its old name.
+            tracing::warn!(path = %path.display(), error = %e, "an adopted body cannot be used");
+            if let Err(e) = std::fs::rename(&segment.path, path) {
+                tracing::error!(path = %path.display(), error = %e, "cannot put a body back");
+            }
+            return None;
+        }
+        // What there was of the content makes way.
+        while !self.contents.insert(segment.clone()) {
+            if let Some(old) = self.contents.get(&key) {
+                self.contents.discard(&self.disk, &old);
+            }
+        }
+        Some(segment)
+    }
+}
+
+/// True when a file consists of chunks with these ids (zeros for a hole), and did not change while we looked.
+fn holds(path: &Path, size: u64, ids: &[Hash]) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let before = Identity::of(&file)?;
+    let mut offset = 0;
+    let mut frame = vec![0; usize::try_from(FRAME_BYTES).map_err(io::Error::other)?];
+    for id in ids {
+        let (_, start, len) = chunk_range(offset, size);
+        let (mut hasher, mut zeros) = (blake3::Hasher::new(), true);
+        while offset < start + len {
+            let part = usize::try_from(FRAME_BYTES.min(start + len - offset)).map_err(io::Error::other)?;
+            file.read_exact_at(&mut frame[..part], offset)?;
+            hasher.update(&frame[..part]);
+            zeros &= frame[..part].iter().all(|b| *b == 0);
+            offset += part as u64;
+        }
+        let hole = *id == Hash([0; 32]);
+        if (hole && !zeros) || (!hole && hasher.finalize().as_bytes() != id.as_bytes()) {
+            return Ok(false);
+        }
+    }
+    Ok(before.size == size && offset == size && Identity::of(&file)? == before)
+}

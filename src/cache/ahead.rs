@@ -1,0 +1,167 @@
+//! When to read ahead, and how far: a value per content, without I/O.
+//!
+//! Access is judged per content, not per handle: many processes that read one file through one handle, or one process
+//! through many, look alike. A few positions are remembered; a read that continues one of them is sequential, unless
+//! the run has more gaps than bytes. From the third read of a run on, what lies ahead is wanted: as much as the run has read already, at least to the end of
+//! the group of 8 frames, at most a bound. So a random reader never pays for more than its frame, and a copy of a large
+//! file has its full window after some megabytes.
+
+use std::ops::Range;
+
+use super::GROUP_BYTES;
+
+/// Positions remembered per content.
+const STREAMS_MAX: usize = 4;
+/// A read that begins this near to where a run has ended continues it, bytes: the kernel sends the requests of one
+/// read-ahead (128 KiB each) in any order.
+const SLACK_BYTES: u64 = 256 << 10;
+/// Reads that continue a run before anything is fetched ahead.
+const RUN_READS_MIN: u32 = 2;
+
+/// The runs of one content.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Streams {
+    runs: Vec<Run>,
+    clock: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Run {
+    start: u64,
+    /// Where the next read is expected.
+    next: u64,
+    reads: u32,
+    /// Bytes of all its reads.
+    bytes: u64,
+    /// Everything before has been asked for.
+    planned: u64,
+    used: u64,
+}
+
+impl Streams {
+    /// A read of `len` bytes at `offset` of a content of `size`. Returns what should be fetched ahead, if anything;
+    /// it counts as asked for from then on.
+    pub fn note(&mut self, offset: u64, len: u64, size: u64, ahead_max: u64) -> Option<Range<u64>> {
+        self.clock += 1;
+        let end = offset.saturating_add(len).min(size);
+        let near = |run: &&mut Run| {
+            offset.saturating_add(SLACK_BYTES) >= run.next && offset <= run.next.saturating_add(SLACK_BYTES)
+        };
+        let Some(run) = self.runs.iter_mut().find(near) else {
+            self.begin(offset, end);
+            return None;
+        };
+        run.used = self.clock;
+        run.reads += 1;
+        run.bytes += end.saturating_sub(offset);
+        run.start = run.start.min(offset);
+        run.next = run.next.max(end);
+        let window = run.next - run.start;
+        if run.reads < RUN_READS_MIN || run.bytes * 2 < window {
+            return None;
+        }
+        let wanted = (run.next + window).next_multiple_of(GROUP_BYTES);
+        let target = wanted.min(run.next.saturating_add(ahead_max)).min(size);
+        let from = run.planned.max(run.next);
+        // Half a group at a time: requests are worth their round trip, and the reader never catches up.
+        let enough = target.saturating_sub(from) >= GROUP_BYTES / 2 || target == size;
+        if target <= from || !enough {
+            return None;
+        }
+        run.planned = target;
+        Some(from..target)
+    }
+
+    /// What lies behind `offset` was not asked for after all.
+    pub fn retract(&mut self, offset: u64) {
+        for run in &mut self.runs {
+            if run.start <= offset {
+                run.planned = run.planned.min(offset);
+            }
+        }
+    }
+
+    fn begin(&mut self, offset: u64, end: u64) {
+        if self.runs.len() >= STREAMS_MAX
+            && let Some(oldest) = (0..self.runs.len()).min_by_key(|i| self.runs[*i].used)
+        {
+            self.runs.swap_remove(oldest);
+        }
+        self.runs.push(Run {
+            start: offset,
+            next: end,
+            reads: 0,
+            bytes: end.saturating_sub(offset),
+            planned: end,
+            used: self.clock,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AHEAD: u64 = 64 << 20;
+
+    #[test]
+    fn a_sequential_reader_is_always_ahead_and_within_the_bound() {
+        let size = 1 << 30;
+        let mut streams = Streams::default();
+        let (mut planned, mut asked) = (0, 0);
+        for at in (0..size).step_by(128 << 10) {
+            if let Some(range) = streams.note(at, 128 << 10, size, AHEAD) {
+                assert!(range.start >= planned, "nothing is asked for twice");
+                planned = range.end;
+                asked += 1;
+                assert!(range.end <= at + (128 << 10) + AHEAD);
+            }
+            if at > 2 << 20 {
+                assert!(planned > at, "reader at {at} has caught up with {planned}");
+            }
+        }
+        assert_eq!(planned, size);
+        assert!(asked < 300, "{asked} askings");
+    }
+
+    #[test]
+    fn random_reads_ask_for_nothing() {
+        let size = 32 << 20;
+        let mut streams = Streams::default();
+        let mut at = 12345u64;
+        for _ in 0..1000 {
+            at = at
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            assert_eq!(streams.note(at % size, 4096, size, AHEAD), None);
+        }
+    }
+
+    #[test]
+    fn interleaved_readers_are_told_apart() {
+        let size = 1 << 30;
+        let mut streams = Streams::default();
+        let mut asked = 0;
+        for step in 0..64u64 {
+            for reader in 0..3u64 {
+                let at = reader * (300 << 20) + step * (128 << 10);
+                asked += u32::from(streams.note(at, 128 << 10, size, AHEAD).is_some());
+            }
+        }
+        assert!(asked >= 6);
+    }
+
+    #[test]
+    fn retracted_parts_are_asked_for_again() {
+        let size = 1 << 30;
+        let mut streams = Streams::default();
+        let mut first = None;
+        for at in (0..).step_by(1 << 20).take(4) {
+            first = first.or(streams.note(at, 1 << 20, size, AHEAD));
+        }
+        let first = first.unwrap();
+        streams.retract(first.start);
+        let again = streams.note(4 << 20, 1 << 20, size, AHEAD).unwrap();
+        assert_eq!(again.start, 5 << 20);
+    }
+}

@@ -1,0 +1,380 @@
+//! Fetching frames: out of chunk objects by ranges, out of packs, or out of nothing for holes.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::contents::Chunked;
+use super::items::given_up;
+use super::remote::damaged;
+use super::segment::Segment;
+use super::space::{Room, charge};
+use super::stats::count;
+use super::{Cache, PieceKey};
+use crate::format::{ChunkHeader, Key, Node, chunk_header_len, decode_frame, limits};
+use crate::model::{ChunkRef, Content, Epoch, FRAME_BYTES, Hash, chunk_range};
+use crate::tree::{NodeSource, TreeError};
+
+/// A fetched frame that fails its check is fetched once more before its object counts as damaged.
+const FETCHES_OF_DAMAGED: u32 = 2;
+static ZEROS: [u8; FRAME_BYTES as usize] = [0; FRAME_BYTES as usize];
+
+/// Frames that this task is to bring: dropping one ends the claim, so nobody waits for what does not come.
+pub(super) struct Claim {
+    pub segment: Arc<Segment>,
+    /// Frame of the segment.
+    pub frame: u32,
+    pub sender: watch::Sender<Option<Result<Bytes, TreeError>>>,
+}
+
+impl Claim {
+    /// Claims a frame that is absent and nothing else.
+    pub fn absent(segment: &Arc<Segment>, frame: u32) -> Option<Claim> {
+        let (sender, wait) = watch::channel(None);
+        let segment = segment.clone();
+        segment.claim_if_absent(frame, wait).then_some(Claim {
+            segment,
+            frame,
+            sender,
+        })
+    }
+
+    pub fn deliver(&self, result: Result<Bytes, TreeError>) {
+        self.sender.send_replace(Some(result));
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.segment.unclaim(self.frame);
+    }
+}
+
+/// A run of adjacent frames of one segment and one chunk.
+pub(super) struct Run {
+    pub file: Chunked,
+    pub segment: Arc<Segment>,
+    /// Where the segment begins in the content.
+    pub segment_start: u64,
+    pub claims: VecDeque<Claim>,
+}
+
+impl Run {
+    fn offset_of(&self, frame: u32) -> u64 {
+        self.segment_start + u64::from(frame) * FRAME_BYTES
+    }
+
+    fn bytes(&self) -> u64 {
+        self.claims
+            .iter()
+            .map(|claim| self.segment.frame_len(claim.frame))
+            .sum()
+    }
+}
+
+/// A chunk object.
+#[derive(Clone)]
+struct ChunkObject {
+    key: String,
+    epoch: Epoch,
+    id: Hash,
+    /// Where it begins in the content.
+    start: u64,
+    raw_len: u32,
+}
+
+/// A part of an object, where it begins, and the memory that was taken for it.
+type Body = (Bytes, u64, OwnedSemaphorePermit);
+
+impl Cache {
+    /// Brings a run of claimed frames, or tells those who wait why not.
+    pub(super) async fn fetch_run(self: &Arc<Self>, mut run: Run) {
+        if let Err(e) = self.bring(&mut run).await {
+            run.claims
+                .drain(..)
+                .for_each(|claim| claim.deliver(Err(e.clone())));
+        }
+        run.claims.clear();
+        self.contents.drop_if_idle(&run.segment);
+    }
+
+    async fn bring(self: &Arc<Self>, run: &mut Run) -> Result<(), TreeError> {
+        let Some(first) = run.claims.front() else {
+            return Ok(());
+        };
+        let (index, start, len) = chunk_range(run.offset_of(first.frame), run.file.size);
+        match self.chunk_ref(&run.file, index).await? {
+            ChunkRef::Hole => {
+                let room = self.reserve(charge(0, run.claims.len() as u64)).await;
+                self.store_plain(run, room, start, None).await
+            }
+            ChunkRef::Packed(blob) => {
+                let plain = self.fetch_blob(&blob, len).await?;
+                let room = self.reserve(charge(run.bytes(), run.claims.len() as u64)).await;
+                self.store_plain(run, room, start, Some(plain)).await
+            }
+            ChunkRef::Object { epoch, id } => {
+                let key = Key::Chunk(self.volume, epoch, id).to_string();
+                let raw_len = u32::try_from(len).unwrap_or(u32::MAX);
+                self.bring_object(
+                    run,
+                    &ChunkObject {
+                        key,
+                        epoch,
+                        id,
+                        start,
+                        raw_len,
+                    },
+                )
+                .await
+            }
+        }
+    }
+
+    async fn bring_object(self: &Arc<Self>, run: &mut Run, chunk: &ChunkObject) -> Result<(), TreeError> {
+        let mut fetches = 1;
+        loop {
+            match self.fetch_frames(run, chunk).await {
+                Err(TreeError::Damaged { rule, .. }) if fetches < FETCHES_OF_DAMAGED => {
+                    tracing::warn!(
+                        key = chunk.key,
+                        rule,
+                        "fetched bytes fail their check; fetching them again"
+                    );
+                    fetches += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// One round: header if need be, the frames' range, decoding and keeping. Frames that fail their check stay in
+    /// the run.
+    async fn fetch_frames(self: &Arc<Self>, run: &mut Run, chunk: &ChunkObject) -> Result<(), TreeError> {
+        let mut room = self.reserve(charge(run.bytes(), run.claims.len() as u64)).await;
+        let mut body = None;
+        let header = self.header(run, chunk, &mut body).await?;
+        if let Some((bytes, ..)) = &body {
+            // The frames behind that came along with a well compressed first one.
+            let extra = self.claim_what_came(run, chunk, &header, bytes.len() as u64);
+            if let (Some(room), true) = (&mut room, extra > 0) {
+                match self.reserve(extra).await {
+                    Some(more) => room.join(more),
+                    None => tracing::trace!("no room for frames that came along"),
+                }
+            }
+        }
+        let body = match body {
+            Some(body) => body,
+            None => {
+                let frames = self.frame_numbers(run, chunk);
+                let range = header.frame_range(frames.start).start..header.frame_range(frames.end - 1).end;
+                let memory = self.remote.memory(range.end - range.start).await;
+                (
+                    self.remote.get(&chunk.key, range.clone()).await?.bytes,
+                    range.start,
+                    memory,
+                )
+            }
+        };
+        self.store_frames(run, room, chunk.clone(), header, body).await
+    }
+
+    /// Frames of the chunk from the first to the last one of the run.
+    fn frame_numbers(&self, run: &Run, chunk: &ChunkObject) -> std::ops::Range<usize> {
+        let number = |claim: &Claim| {
+            let frame = run.offset_of(claim.frame).saturating_sub(chunk.start) / FRAME_BYTES;
+            usize::try_from(frame).unwrap_or(usize::MAX - 1)
+        };
+        let first = run.claims.front().map_or(0, number);
+        first..run.claims.back().map_or(first, number) + 1
+    }
+
+    /// The chunk's header, from memory or the store. One fetch per chunk: whoever comes second waits. A run that begins
+    /// at the chunk's first frame fetches its frames along with it, into `body`.
+    async fn header(
+        self: &Arc<Self>,
+        run: &Run,
+        chunk: &ChunkObject,
+        body: &mut Option<Body>,
+    ) -> Result<Arc<ChunkHeader>, TreeError> {
+        if chunk.raw_len > limits::CHUNK_BYTES_MAX {
+            return Err(damaged(&chunk.key, "a chunk is over 64 MiB"));
+        }
+        let cell = {
+            let mut headers = self.headers.lock();
+            let known = headers.get(&(chunk.epoch, chunk.id));
+            known.unwrap_or_else(|| {
+                let new = Arc::default();
+                let weight = u64::from(chunk_header_len(chunk.raw_len)) * 2;
+                headers.insert((chunk.epoch, chunk.id), Arc::clone(&new), weight);
+                new
+            })
+        };
+        let fetching = cell.get_or_try_init(|| async {
+            let header_len = u64::from(chunk_header_len(chunk.raw_len));
+            let with_frames = self.frame_numbers(run, chunk).start == 0;
+            let end = header_len + if with_frames { run.bytes() } else { 0 };
+            let memory = self.remote.memory(end).await;
+            let bytes = self.remote.get(&chunk.key, 0..end).await?.bytes;
+            let parsed = ChunkHeader::parse(&bytes, chunk.raw_len, &chunk.id, &chunk.key);
+            let header = parsed.map_err(|e| damaged(&chunk.key, e.rule))?;
+            if with_frames {
+                *body = Some((bytes, 0, memory));
+            }
+            Ok(Arc::new(header))
+        });
+        fetching.await.cloned()
+    }
+
+    /// Claims the frames behind the run that are whole in the first `len` bytes of the object. Returns the charge for
+    /// them.
+    fn claim_what_came(&self, run: &mut Run, chunk: &ChunkObject, header: &ChunkHeader, len: u64) -> u64 {
+        let mut extra = 0;
+        for number in self.frame_numbers(run, chunk).end..header.frame_count() {
+            let Some(frame) = run.claims.back().map(|claim| claim.frame + 1) else {
+                break;
+            };
+            let inside = u64::from(frame) < run.segment.frames() && header.frame_range(number).end <= len;
+            let Some(claim) = inside.then(|| Claim::absent(&run.segment, frame)).flatten() else {
+                break;
+            };
+            extra += charge(run.segment.frame_len(frame), 1);
+            run.claims.push_back(claim);
+        }
+        extra
+    }
+
+    /// Decodes, verifies, gives out and keeps frames of a chunk object, aside. Those that fail stay in the run.
+    async fn store_frames(
+        self: &Arc<Self>,
+        run: &mut Run,
+        mut room: Option<Room>,
+        chunk: ChunkObject,
+        header: Arc<ChunkHeader>,
+        (body, body_start, memory): Body,
+    ) -> Result<(), TreeError> {
+        let (this, file, segment_start) = (self.clone(), run.file.clone(), run.segment_start);
+        let claims = std::mem::take(&mut run.claims);
+        let storing = move || {
+            let (mut failed, mut why) = (VecDeque::new(), Ok(()));
+            for claim in claims {
+                let offset = segment_start + u64::from(claim.frame) * FRAME_BYTES;
+                let number = usize::try_from((offset - chunk.start) / FRAME_BYTES).unwrap_or(usize::MAX);
+                let range = header.frame_range(number);
+                let at =
+                    |offset: u64| usize::try_from(offset.saturating_sub(body_start)).unwrap_or(usize::MAX);
+                let stored = body.get(at(range.start)..at(range.end)).unwrap_or_default();
+                match decode_frame(&header, number, stored, &chunk.key) {
+                    Ok(plain) => this.keep_frame(&file, &claim, offset, plain.into(), room.as_mut()),
+                    Err(corrupt) => {
+                        let rule = format!("frame {number} at byte {}: {}", range.start, corrupt.rule);
+                        why = Err(damaged(&chunk.key, rule));
+                        failed.push_back(claim);
+                    }
+                }
+            }
+            drop(memory);
+            (failed, why)
+        };
+        let (failed, why) = tokio::task::spawn_blocking(storing).await.map_err(given_up)?;
+        run.claims = failed;
+        why
+    }
+
+    /// Gives out and keeps frames of a chunk whose plaintext is at hand; `None` is a hole.
+    async fn store_plain(
+        self: &Arc<Self>,
+        run: &mut Run,
+        mut room: Option<Room>,
+        chunk_start: u64,
+        plain: Option<Bytes>,
+    ) -> Result<(), TreeError> {
+        let (this, file, segment_start) = (self.clone(), run.file.clone(), run.segment_start);
+        let claims = std::mem::take(&mut run.claims);
+        let storing = move || {
+            for claim in claims {
+                let offset = segment_start + u64::from(claim.frame) * FRAME_BYTES;
+                let len = usize::try_from(claim.segment.frame_len(claim.frame)).unwrap_or(0);
+                let at = usize::try_from(offset - chunk_start).unwrap_or(usize::MAX);
+                let bytes = match &plain {
+                    Some(plain) => {
+                        plain.slice(at.min(plain.len())..(at.saturating_add(len)).min(plain.len()))
+                    }
+                    None => Bytes::from_static(&ZEROS).slice(..len),
+                };
+                this.keep_frame(&file, &claim, offset, bytes, room.as_mut());
+            }
+        };
+        tokio::task::spawn_blocking(storing).await.map_err(given_up)
+    }
+
+    /// Gives a verified frame to those who wait and writes it to its file, or keeps it in memory for a while.
+    fn keep_frame(
+        self: &Arc<Self>,
+        file: &Chunked,
+        claim: &Claim,
+        offset: u64,
+        bytes: Bytes,
+        room: Option<&mut Room>,
+    ) {
+        claim.deliver(Ok(bytes.clone()));
+        let written = room.map(|room| claim.segment.write_frame(&self.disk, claim.frame, &bytes, room));
+        match written {
+            Some(Ok(())) => return claim.segment.touch(&self.disk),
+            Some(Err(e)) if !is_full(&e) => {
+                tracing::warn!(path = %claim.segment.path.display(), error = %e, "cannot keep a frame in the cache");
+                self.contents.discard(&self.disk, &claim.segment);
+            }
+            _ => {}
+        }
+        count(&self.remote.counters.unkept);
+        let weight = bytes.len() as u64 + 128;
+        self.pieces
+            .lock()
+            .insert(PieceKey::Frame(file.cid, offset / FRAME_BYTES), bytes, weight);
+    }
+
+    /// Where the bytes of chunk `index` are.
+    pub(super) async fn chunk_ref(
+        self: &Arc<Self>,
+        file: &Chunked,
+        index: u64,
+    ) -> Result<ChunkRef, TreeError> {
+        let none = || damaged(&format!("content {}", file.cid), format!("has no chunk {index}"));
+        let at = |index: u64| usize::try_from(index).unwrap_or(usize::MAX);
+        let mut ptr = match &file.content {
+            Content::Chunks { chunks, .. } => return chunks.get(at(index)).copied().ok_or_else(none),
+            Content::Paged { root, .. } => *root,
+            _ => return Err(none()),
+        };
+        let mut left = index;
+        for _ in 0..=limits::LEVELS_MAX {
+            match &*self.node(&ptr).await? {
+                Node::Extent(page) => return page.chunks.get(at(left)).copied().ok_or_else(none),
+                Node::Index(page) => {
+                    // Counts, not keys: extent pages are complete but for the last, so both say the same.
+                    let slot = page.slots.iter().find(|slot| {
+                        let here = left < slot.count;
+                        left -= if here { 0 } else { slot.count };
+                        here
+                    });
+                    ptr = slot.ok_or_else(none)?.ptr;
+                }
+                _ => return Err(none()),
+            }
+        }
+        Err(none())
+    }
+}
+
+/// The disk is full, or the user's quota of it: no fault of the file.
+fn is_full(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}

@@ -1,0 +1,204 @@
+//! What the files of the cache have in common: numbers and ticks, identity, open descriptors, sparse writing.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::index::Index;
+use super::space::Space;
+use crate::model::HOLE_BYTES;
+
+/// Descriptors that the cache keeps open; well below the usual soft limit of 1,024.
+const OPEN_FILES_MAX: usize = 256;
+
+/// The cache directory and what is counted in it.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub space: Arc<Space>,
+    pub index: Index,
+    pub open_files: OpenFiles,
+    /// The next file number.
+    numbers: AtomicU64,
+    /// Counts uses; orders files by recency.
+    ticks: AtomicU64,
+}
+
+impl Disk {
+    /// With the next file number and the next tick.
+    pub fn new(space: Arc<Space>, index: Index, number: u64, tick: u64) -> Arc<Disk> {
+        Arc::new(Disk {
+            space,
+            index,
+            open_files: OpenFiles::default(),
+            numbers: AtomicU64::new(number),
+            ticks: AtomicU64::new(tick),
+        })
+    }
+
+    /// A number for a new file.
+    pub fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Relaxed)
+    }
+
+    /// The present tick.
+    pub fn tick(&self) -> u64 {
+        self.ticks.fetch_add(1, Relaxed)
+    }
+}
+
+/// A file that can be closed and opened again.
+pub(super) trait CloseFile: Send + Sync {
+    /// Closes the descriptor; the next use opens it again.
+    fn close_file(&self);
+}
+
+/// Bounds the number of open descriptors: the one opened longest ago is closed first.
+#[derive(Default)]
+pub(super) struct OpenFiles(Mutex<VecDeque<Weak<dyn CloseFile>>>);
+
+impl OpenFiles {
+    /// A file was opened. The caller holds no lock of any file.
+    pub fn opened(&self, file: Weak<dyn CloseFile>) {
+        let oldest = {
+            let mut queue = self.0.lock();
+            queue.push_back(file);
+            if queue.len() > OPEN_FILES_MAX {
+                queue.pop_front()
+            } else {
+                None
+            }
+        };
+        if let Some(file) = oldest.and_then(|weak| weak.upgrade()) {
+            file.close_file();
+        }
+    }
+}
+
+impl std::fmt::Debug for OpenFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OpenFiles")
+    }
+}
+
+/// What tells that nobody but us has touched a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Identity {
+    inode: u64,
+    pub size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Identity {
+    /// The identity of an open file as it is now.
+    pub fn of(file: &File) -> io::Result<Identity> {
+        let meta = file.metadata()?;
+        Ok(Identity {
+            inode: meta.ino(),
+            size: meta.size(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            ctime: (meta.ctime(), meta.ctime_nsec()),
+        })
+    }
+}
+
+/// Makes a new file; also its directory, should somebody have deleted that.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    match options.open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            if let Some(dir) = path.parent() {
+                std::fs::create_dir_all(dir)?;
+            }
+            options.open(path)
+        }
+        opened => opened,
+    }
+}
+
+/// Opens a file of the cache again.
+pub(super) fn reopen(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(flags)
+        .open(path)
+}
+
+/// Deletes a file of the cache; one that somebody else has deleted is as good.
+pub(super) fn unlink(path: &Path) {
+    if let Err(e) = std::fs::remove_file(path)
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), error = %e, "cannot delete a cache file");
+    }
+}
+
+/// Writes what is not zero of `bytes` at `offset` (a multiple of [`HOLE_BYTES`]) of a file that has a hole there.
+/// Returns the bytes written.
+pub(super) fn write_sparse(file: &File, offset: u64, bytes: &[u8]) -> io::Result<u64> {
+    const HOLE: usize = HOLE_BYTES as usize;
+    static ZEROS: [u8; HOLE] = [0; HOLE];
+    let is_zero = |block: &[u8]| *block == ZEROS[..block.len()];
+    let (mut written, mut run) = (0u64, 0..0);
+    let mut flush = |run: &std::ops::Range<usize>| -> io::Result<()> {
+        if !run.is_empty() {
+            file.write_all_at(&bytes[run.clone()], offset + run.start as u64)?;
+            written += run.len() as u64;
+        }
+        Ok(())
+    };
+    for (i, block) in bytes.chunks(HOLE).enumerate() {
+        let at = i * HOLE;
+        if is_zero(block) {
+            flush(&run)?;
+            run = at + block.len()..at + block.len();
+        } else {
+            run.end = at + block.len();
+        }
+    }
+    flush(&run)?;
+    Ok(written)
+}
+
+/// Files of a directory of the cache with their names and lengths on disk (allocated, apparent); what is no regular
+/// file or has no proper name is left out.
+pub(super) fn listed(dir: &Path) -> io::Result<Vec<(String, PathBuf, u64, u64)>> {
+    let mut files = Vec::new();
+    for item in std::fs::read_dir(dir)? {
+        let item = item?;
+        let meta = item.metadata()?;
+        if let (true, Ok(name)) = (meta.is_file(), item.file_name().into_string()) {
+            files.push((name, item.path(), meta.blocks() * 512, meta.len()));
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_blocks_become_holes_and_the_bytes_are_the_same() {
+        let mut bytes = vec![0u8; 40 * 4096 + 100];
+        for block in [0, 1, 5, 30, 40] {
+            bytes[block * 4096 + 7] = 1;
+        }
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+        let written = write_sparse(&file, 0, &bytes).unwrap();
+        assert_eq!(written, 4 * 4096 + 100);
+        let mut back = vec![1; bytes.len()];
+        file.read_exact_at(&mut back, 0).unwrap();
+        assert_eq!(back, bytes);
+    }
+}

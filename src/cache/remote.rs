@@ -1,0 +1,235 @@
+//! Requests to the store: bounded in number and memory, retried while there is hope, counted.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::KeptCheck;
+use super::stats::{Counters, count};
+use crate::store::{Fetched, ObjectStore, StoreError};
+use crate::tree::TreeError;
+
+/// Unit of the memory budget, bytes: a semaphore counts 32-bit numbers.
+const MEMORY_UNIT_BYTES: u64 = 4096;
+/// First and longest pause between two attempts. The adapter has already repeated the request within its own limits.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A request may take this much longer than the time-out for every MiB that it asks for: 16 KiB/s count as progress.
+const GRACE_PER_MIB: Duration = Duration::from_secs(64);
+/// An answer of the wrong length is asked for again this often before the object counts as damaged.
+const SHORT_ANSWERS_MAX: u32 = 2;
+
+/// The store, as the cache uses it.
+pub(super) struct Remote {
+    store: Arc<dyn ObjectStore>,
+    timeout: Duration,
+    /// Requests at a time.
+    requests: Arc<Semaphore>,
+    /// Requests at a time that nobody waits for yet.
+    ahead: Arc<Semaphore>,
+    /// Bytes in flight, in units of [`MEMORY_UNIT_BYTES`].
+    memory: Arc<Semaphore>,
+    memory_units: u32,
+    /// The part of it that may be used ahead.
+    memory_ahead: Arc<Semaphore>,
+    /// When anything arrived last.
+    progress: Mutex<Instant>,
+    kept: Mutex<Option<KeptCheck>>,
+    pub counters: Counters,
+}
+
+/// Leave to fetch ahead; dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct AheadPermit {
+    _place: OwnedSemaphorePermit,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Remote")
+            .field("store", &self.store)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Remote {
+    /// Requests to `store`, at most `fetches_max` at a time with at most `memory_bytes_max` bytes in flight.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        timeout: Duration,
+        fetches_max: usize,
+        memory_bytes_max: u64,
+    ) -> Remote {
+        let fetches = fetches_max.clamp(1, Semaphore::MAX_PERMITS);
+        let units = (memory_bytes_max / MEMORY_UNIT_BYTES).clamp(1, 1 << 28);
+        let memory_units = u32::try_from(units).unwrap_or(1 << 28);
+        Remote {
+            store,
+            timeout,
+            requests: Arc::new(Semaphore::new(fetches)),
+            ahead: Arc::new(Semaphore::new((fetches * 3 / 4).max(1))),
+            memory: Arc::new(Semaphore::new(memory_units as usize)),
+            memory_units,
+            memory_ahead: Arc::new(Semaphore::new((memory_units / 2) as usize)),
+            progress: Mutex::new(Instant::now()),
+            kept: Mutex::new(None),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Sets who says whether a missing object had to be there.
+    pub fn set_kept_check(&self, check: KeptCheck) {
+        *self.kept.lock() = Some(check);
+    }
+
+    /// Waits for memory for `bytes` bytes in flight; more than the whole budget counts as the whole budget.
+    pub async fn memory(&self, bytes: u64) -> OwnedSemaphorePermit {
+        let permit = self.memory.clone().acquire_many_owned(self.units(bytes)).await;
+        permit.expect("the semaphore is never closed")
+    }
+
+    /// Leave to fetch `bytes` ahead, if there is a place and less than half of the memory is on its way ahead. It is
+    /// leave only: the fetch takes its memory from the budget like any other, when it knows what it asks for. (Were the
+    /// memory held while a chunk's header is awaited from a fetch that waits for memory, neither would go on.)
+    pub fn try_ahead(&self, bytes: u64) -> Option<AheadPermit> {
+        Some(AheadPermit {
+            _place: self.ahead.clone().try_acquire_owned().ok()?,
+            _memory: self
+                .memory_ahead
+                .clone()
+                .try_acquire_many_owned(self.units(bytes))
+                .ok()?,
+        })
+    }
+
+    fn units(&self, bytes: u64) -> u32 {
+        let units = bytes.div_ceil(MEMORY_UNIT_BYTES).max(1);
+        u32::try_from(units).unwrap_or(u32::MAX).min(self.memory_units)
+    }
+
+    /// Reads `range` of an object, less where the object ends. The caller holds the memory for it.
+    ///
+    /// # Errors
+    /// `Unreachable` when nothing at all has arrived from the store for the time-out; `Expired` or `Damaged` for a
+    /// missing object; `Damaged` for answers that cannot be; `Denied` at once.
+    pub async fn get(&self, key: &str, range: Range<u64>) -> Result<Fetched, TreeError> {
+        let _place = self
+            .requests
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let begun = Instant::now();
+        let (mut pause, mut short) = (PAUSE_MIN, 0);
+        loop {
+            let failure = match self.attempt(key, range.clone()).await {
+                Ok(fetched) => match wrong_length(&fetched, &range) {
+                    None => return Ok(fetched),
+                    Some(rule) if short < SHORT_ANSWERS_MAX => {
+                        short += 1;
+                        self.counters.failed(format!("{key}: {rule}"));
+                        rule
+                    }
+                    Some(rule) => return Err(damaged(key, rule)),
+                },
+                Err(StoreError::NotFound { key }) => return Err(self.missing(key).await),
+                Err(StoreError::Broken { key, reason }) if short >= SHORT_ANSWERS_MAX => {
+                    return Err(damaged(&key, reason));
+                }
+                Err(StoreError::Broken { reason, .. }) => {
+                    short += 1;
+                    reason
+                }
+                Err(StoreError::Denied { reason }) => return Err(TreeError::Denied { reason }),
+                Err(StoreError::Misconfigured { reason }) => return Err(TreeError::Unreachable { reason }),
+                Err(other) => other.to_string(),
+            };
+            let since = begun.max(*self.progress.lock());
+            if since.elapsed() + pause > self.timeout {
+                return Err(TreeError::Unreachable { reason: failure });
+            }
+            tracing::debug!(key, failure, "request to the store failed, trying again");
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// One request.
+    async fn attempt(&self, key: &str, range: Range<u64>) -> Result<Fetched, StoreError> {
+        let mib = u32::try_from((range.end - range.start) >> 20).unwrap_or(u32::MAX);
+        let longest = self.timeout + GRACE_PER_MIB.saturating_mul(mib);
+        count(&self.counters.requests);
+        let flying = Flying::new(&self.counters);
+        let answer = timeout(longest, self.store.get(key, Some(range))).await;
+        drop(flying);
+        let answer = answer.unwrap_or_else(|_| {
+            let reason = format!("{key}: no answer within {longest:?}");
+            Err(StoreError::Unreachable { reason })
+        });
+        match &answer {
+            Ok(fetched) => {
+                *self.progress.lock() = Instant::now();
+                self.counters
+                    .fetched_bytes
+                    .fetch_add(fetched.bytes.len() as u64, Relaxed);
+            }
+            Err(e) => self.counters.failed(e.to_string()),
+        }
+        answer
+    }
+
+    /// An object is not there: is that damage, or is the record that needs it gone?
+    async fn missing(&self, key: String) -> TreeError {
+        let check = self.kept.lock().clone();
+        let kept = match check {
+            Some(check) => check().await,
+            None => true,
+        };
+        if kept {
+            damaged(&key, "the object is missing")
+        } else {
+            TreeError::Expired { object: key }
+        }
+    }
+}
+
+/// Counts a request as being in flight.
+struct Flying<'a>(&'a Counters);
+
+impl<'a> Flying<'a> {
+    fn new(counters: &'a Counters) -> Flying<'a> {
+        count(&counters.in_flight);
+        Flying(counters)
+    }
+}
+
+impl Drop for Flying<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What is wrong with the length of an answer.
+fn wrong_length(fetched: &Fetched, range: &Range<u64>) -> Option<String> {
+    let expected = range.end.min(fetched.object_len).saturating_sub(range.start);
+    let got = fetched.bytes.len() as u64;
+    (got != expected || expected == 0).then(|| {
+        format!(
+            "{got} bytes came of {range:?}, the object has {}",
+            fetched.object_len
+        )
+    })
+}
+
+/// "This object is not what the pointer to it says."
+pub(super) fn damaged(object: &str, rule: impl Into<String>) -> TreeError {
+    TreeError::Damaged {
+        object: object.to_owned(),
+        rule: rule.into(),
+    }
+}

@@ -1,0 +1,192 @@
+//! How many requests reads cost.
+
+use super::fixture::{Place, Plain, Random, check, settled};
+use crate::model::Content;
+
+const MIB: u64 = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_sequential_read_costs_about_a_request_per_chunk() {
+    let place = Place::new(1 << 30);
+    let size = 64 * MIB;
+    let stored = place.script.store(Plain::noise(&mut Random(1), size)).await;
+    let cache = place.open();
+    for at in (0..size).step_by(128 << 10) {
+        check(&cache, &stored, at..at + (128 << 10), "sequential").await;
+    }
+    settled(&cache).await;
+    let (requests, bytes) = place.script.taken();
+    // Nine when the reader never catches up; where it does, it asks for a frame of a group by itself.
+    assert!(requests <= 17, "{requests} requests for 8 chunks");
+    assert!(bytes < size + 8 * 8192, "{bytes} bytes asked for");
+    assert!(cache.contains_fully(&stored.content, size));
+    check(&cache, &stored, 0..size, "again").await;
+    assert_eq!(place.script.taken().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_random_read_costs_one_request_of_a_frame_once_the_header_is_known() {
+    let place = Place::new(1 << 30);
+    let size = 32 * MIB;
+    let stored = place.script.store(Plain::noise(&mut Random(2), size)).await;
+    let cache = place.open();
+    for chunk in 0..4 {
+        check(
+            &cache,
+            &stored,
+            chunk * 8 * MIB + 10..chunk * 8 * MIB + 20,
+            "header and first frame",
+        )
+        .await;
+        let (requests, bytes) = place.script.taken();
+        assert!(
+            (requests, bytes) <= (1, MIB + 8192),
+            "{requests} requests, {bytes} bytes"
+        );
+    }
+    let mut random = Random(20);
+    for _ in 0..50 {
+        let at = random.below(size / 4096) * 4096;
+        check(&cache, &stored, at..at + 4096, "random").await;
+        settled(&cache).await;
+        let (requests, bytes) = place.script.taken();
+        assert!(
+            requests <= 1 && bytes <= MIB,
+            "{requests} requests, {bytes} bytes"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_come_with_their_neighbours() {
+    let place = Place::new(1 << 30);
+    let mut random = Random(3);
+    let plains: Vec<_> = (0..4000u64)
+        .map(|i| random.bytes(2000 + (i % 5) as usize * 1000))
+        .collect();
+    let bytes: usize = plains.iter().map(Vec::len).sum();
+    let all = place.script.store_small(plains).await;
+    let cache = place.open();
+    check(&cache, &all[0], 0..9999, "first").await;
+    assert_eq!(place.script.taken(), (1, 256 << 10));
+    for stored in &all {
+        check(&cache, stored, 0..9999, "in order").await;
+    }
+    let (requests, fetched) = place.script.taken();
+    assert!(
+        requests <= 7,
+        "{requests} requests for {} files of {bytes} bytes",
+        all.len()
+    );
+    assert!(
+        fetched <= bytes as u64 + 400_000 + 8 * MIB,
+        "{fetched} bytes asked for"
+    );
+    settled(&cache).await;
+    cache.pieces.lock().clear();
+    let local = all
+        .iter()
+        .all(|s| cache.read_local(&s.content, s.size(), 0, 9999).is_some());
+    assert!(local, "small files in a window need no waiting");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_fetch_serves_all_who_wait() {
+    let place = Place::new(1 << 30);
+    let mut random = Random(4);
+    let large = place.script.store(Plain::noise(&mut random, 8 * MIB)).await;
+    let small = place.script.store(Plain::noise(&mut random, 50_000)).await;
+    let cache = place.open();
+    place.script.hold();
+    let readers: Vec<_> = (0..32u64)
+        .map(|i| {
+            let stored = if i % 2 == 0 { large.clone() } else { small.clone() };
+            let cache = cache.clone();
+            tokio::spawn(async move { check(&cache, &stored, i * 100..i * 100 + 20, "waiting").await })
+        })
+        .collect();
+    // All readers have looked, and wait for what the first ones have asked for.
+    while cache.stats().misses < 32 {
+        tokio::task::yield_now().await;
+    }
+    place.script.release();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    settled(&cache).await;
+    assert_eq!(place.script.taken().0, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_goes_on_when_its_reader_has_left() {
+    let place = Place::new(1 << 30);
+    let stored = place.script.store(Plain::noise(&mut Random(5), 5 * MIB)).await;
+    let cache = place.open();
+    place.script.hold();
+    let reader = {
+        let (cache, stored) = (cache.clone(), stored.clone());
+        tokio::spawn(async move { check(&cache, &stored, 0..10, "leaving").await })
+    };
+    while cache.stats().in_flight == 0 {
+        tokio::task::yield_now().await;
+    }
+    reader.abort();
+    assert!(reader.await.unwrap_err().is_cancelled());
+    place.script.release();
+    settled(&cache).await;
+    assert!(cache.read_local(&stored.content, stored.size(), 0, 10).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prefetch_brings_everything_and_uploads_need_no_fetch() {
+    let place = Place::new(64 * MIB);
+    let mut random = Random(6);
+    let stored = place.script.store(Plain::mixed(&mut random, 20 * MIB + 9)).await;
+    let huge = place
+        .script
+        .store(Plain {
+            size: 70 * MIB,
+            parts: vec![(0, vec![1])],
+        })
+        .await;
+    let cache = place.open();
+    assert!(cache.prefetch(&stored.content, stored.size()).await.unwrap());
+    place.script.taken();
+    check(&cache, &stored, 0..stored.size(), "prefetched").await;
+    assert!(
+        !cache.prefetch(&huge.content, huge.size()).await.unwrap(),
+        "larger than the cache"
+    );
+    let small = place.script.store(Plain::noise(&mut random, 30_000)).await;
+    let Content::Blob(blob) = &small.content else {
+        panic!("30 kB are a blob");
+    };
+    let key = crate::format::Key::Pack(super::fixture::VOLUME, blob.pack).to_string();
+    cache
+        .insert_pack(&blob.pack, &place.script.object(&key).await)
+        .await;
+    check(&cache, &small, 0..30_000, "uploaded").await;
+    assert_eq!(place.script.taken().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_memory_budget_slows_but_does_not_stop() {
+    let mut place = Place::new(256 * MIB);
+    place.options.memory_bytes_max = 2 * MIB;
+    place.options.fetches_max = 2;
+    let stored = place.script.store(Plain::noise(&mut Random(7), 24 * MIB)).await;
+    let cache = place.open();
+    let readers: Vec<_> = (0..3u64)
+        .map(|reader| {
+            let (cache, stored) = (cache.clone(), stored.clone());
+            tokio::spawn(async move {
+                for at in (reader * 8 * MIB..(reader + 1) * 8 * MIB).step_by(512 << 10) {
+                    check(&cache, &stored, at..at + (512 << 10), "tight").await;
+                }
+            })
+        })
+        .collect();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}
