@@ -12,6 +12,9 @@ use super::totals::TotalsDelta;
 use super::{NodeSource, TreeError};
 use crate::model::{DirPage, DirTree, Entry, Name, PageSlot, PageTree, Ptr, Totals};
 
+/// Names of a directory with what their entries become: `None` removes.
+pub type NameChanges = Vec<(Name, Option<Entry>)>;
+
 /// An edited directory.
 #[derive(Clone, Debug)]
 pub struct Edited {
@@ -27,7 +30,7 @@ pub struct Edited {
 pub async fn edit_dir(
     src: &dyn NodeSource,
     dir: &DirTree,
-    changes: Vec<(Name, Option<Entry>)>,
+    changes: NameChanges,
 ) -> Result<DirTree, TreeError> {
     Ok(edit(src, dir, changes).await?.tree)
 }
@@ -37,7 +40,7 @@ pub async fn edit_dir_entry(
     src: &dyn NodeSource,
     dir: &DirTree,
     totals: &Totals,
-    changes: Vec<(Name, Option<Entry>)>,
+    changes: NameChanges,
 ) -> Result<(DirTree, Totals), TreeError> {
     let edited = edit(src, dir, changes).await?;
     let totals = edited.delta.apply(totals)?;
@@ -48,7 +51,7 @@ pub async fn edit_dir_entry(
 pub async fn edit(
     src: &dyn NodeSource,
     dir: &DirTree,
-    mut changes: Vec<(Name, Option<Entry>)>,
+    mut changes: NameChanges,
 ) -> Result<Edited, TreeError> {
     let mut delta = TotalsDelta::default();
     if changes.is_empty() {
@@ -80,11 +83,7 @@ pub async fn edit(
 }
 
 /// The entries of `page` with sorted `changes` made.
-pub(crate) fn edit_page(
-    page: &DirPage,
-    changes: Vec<(Name, Option<Entry>)>,
-    delta: &mut TotalsDelta,
-) -> DirPage {
+pub(crate) fn edit_page(page: &DirPage, changes: NameChanges, delta: &mut TotalsDelta) -> DirPage {
     let mut entries = Vec::with_capacity(page.entries.len() + changes.len());
     let mut old = page.entries.as_slice();
     for (name, new) in changes {
@@ -108,7 +107,7 @@ pub(crate) fn edit_page(
 fn edit_pages<'a>(
     src: &'a dyn NodeSource,
     pages: &'a PageTree,
-    changes: Vec<(Name, Option<Entry>)>,
+    changes: NameChanges,
     delta: &'a mut TotalsDelta,
 ) -> BoxFuture<'a, Result<PageTree, TreeError>> {
     Box::pin(async move {
@@ -162,11 +161,8 @@ fn edit_pages<'a>(
 }
 
 /// Sorted changes, cut by the child that holds their names.
-fn by_child(
-    pages: &PageTree,
-    changes: Vec<(Name, Option<Entry>)>,
-) -> Vec<(usize, Vec<(Name, Option<Entry>)>)> {
-    let mut parts: Vec<(usize, Vec<(Name, Option<Entry>)>)> = Vec::new();
+fn by_child(pages: &PageTree, changes: NameChanges) -> Vec<(usize, NameChanges)> {
+    let mut parts: Vec<(usize, NameChanges)> = Vec::new();
     for change in changes {
         let find = child_of(pages.slots.len(), change.0.as_bytes(), |at| {
             &pages.slots[at].first_key

@@ -86,10 +86,7 @@ async fn run_seed(seed: u64) {
         src.forget();
         (root, _) = stored(&src, &root, writer).await;
         assert_equal(&src, &root, &model, &SMALL).await;
-        let want = names_of(&model)
-            .into_iter()
-            .map(|(id, nlink)| (id, nlink))
-            .collect::<Vec<_>>();
+        let want = names_of(&model).into_iter().collect::<Vec<_>>();
         let got = inodes(&src, &root.links).await.unwrap();
         assert_eq!(
             got.iter()
@@ -437,7 +434,7 @@ async fn a_visit_reports_what_is_missing_and_goes_on() {
     let some = Found::of(&src, &root).await;
     assert_eq!(some.chunks, 80, "{some:?}");
     assert!(
-        some.trouble.len() >= 1 && some.trouble.iter().all(|t| t.starts_with("/d1:")),
+        !some.trouble.is_empty() && some.trouble.iter().all(|t| t.starts_with("/d1:")),
         "{some:?}"
     );
 }
