@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 
 use super::contents::Chunked;
 use super::items::given_up;
 use super::remote::damaged;
-use super::segment::Segment;
+use super::segment::{FrameSender, Segment};
 use super::space::{Room, charge};
 use super::stats::count;
 use super::{Cache, PieceKey};
@@ -27,29 +28,49 @@ pub(super) struct Claim {
     pub segment: Arc<Segment>,
     /// Frame of the segment.
     pub frame: u32,
-    pub sender: watch::Sender<Option<Result<Bytes, TreeError>>>,
+    sender: FrameSender,
+    ended: bool,
 }
 
 impl Claim {
+    /// The claim of a frame whose way to those who wait is `sender`.
+    pub fn new(segment: &Arc<Segment>, frame: u32, sender: FrameSender) -> Claim {
+        Claim {
+            segment: segment.clone(),
+            frame,
+            sender,
+            ended: false,
+        }
+    }
+
     /// Claims a frame that is absent and nothing else.
     pub fn absent(segment: &Arc<Segment>, frame: u32) -> Option<Claim> {
         let (sender, wait) = watch::channel(None);
-        let segment = segment.clone();
-        segment.claim_if_absent(frame, wait).then_some(Claim {
-            segment,
-            frame,
-            sender,
-        })
+        let claimed = segment.claim_if_absent(frame, wait);
+        claimed.then(|| Claim::new(segment, frame, sender))
     }
 
-    pub fn deliver(&self, result: Result<Bytes, TreeError>) {
-        self.sender.send_replace(Some(result));
+    /// Gives the frame to those who wait. Whoever comes before it is on disk gets it the same way.
+    pub fn deliver(&self, bytes: Bytes) {
+        self.sender.send_replace(Some(Ok(bytes)));
+    }
+
+    /// Tells those who wait why the frame does not come. Whoever comes next tries again.
+    pub fn fail(mut self, why: TreeError) {
+        self.end();
+        self.sender.send_replace(Some(Err(why)));
+    }
+
+    fn end(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.segment.unclaim(self.frame);
+        }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.segment.unclaim(self.frame);
+        self.end();
     }
 }
 
@@ -60,6 +81,8 @@ pub(super) struct Run {
     /// Where the segment begins in the content.
     pub segment_start: u64,
     pub claims: VecDeque<Claim>,
+    /// Since when somebody waits.
+    pub begun: Instant,
 }
 
 impl Run {
@@ -93,9 +116,7 @@ impl Cache {
     /// Brings a run of claimed frames, or tells those who wait why not.
     pub(super) async fn fetch_run(self: &Arc<Self>, mut run: Run) {
         if let Err(e) = self.bring(&mut run).await {
-            run.claims
-                .drain(..)
-                .for_each(|claim| claim.deliver(Err(e.clone())));
+            run.claims.drain(..).for_each(|claim| claim.fail(e.clone()));
         }
         run.claims.clear();
         self.contents.drop_if_idle(&run.segment);
@@ -174,7 +195,7 @@ impl Cache {
                 let range = header.frame_range(frames.start).start..header.frame_range(frames.end - 1).end;
                 let memory = self.remote.memory(range.end - range.start).await;
                 (
-                    self.remote.get(&chunk.key, range.clone()).await?.bytes,
+                    self.remote.get(&chunk.key, range.clone(), run.begun).await?.bytes,
                     range.start,
                     memory,
                 )
@@ -219,7 +240,7 @@ impl Cache {
             let with_frames = self.frame_numbers(run, chunk).start == 0;
             let end = header_len + if with_frames { run.bytes() } else { 0 };
             let memory = self.remote.memory(end).await;
-            let bytes = self.remote.get(&chunk.key, 0..end).await?.bytes;
+            let bytes = self.remote.get(&chunk.key, 0..end, run.begun).await?.bytes;
             let parsed = ChunkHeader::parse(&bytes, chunk.raw_len, &chunk.id, &chunk.key);
             let header = parsed.map_err(|e| damaged(&chunk.key, e.rule))?;
             if with_frames {
@@ -321,7 +342,9 @@ impl Cache {
         bytes: Bytes,
         room: Option<&mut Room>,
     ) {
-        claim.deliver(Ok(bytes.clone()));
+        claim.deliver(bytes.clone());
+        // Frames that came along may have found no room of their own.
+        let room = room.filter(|room| room.promised() >= charge(bytes.len() as u64, 1));
         let written = room.map(|room| claim.segment.write_frame(&self.disk, claim.frame, &bytes, room));
         match written {
             Some(Ok(())) => return claim.segment.touch(&self.disk),

@@ -222,8 +222,19 @@ impl Contents {
         Some(whole.into())
     }
 
+    /// True when the content is one segment, all of it checked: there is nothing to fetch.
+    pub fn all_checked(&self, file: &Chunked) -> bool {
+        let whole = self
+            .is_whole(file.size)
+            .then(|| self.get(&Contents::whole_key(file.cid)));
+        whole.flatten().is_some_and(|segment| segment.all_checked())
+    }
+
     /// True when every frame of the content is on disk.
     pub fn complete(&self, file: &Chunked) -> bool {
+        if file.size > self.whole_max.saturating_mul(2).saturating_add(1) {
+            return false;
+        }
         let parts = self.parts(file.cid, file.size, 0..file.size);
         parts
             .iter()

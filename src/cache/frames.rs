@@ -4,12 +4,14 @@
 //! needs it waits for the same. A frame is given out as soon as it is verified, before it is written to disk. A frame
 //! for which there is no room on disk is kept in memory for a while.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::chunks::{Claim, Run};
 use super::contents::{Chunked, Part, groups};
@@ -135,9 +137,10 @@ impl Cache {
         for part in self.contents.parts(file.cid, file.size, piece.clone()) {
             if let Some(segment) = self.contents.get(&part.key) {
                 let (this, opening) = (self.clone(), segment.clone());
-                let opened = tokio::task::spawn_blocking(move || opening.open_file(&this.disk).is_ok()).await;
-                if !opened.unwrap_or(false) {
-                    self.discard_segment(&segment);
+                let opening = move || opening.open_file(&this.disk).map(drop);
+                match tokio::task::spawn_blocking(opening).await {
+                    Ok(Err(e)) if !is_out_of_descriptors(&e) => self.discard_segment(&segment),
+                    _ => {}
                 }
             }
         }
@@ -153,11 +156,7 @@ impl Cache {
             for frame in frames_of(&part.range) {
                 let (sender, wait) = watch::channel(None);
                 let state = segment.claim(frame, &wait);
-                let claim = |sender| Claim {
-                    segment: segment.clone(),
-                    frame,
-                    sender,
-                };
+                let claim = |sender| Claim::new(&segment, frame, sender);
                 match state {
                     FrameState::Absent => {
                         run.push(claim(sender));
@@ -191,7 +190,7 @@ impl Cache {
         let this = self.clone();
         self.runtime.spawn_blocking(move || {
             match claim.segment.check_frame(&this.disk, claim.frame, &hash) {
-                Some(bytes) => claim.deliver(Ok(bytes)),
+                Some(bytes) => claim.deliver(bytes),
                 None => this.discard_segment(&claim.segment),
             }
         });
@@ -213,6 +212,7 @@ impl Cache {
             segment: first.segment.clone(),
             segment_start,
             claims: claims.into(),
+            begun: Instant::now(),
         };
         let this = self.clone();
         self.runtime.spawn(async move {
@@ -223,6 +223,9 @@ impl Cache {
 
     /// Fetches ahead what is absent of a range, as far as there are places and memory that nobody waits for.
     pub(super) fn fetch_ahead(&self, file: &Chunked, range: Range<u64>) {
+        if self.contents.all_checked(file) {
+            return;
+        }
         let (Some(this), file) = (self.me.upgrade(), file.clone()) else {
             return;
         };
@@ -296,4 +299,9 @@ impl Cache {
 fn frames_of(range: &Range<u64>) -> Range<u32> {
     let frame = |at: u64| u32::try_from(at).unwrap_or(u32::MAX);
     frame(range.start / FRAME_BYTES)..frame(range.end.div_ceil(FRAME_BYTES))
+}
+
+/// No fault of the file.
+fn is_out_of_descriptors(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::packs::{ItemState, Packs, Window, WindowWait};
 use super::remote::damaged;
@@ -210,6 +211,7 @@ impl Cache {
                         pack,
                         range: window,
                         number,
+                        begun: Instant::now(),
                         object_len: None,
                     };
                     self.runtime.spawn(claim.fetch(sender));
@@ -269,6 +271,7 @@ struct WindowClaim {
     pack: PackRef,
     range: Range<u64>,
     number: u64,
+    begun: Instant,
     object_len: Option<u64>,
 }
 
@@ -280,7 +283,7 @@ impl WindowClaim {
         let room = cache.reserve(charge(len, 1)).await;
         let fetched = match cache
             .remote
-            .get(&cache.pack_key(self.pack), self.range.clone())
+            .get(&cache.pack_key(self.pack), self.range.clone(), self.begun)
             .await
         {
             Ok(fetched) => fetched,

@@ -38,9 +38,9 @@
 //! share the fetch; the next reader tries again. The port hands over answers whole, so a reader waits for the range
 //! that its frame is in: a demanded frame is asked for alone, and what is read ahead comes in ranges of 8 MiB.
 
+mod access;
 mod adopt;
 mod ahead;
-mod cache;
 mod chunks;
 mod contents;
 mod disk;
@@ -59,8 +59,8 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+pub use access::Cache;
 pub use adopt::PinnedFile;
-pub use cache::Cache;
 pub use options::{Adoption, CacheError, CacheOptions, KeptCheck, MEMORY_BYTES_DEFAULT};
 pub use stats::CacheStats;
 

@@ -113,18 +113,18 @@ impl Remote {
         u32::try_from(units).unwrap_or(u32::MAX).min(self.memory_units)
     }
 
-    /// Reads `range` of an object, less where the object ends. The caller holds the memory for it.
+    /// Reads `range` of an object, less where the object ends. The caller holds the memory for it, and waits since
+    /// `begun`: time in queues, and for what others tried in vain, counts.
     ///
     /// # Errors
     /// `Unreachable` when nothing at all has arrived from the store for the time-out; `Expired` or `Damaged` for a
     /// missing object; `Damaged` for answers that cannot be; `Denied` at once.
-    pub async fn get(&self, key: &str, range: Range<u64>) -> Result<Fetched, TreeError> {
+    pub async fn get(&self, key: &str, range: Range<u64>, begun: Instant) -> Result<Fetched, TreeError> {
         let _place = self
             .requests
             .acquire()
             .await
             .expect("the semaphore is never closed");
-        let begun = Instant::now();
         let (mut pause, mut short) = (PAUSE_MIN, 0);
         loop {
             let failure = match self.attempt(key, range.clone()).await {

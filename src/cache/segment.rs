@@ -29,6 +29,9 @@ use crate::tree::TreeError;
 /// A frame that is on its way: its bytes, or why they do not come.
 pub(super) type FrameWait = watch::Receiver<Option<Result<Bytes, TreeError>>>;
 
+/// The other end of it.
+pub(super) type FrameSender = watch::Sender<Option<Result<Bytes, TreeError>>>;
+
 /// Which part of which content.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct SegmentKey {

@@ -123,6 +123,11 @@ impl Room {
         self.written + self.promised
     }
 
+    /// Bytes that are promised and not written.
+    pub fn promised(&self) -> u64 {
+        self.promised
+    }
+
     /// `bytes` of the promise were written (never more than was promised); returns them as room of their own.
     pub fn write(&mut self, bytes: u64) -> Room {
         let bytes = bytes.min(self.promised);

@@ -190,3 +190,31 @@ async fn a_small_memory_budget_slows_but_does_not_stop() {
         reader.await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_contents_need_few_descriptors() {
+    let place = Place::new(1 << 30);
+    let cache = place.open();
+    let mut all = Vec::new();
+    for i in 0..300u64 {
+        let parts = vec![(i, vec![7]), (4 * MIB + i, vec![9; 5])];
+        all.push(place.script.store(Plain { size: 5 * MIB, parts }).await);
+    }
+    for _ in 0..2 {
+        for (i, stored) in all.iter().enumerate() {
+            let at = 4 * MIB + i as u64;
+            check(&cache, stored, at..at + 5, "many").await;
+        }
+        settled(&cache).await;
+        assert_eq!(
+            cache.stats().requests,
+            600,
+            "a closed file is opened again, not fetched again"
+        );
+    }
+    let own = place.options.dir.join("contents");
+    let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+    let held = fds.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    let held = held.filter(|path| path.starts_with(&own)).count();
+    assert!((1..=256).contains(&held), "{held} descriptors");
+}
