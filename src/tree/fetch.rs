@@ -127,8 +127,14 @@ pub(crate) async fn open(
     below: Option<u8>,
 ) -> Result<Opened, TreeError> {
     match tree {
-        DirTree::Inline(page) => Ok(Opened::Leaf(page.clone())),
-        DirTree::Pages(pages) => Ok(Opened::Pages(pages.clone())),
+        DirTree::Inline(page) if below.is_none_or(|level| level == 1) => Ok(Opened::Leaf(page.clone())),
+        DirTree::Pages(pages) if pages.level >= 1 && below.is_none_or(|level| pages.level + 1 == level) => {
+            Ok(Opened::Pages(pages.clone()))
+        }
+        DirTree::Inline(_) | DirTree::Pages(_) => Err(TreeError::Damaged {
+            object: "an edited directory".to_owned(),
+            rule: "a page is not of the level that the one above it says".to_owned(),
+        }),
         DirTree::Stored { ptr, index: false } => Ok(Opened::Leaf(dir_page(ptr, &*src.node(ptr).await?)?)),
         DirTree::Stored { ptr, index: true } => {
             let page = index_page(ptr, &*src.node(ptr).await?, below)?;

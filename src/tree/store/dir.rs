@@ -119,7 +119,7 @@ struct Frame {
 impl Frame {
     async fn open(src: &dyn NodeSource, writer: &NodeWriter, tree: &DirTree) -> Result<Frame, TreeError> {
         let mut leaves = Vec::new();
-        let piece = pieces(src, writer, tree, Box::default(), 0, &mut leaves).await?;
+        let piece = pieces(src, writer, (tree, None), Box::default(), 0, &mut leaves).await?;
         let (level, pieces) = match piece {
             Piece::Index { level, children, .. } => (level, children),
             one => (1, vec![one]),
@@ -214,12 +214,13 @@ impl Frame {
     }
 }
 
-/// Turns a directory into pieces, loading nodes of this machine; items of leaves go to `leaves`. Recursion as deep as
+/// Turns a directory, or a page below an index page of a level, into pieces, loading nodes of this machine; items of
+/// leaves go to `leaves`. Recursion as deep as
 /// there are levels, at most 8.
 fn pieces<'a>(
     src: &'a dyn NodeSource,
     writer: &'a NodeWriter,
-    tree: &'a DirTree,
+    (tree, below): (&'a DirTree, Option<u8>),
     first_key: Box<[u8]>,
     count: u64,
     leaves: &'a mut Vec<Vec<(Name, Entry)>>,
@@ -235,7 +236,7 @@ fn pieces<'a>(
                 page_cid: None,
             }));
         }
-        match fetch::open(src, tree, None).await? {
+        match fetch::open(src, tree, below).await? {
             fetch::Opened::Leaf(page) => {
                 leaves.push(page.entries.clone());
                 Ok(Piece::Leaf {
@@ -245,13 +246,15 @@ fn pieces<'a>(
             }
             fetch::Opened::Pages(pages_of) => {
                 let mut children = Vec::with_capacity(pages_of.slots.len());
+                let level = Some(pages_of.level);
                 for PageSlot {
                     first_key,
                     count,
                     child,
                 } in pages_of.slots.iter()
                 {
-                    children.push(pieces(src, writer, child, first_key.clone(), *count, leaves).await?);
+                    children
+                        .push(pieces(src, writer, (child, level), first_key.clone(), *count, leaves).await?);
                 }
                 Ok(Piece::Index {
                     first_key,

@@ -42,7 +42,7 @@ pub(super) async fn store_links(
                 }],
             )
         }
-        Some((ptr, _)) => match pieces(src, writer, *ptr, Box::default(), edits).await? {
+        Some((ptr, _)) => match pieces(src, writer, (*ptr, None), Box::default(), edits).await? {
             Piece::Index { level, children, .. } => (level, children),
             one => (1, vec![one]),
         },
@@ -65,13 +65,13 @@ pub(super) async fn store_links(
 fn pieces<'a>(
     src: &'a dyn NodeSource,
     writer: &'a mut NodeWriter,
-    ptr: Ptr,
+    (ptr, below): (Ptr, Option<u8>),
     first_key: Box<[u8]>,
     mut edits: Edits,
 ) -> BoxFuture<'a, Result<Piece<(LinkId, LinkInode)>, TreeError>> {
     Box::pin(async move {
         match &*src.node(&ptr).await? {
-            Node::Links(page) => {
+            Node::Links(page) if below.is_none_or(|level| level == 1) => {
                 let mut inodes: BTreeMap<LinkId, LinkInode> = page.inodes.iter().cloned().collect();
                 for inode in inodes.values_mut() {
                     store_entry(src, writer, &mut inode.entry).await?;
@@ -87,7 +87,7 @@ fn pieces<'a>(
                     items: inodes.into_iter().collect(),
                 })
             }
-            Node::Index(page) => {
+            Node::Index(page) if below.is_none_or(|level| page.level + 1 == level) => {
                 let mut children = Vec::with_capacity(page.slots.len());
                 for (at, slot) in page.slots.iter().enumerate() {
                     // What is below the next child's first key belongs here.
@@ -100,7 +100,14 @@ fn pieces<'a>(
                     children.push(if here.is_empty() && !foreign {
                         Piece::Kept(IndexSlot { ..slot.clone() })
                     } else {
-                        pieces(src, writer, slot.ptr, slot.first_key.clone(), here).await?
+                        pieces(
+                            src,
+                            writer,
+                            (slot.ptr, Some(page.level)),
+                            slot.first_key.clone(),
+                            here,
+                        )
+                        .await?
                     });
                 }
                 Ok(Piece::Index {

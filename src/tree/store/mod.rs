@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! 1. Every node stays within the limits of the format; a directory or links tree that was edited has leaves and index
-//!    pages of at most `page_max` measured bytes, and of at least a quarter of that where there is more than one
-//!    (a page that no edit touched stays as it is).
+//!    pages of at most `page_max` measured bytes, and of at least a quarter of that where there is more than one (but
+//!    a page that no edit touched stays as it is, and one that shed inlined directories may be smaller).
 //! 2. What the tree names by a `Stored` pointer and did not change is not read and not written. Exceptions: a
 //!    neighbour that a page under a quarter joins, and nodes that exist on this machine only.
 //! 3. A node is written after everything below it, in depth-first order of paths, so neighbours in the tree are
@@ -14,7 +14,8 @@
 //! stripped of its inlined children down to 256 bytes first, which would make very many tiny nodes and still not
 //! save it from being cut into pages; there only children over a quarter of `inline_max` leave an overflowing
 //! page. And directories are inlined in one another at most 32 deep (a chain of `a/a/a/…` fits hundreds into 8 KiB,
-//! and readers refuse more than 64).
+//! and readers refuse more than 64). Measures are of bodies: the table of packs of a page whose files lie in very many
+//! packs comes on top (33 bytes for each pack), for a super node too.
 
 mod dir;
 mod leaves;

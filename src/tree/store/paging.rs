@@ -47,7 +47,8 @@ struct Row<I> {
 enum Body<I> {
     Kept(IndexSlot),
     Leaf(Vec<I>),
-    Index(Vec<IndexSlot>),
+    /// An index page by its children.
+    Index(Vec<Row<I>>),
 }
 
 /// Stores the children of an index page of `level`, and as many index pages above them as they need.
@@ -55,20 +56,21 @@ pub(super) async fn store_pages<K: LeafKind>(
     src: &dyn NodeSource,
     writer: &mut NodeWriter,
     mut level: u8,
-    mut pieces: Vec<Piece<K::Item>>,
+    pieces: Vec<Piece<K::Item>>,
 ) -> Result<Paged<K::Item>, TreeError> {
+    let small = writer.params().page_max / 4;
+    let mut rows = join_rows::<K>(src, small, level, pieces.into_iter().map(Row::of).collect()).await?;
     // Levels with a single child that is being written anyway are not needed.
-    while let [Piece::Index { .. }] = pieces.as_slice() {
-        if let Some(Piece::Index {
-            level: below,
-            children,
+    while let [
+        Row {
+            body: Body::Index(children),
             ..
-        }) = pieces.pop()
-        {
-            (level, pieces) = (below, children);
-        }
+        },
+    ] = rows.as_mut_slice()
+    {
+        rows = std::mem::take(children);
+        level -= 1;
     }
-    let mut rows = join_rows::<K>(src, writer, level, pieces).await?;
     if let [
         Row {
             body: Body::Leaf(items),
@@ -97,118 +99,124 @@ pub(super) async fn store_pages<K: LeafKind>(
                 limit: u64::from(LEVELS_MAX),
             });
         }
-        let row = Row {
-            first_key: Box::default(),
-            body: Body::Index(slots),
-        };
+        slots = write_indexes(writer, level, Box::default(), slots).await?;
         level += 1;
-        slots = write_rows::<K>(writer, level, vec![row]).await?;
     }
 }
 
-/// The children of an index page of `level` after what is below them is stored, without those that are empty or too
-/// small to stand alone. Recursion as deep as there are levels, at most 8.
+/// The children of an index page of `level`, without those that are empty, and with those below `small` bytes joined
+/// to a neighbour; the same for what is below them. A page that is the only child of its index page has its
+/// neighbours only after that index page was joined, so children are looked at again then. Recursion as deep as there
+/// are levels, at most 8.
 fn join_rows<'a, K: LeafKind>(
     src: &'a dyn NodeSource,
-    writer: &'a mut NodeWriter,
+    small: usize,
     level: u8,
-    pieces: Vec<Piece<K::Item>>,
+    rows: Vec<Row<K::Item>>,
 ) -> BoxFuture<'a, Result<Vec<Row<K::Item>>, TreeError>> {
     Box::pin(async move {
-        let mut rows: Vec<Row<K::Item>> = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            rows.push(match piece {
-                Piece::Kept(slot) => Row {
-                    first_key: slot.first_key.clone(),
-                    body: Body::Kept(slot),
-                },
-                Piece::Leaf { first_key, items } => Row {
-                    first_key,
-                    body: Body::Leaf(items),
-                },
-                Piece::Index {
-                    first_key,
-                    level,
-                    children,
-                } => {
-                    let below = join_rows::<K>(src, writer, level, children).await?;
-                    let slots = write_rows::<K>(writer, level, below).await?;
-                    Row {
-                        first_key,
-                        body: Body::Index(slots),
-                    }
-                }
-            });
+        let mut joined = Vec::with_capacity(rows.len());
+        for Row { first_key, body } in rows {
+            let body = match body {
+                Body::Index(children) => Body::Index(join_rows::<K>(src, small, level - 1, children).await?),
+                other => other,
+            };
+            joined.push(Row { first_key, body });
         }
+        let mut rows = joined;
         rows.retain(|row| !row.is_empty());
-        let small = writer.params().page_max / 4;
         let mut at = 0;
         while at < rows.len() && rows.len() > 1 {
-            if !rows[at].is_edited() || rows[at].len::<K>() >= small {
+            if !rows[at].is_small::<K>(small) {
                 at += 1;
                 continue;
             }
             // The right neighbour, or the left one of the last.
             at = at.min(rows.len() - 2);
             let right = rows.remove(at + 1).open::<K>(src, level).await?;
-            let left = std::mem::replace(
-                &mut rows[at],
-                Row {
-                    first_key: Box::default(),
-                    body: Body::Leaf(Vec::new()),
-                },
-            );
-            rows[at] = left.open::<K>(src, level).await?.join(right)?;
+            let left = rows.remove(at).open::<K>(src, level).await?;
+            let Row { first_key, body } = left.join(right)?;
+            let body = match body {
+                Body::Index(children) => Body::Index(join_rows::<K>(src, small, level - 1, children).await?),
+                other => other,
+            };
+            rows.insert(at, Row { first_key, body });
         }
         Ok(rows)
     })
 }
 
-/// Writes the children of an index page of `level`, splitting those that overflow.
-async fn write_rows<K: LeafKind>(
-    writer: &mut NodeWriter,
+/// Writes the children of an index page of `level`, splitting those that overflow. Recursion as deep as there are
+/// levels.
+fn write_rows<'a, K: LeafKind>(
+    writer: &'a mut NodeWriter,
     level: u8,
     rows: Vec<Row<K::Item>>,
-) -> Result<Vec<IndexSlot>, TreeError> {
-    let mut slots = Vec::with_capacity(rows.len());
-    for Row { first_key, body } in rows {
-        match body {
-            Body::Kept(slot) => slots.push(slot),
-            Body::Leaf(mut items) => {
-                if leaf_len::<K>(&items) > writer.params().page_max {
-                    K::relieve(&mut items, writer).await?;
-                }
-                let mut key = Some(first_key);
-                for items in split(items, writer.params().page_max, K::len) {
-                    let first = items
-                        .first()
-                        .map(|item| Box::from(K::key(item)))
-                        .unwrap_or_default();
-                    let count = items.len() as u64;
-                    let ptr = writer.add_node(&K::node(items)).await?;
-                    slots.push(IndexSlot {
-                        first_key: key.take().unwrap_or(first),
-                        ptr,
-                        count,
-                        page_cid: None,
-                    });
-                }
-            }
-            Body::Index(children) => {
-                let mut key = Some(first_key);
-                for children in split(children, writer.params().page_max, slot_len) {
-                    let first = children
-                        .first()
-                        .map(|slot| slot.first_key.clone())
-                        .unwrap_or_default();
-                    let slot = write_index(writer, level - 1, children).await?;
-                    slots.push(IndexSlot {
-                        first_key: key.take().unwrap_or(first),
-                        ..slot
-                    });
+) -> BoxFuture<'a, Result<Vec<IndexSlot>, TreeError>> {
+    Box::pin(async move {
+        let mut slots = Vec::with_capacity(rows.len());
+        for Row { first_key, body } in rows {
+            match body {
+                Body::Kept(slot) => slots.push(IndexSlot { first_key, ..slot }),
+                Body::Leaf(items) => slots.extend(write_leaves::<K>(writer, first_key, items).await?),
+                Body::Index(children) => {
+                    let below = write_rows::<K>(writer, level - 1, children).await?;
+                    slots.extend(write_indexes(writer, level - 1, first_key, below).await?);
                 }
             }
         }
+        Ok(slots)
+    })
+}
+
+/// Writes items as one leaf, or as several when they overflow it.
+async fn write_leaves<K: LeafKind>(
+    writer: &mut NodeWriter,
+    first_key: Box<[u8]>,
+    mut items: Vec<K::Item>,
+) -> Result<Vec<IndexSlot>, TreeError> {
+    let page_max = writer.params().page_max;
+    if leaf_len::<K>(&items) > page_max {
+        K::relieve(&mut items, writer).await?;
+    }
+    let mut slots = Vec::new();
+    let mut key = Some(first_key);
+    for items in split(items, page_max, K::len) {
+        let first = items
+            .first()
+            .map(|item| Box::from(K::key(item)))
+            .unwrap_or_default();
+        let count = items.len() as u64;
+        let ptr = writer.add_node(&K::node(items)).await?;
+        slots.push(IndexSlot {
+            first_key: key.take().unwrap_or(first),
+            ptr,
+            count,
+            page_cid: None,
+        });
+    }
+    Ok(slots)
+}
+
+/// Writes children as one index page of `level`, or as several when they overflow it.
+async fn write_indexes(
+    writer: &mut NodeWriter,
+    level: u8,
+    first_key: Box<[u8]>,
+    children: Vec<IndexSlot>,
+) -> Result<Vec<IndexSlot>, TreeError> {
+    let mut slots = Vec::new();
+    let mut key = Some(first_key);
+    for children in split(children, writer.params().page_max, slot_len) {
+        let first = children
+            .first()
+            .map(|slot| slot.first_key.clone())
+            .unwrap_or_default();
+        let slot = write_index(writer, level, children).await?;
+        slots.push(IndexSlot {
+            first_key: key.take().unwrap_or(first),
+            ..slot
+        });
     }
     Ok(slots)
 }
@@ -236,11 +244,15 @@ pub(in crate::tree) async fn write_index(
     })
 }
 
-/// Measured length of a child in an index page: key, pack slot, offset, lengths and hash of the pointer, count, cid.
+/// Measured length of a child in an index page.
 pub(in crate::tree) fn slot_len(slot: &IndexSlot) -> usize {
     let cid = if slot.page_cid.is_some() { 32 } else { 0 };
-    1 + slot.first_key.len() + 1 + 4 + 3 + 3 + 32 + 4 + cid
+    SLOT_BYTES + slot.first_key.len() + cid
 }
+
+/// Measured length of a child in an index page, its key and cid apart: key length, pack slot, offset, two lengths and
+/// hash of the pointer, count.
+const SLOT_BYTES: usize = 1 + 1 + 4 + 3 + 3 + 32 + 4;
 
 fn leaf_len<K: LeafKind>(items: &[K::Item]) -> usize {
     items.iter().map(K::len).sum()
@@ -270,23 +282,45 @@ pub(in crate::tree) fn split<I>(items: Vec<I>, page_max: usize, len: impl Fn(&I)
 }
 
 impl<I> Row<I> {
-    fn is_edited(&self) -> bool {
-        !matches!(self.body, Body::Kept(_))
+    fn of(piece: Piece<I>) -> Row<I> {
+        match piece {
+            Piece::Kept(slot) => Row {
+                first_key: slot.first_key.clone(),
+                body: Body::Kept(slot),
+            },
+            Piece::Leaf { first_key, items } => Row {
+                first_key,
+                body: Body::Leaf(items),
+            },
+            Piece::Index {
+                first_key, children, ..
+            } => Row {
+                first_key,
+                body: Body::Index(children.into_iter().map(Row::of).collect()),
+            },
+        }
     }
 
     fn is_empty(&self) -> bool {
         match &self.body {
             Body::Kept(slot) => slot.count == 0,
             Body::Leaf(items) => items.is_empty(),
-            Body::Index(slots) => slots.is_empty(),
+            Body::Index(children) => children.is_empty(),
         }
     }
 
-    fn len<K: LeafKind<Item = I>>(&self) -> usize {
+    /// True for an edited page that should join a neighbour.
+    fn is_small<K: LeafKind<Item = I>>(&self, small: usize) -> bool {
         match &self.body {
-            Body::Kept(slot) => slot.ptr.raw_len as usize,
-            Body::Leaf(items) => leaf_len::<K>(items),
-            Body::Index(slots) => slots.iter().map(slot_len).sum(),
+            Body::Kept(_) => false,
+            Body::Leaf(items) => leaf_len::<K>(items) < small,
+            Body::Index(children) => {
+                children
+                    .iter()
+                    .map(|child| SLOT_BYTES + child.first_key.len())
+                    .sum::<usize>()
+                    < small
+            }
         }
     }
 
@@ -297,7 +331,8 @@ impl<I> Row<I> {
         };
         let node = src.node(&slot.ptr).await?;
         let body = if level > 1 {
-            Body::Index(fetch::index_page(&slot.ptr, &node, Some(level))?.slots.clone())
+            let slots = fetch::index_page(&slot.ptr, &node, Some(level))?.slots.clone();
+            Body::Index(slots.into_iter().map(|slot| Row::of(Piece::Kept(slot))).collect())
         } else {
             Body::Leaf(K::items(&node).ok_or_else(|| fetch::wrong_kind(&slot.ptr))?)
         };
@@ -313,13 +348,13 @@ impl<I> Row<I> {
                 items.extend(more);
                 Body::Leaf(items)
             }
-            (Body::Index(mut slots), Body::Index(mut more)) => {
+            (Body::Index(mut children), Body::Index(mut more)) => {
                 // In its own page the first child needs no key, here it does.
                 if let Some(first) = more.first_mut() {
                     first.first_key = right.first_key;
                 }
-                slots.extend(more);
-                Body::Index(slots)
+                children.extend(more);
+                Body::Index(children)
             }
             _ => {
                 return Err(TreeError::Damaged {

@@ -297,6 +297,7 @@ fn check_dir<'a>(
 async fn check_node(src: &dyn NodeSource, path: &VolPath, ptr: &Ptr, tree: &DirTree, params: &NodeParams) {
     let mut level = vec![(*ptr, u8::MAX)];
     let mut leaves = 0;
+    let mut smallest = usize::MAX;
     while let Some((ptr, below)) = level.pop() {
         // Tables of a page with contents in many packs come on top of the measured bytes.
         assert!(
@@ -307,6 +308,7 @@ async fn check_node(src: &dyn NodeSource, path: &VolPath, ptr: &Ptr, tree: &DirT
         match &*src.node(&ptr).await.unwrap() {
             Node::Dir(page) => {
                 leaves += 1;
+                smallest = smallest.min(dir_body_len(page));
                 assert!(
                     dir_body_len(page) <= params.page_max,
                     "{path}: a page of {} bytes",
@@ -322,6 +324,10 @@ async fn check_node(src: &dyn NodeSource, path: &VolPath, ptr: &Ptr, tree: &DirT
             other => panic!("{path}: {other:?}"),
         }
     }
+    assert!(
+        leaves == 1 || smallest >= params.page_max / 8,
+        "{path}: a page of {smallest} bytes"
+    );
     assert_eq!(
         leaves > 1,
         matches!(tree, DirTree::Stored { index: true, .. }),

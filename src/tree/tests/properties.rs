@@ -222,6 +222,85 @@ async fn any_edits_and_stores_leave_the_tree_that_the_model_is() {
     }
 }
 
+/// Names of a directory that are next to each other go and come, so that pages join and split at several levels.
+async fn run_wide_seed(seed: u64) -> u8 {
+    const TINY: NodeParams = NodeParams {
+        inline_max: 128,
+        page_max: 768,
+        pack_target: 16 << 10,
+    };
+    let mut random = Random::new(seed);
+    let src = MemorySource::new();
+    let mut model = ModelDir::default();
+    let mut root = empty_root();
+    let mut highest = 0;
+    for round in 0..14 {
+        let mut changes = Vec::new();
+        let from = random.below(4000);
+        let much = if round == 0 { 6000 } else { random.below(900) };
+        match random.below(if round == 0 { 1 } else { 4 }) {
+            0 => {
+                for i in from..from + much {
+                    let entry = Entry {
+                        attrs: Attrs::default(),
+                        body: EntryBody::Fifo,
+                    };
+                    changes.push((name(&format!("{i:06}")), Some(entry)));
+                }
+            }
+            1 => changes.extend((from..from + 2 * much).map(|i| (name(&format!("{i:06}")), None))),
+            2 => {
+                // Almost all of it.
+                let names = model.entries.keys().filter(|_| !random.one_in(8));
+                changes.extend(names.map(|name| (name.clone(), None)));
+            }
+            _ => {
+                for _ in 0..much / 20 {
+                    let entry = Entry {
+                        attrs: attrs(&mut random),
+                        body: EntryBody::Socket,
+                    };
+                    let entry = (!random.one_in(3)).then_some(entry);
+                    changes.push((name(&format!("{:06}", random.below(8000))), entry));
+                }
+            }
+        }
+        for (name, entry) in &changes {
+            model.set(name.clone(), entry.clone(), None);
+        }
+        let before = root.clone();
+        root = change(&src, &root, &VolPath::root(), changes).await;
+        (root, _) = stored(&src, &root, NodeWriter::new(2, TINY)).await;
+        assert_equal(&src, &root, &model, &TINY).await;
+        assert_eq!(Found::of(&src, &root).await.trouble, Vec::<String>::new());
+        let differing = diff_dirs(&src, &before.tree, &root.tree).await.unwrap();
+        let mut replayed: BTreeMap<Name, Entry> =
+            entries(&src, &before.tree).await.unwrap().into_iter().collect();
+        for (name, _, new) in differing {
+            match new {
+                Some(entry) => replayed.insert(name, entry),
+                None => replayed.remove(&name),
+            };
+        }
+        assert!(replayed.keys().eq(model.entries.keys()), "round {round}");
+        if let DirTree::Stored { ptr, index: true } = &root.tree {
+            let Node::Index(page) = &*src.node(ptr).await.unwrap() else {
+                panic!()
+            };
+            highest = highest.max(page.level);
+        }
+    }
+    highest
+}
+
+#[tokio::test]
+async fn wide_directories_keep_their_pages_within_bounds_at_every_level() {
+    for seed in 1..=3 {
+        let highest = tokio::spawn(run_wide_seed(seed)).await;
+        assert!(highest.is_ok_and(|level| level >= 3), "seed {seed}");
+    }
+}
+
 #[tokio::test]
 async fn listing_goes_on_from_any_name_and_any_number() {
     let mut random = Random::new(7);
