@@ -31,9 +31,19 @@ pub(super) struct Rules {
     /// Attributes alone bring deleted contents back: wrong.
     #[cfg(test)]
     pub resurrect: bool,
+    /// Inodes that mine wrote and that have no name left are let go: wrong.
+    #[cfg(test)]
+    pub no_revival: bool,
 }
 
 impl Rules {
+    fn revives_written(self) -> bool {
+        #[cfg(test)]
+        return !self.no_revival;
+        #[cfg(not(test))]
+        true
+    }
+
     fn attributes_revive(self) -> bool {
         #[cfg(test)]
         return self.resurrect;
@@ -70,7 +80,7 @@ pub(super) async fn merge_by(
         // Each round brings back at least one more inode that mine wrote, so this ends; most merges need one round.
         let known = revived.len();
         revived.extend(done.lost);
-        if revived.len() == known {
+        if revived.len() == known || !rules.revives_written() {
             return Ok(Merged {
                 root,
                 overwritten: reports.finish(&used),

@@ -4,10 +4,13 @@
 //! that seed alone, as a failure prints it.
 
 mod histories;
+mod links;
 mod mutants;
 mod random;
 mod real;
+mod registers;
 mod scenarios;
+mod shape;
 mod single;
 
 use super::model;

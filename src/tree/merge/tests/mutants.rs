@@ -1,6 +1,8 @@
 //! The histories notice rules that are done wrong.
 
+use super::Rules;
 use super::histories::{MOVING, Mutant, PLAIN, history};
+use super::links;
 use super::random::Habits;
 
 /// Some history out of this many must fail.
@@ -8,7 +10,6 @@ const HISTORIES: u64 = 400;
 
 fn caught(mutant: Mutant, habits: Habits) {
     let failed = (0..HISTORIES).find(|seed| history(*seed, habits, Some(mutant)).is_err());
-    eprintln!("{mutant:?} noticed in history {failed:?}");
     assert!(
         failed.is_some(),
         "{mutant:?} was not noticed in {HISTORIES} histories"
@@ -43,4 +44,14 @@ fn hints_without_the_check_against_mine_are_noticed() {
 #[test]
 fn attributes_that_bring_deleted_files_back_are_noticed() {
     caught(Mutant::Resurrect, PLAIN);
+}
+
+#[test]
+fn written_inodes_that_lose_their_last_name_are_noticed() {
+    let rules = Rules {
+        no_revival: true,
+        ..Rules::default()
+    };
+    let failed = (0..HISTORIES).find(|seed| links::single(*seed, false, rules).is_err());
+    assert!(failed.is_some(), "not noticed in {HISTORIES} merges");
 }

@@ -65,6 +65,8 @@ pub struct Sharing {
 pub struct World {
     pub src: Source,
     pub random: Random,
+    /// Rules to break.
+    pub rules: Rules,
     sharing: Sharing,
     dirs: HashMap<Vec<(String, Model)>, DirTree>,
     links: Vec<(BTreeMap<LinkId, (u64, File)>, LinksTree)>,
@@ -97,6 +99,7 @@ impl World {
         World {
             src: Source::default(),
             random: Random::new(seed),
+            rules: Rules::default(),
             sharing,
             dirs: HashMap::new(),
             links: Vec::new(),
@@ -408,14 +411,14 @@ impl World {
     // ---- the merge
 
     /// Merges through real trees.
-    pub fn merge(&mut self, trees: [&Tree; 3], hints: &[Hint], rules: Rules) -> Result<Outcome, String> {
+    pub fn merge(&mut self, trees: [&Tree; 3], hints: &[Hint]) -> Result<Outcome, String> {
         let [base, head, mine] = trees.map(|tree| self.real(tree));
         let hints: Vec<_> = hints
             .iter()
             .map(|(from, to)| (vol_path(from), vol_path(to)))
             .collect();
-        let merged =
-            block_on(merge_by(&self.src, &base, &head, &mine, &hints, rules)).map_err(|e| e.to_string())?;
+        let merged = block_on(merge_by(&self.src, &base, &head, &mine, &hints, self.rules))
+            .map_err(|e| e.to_string())?;
         let text = |path: &VolPath| String::from_utf8(path.to_bytes()).unwrap();
         let used: Vec<Hint> = merged
             .used_hints
@@ -439,7 +442,6 @@ impl World {
             tree: self.model(&merged.root)?,
             report,
             used,
-            root: merged.root,
         })
     }
 }
@@ -449,7 +451,6 @@ pub struct Outcome {
     pub tree: Tree,
     pub report: Report,
     pub used: Vec<Hint>,
-    pub root: TreeRoot,
 }
 
 fn reg(register: &Register) -> Reg {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::model::{ATTRS, Attrs, Dir, File, Node, Reg, Report, Tree, merge, up};
 use super::real::{Sharing, World};
-use super::{Rules, same};
+use super::same;
 
 fn content(text: &str) -> u32 {
     assert!(text.len() <= 3);
@@ -174,7 +174,7 @@ pub fn run(row: &Row) -> Result<Report, String> {
     for (seed, sharing) in [(0, 0), (100, 0), (100, 100), (70, 50)].into_iter().enumerate() {
         let (shared, stored) = sharing;
         let mut world = World::new(seed as u64, Sharing { shared, stored });
-        let outcome = world.merge([&base, &earlier, &later], &moves, Rules::default())?;
+        let outcome = world.merge([&base, &earlier, &later], &moves)?;
         same(row.name, &outcome.tree, &result)?;
         same(
             row.name,
