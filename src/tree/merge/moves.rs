@@ -207,7 +207,7 @@ fn empty_like(dir: Entry) -> Entry {
 }
 
 /// Groups of hints by how many of the other hints' paths lie above theirs: 0 first.
-fn by_nesting<'a>(hints: &'a [Hint], end: impl Fn(&Hint) -> &VolPath) -> Vec<Vec<&'a Hint>> {
+fn by_nesting(hints: &[Hint], end: impl Fn(&Hint) -> &VolPath) -> Vec<Vec<&Hint>> {
     let paths: BTreeSet<&VolPath> = hints.iter().map(&end).collect();
     let mut groups: BTreeMap<usize, Vec<&Hint>> = BTreeMap::new();
     for hint in hints {

@@ -99,16 +99,6 @@ struct Dir {
 }
 
 impl Dir {
-    fn of(entry: Entry) -> Result<Dir, Entry> {
-        match entry {
-            Entry {
-                attrs,
-                body: EntryBody::Dir { totals, tree },
-            } => Ok(Dir { attrs, totals, tree }),
-            leaf => Err(leaf),
-        }
-    }
-
     fn into_entry(self) -> Entry {
         Entry {
             attrs: self.attrs,
@@ -128,10 +118,11 @@ struct Leaf {
     entry: Entry,
 }
 
+#[expect(clippy::large_enum_variant, reason = "short-lived, one name at a time")]
 enum Side {
     Absent,
     Dir(Dir),
-    Leaf(Leaf),
+    Leaf(Box<Leaf>),
 }
 
 /// Which tree a side is of.
@@ -151,9 +142,10 @@ struct Three {
 }
 
 /// What became of a name.
+#[expect(clippy::large_enum_variant, reason = "short-lived, one name at a time")]
 enum Step {
     Done(Option<Entry>),
-    Descend(Open),
+    Descend(Box<Open>),
 }
 
 /// A directory that is being merged.
@@ -163,7 +155,7 @@ struct Open {
     head: Option<Dir>,
     mine: Option<Dir>,
     /// What the head has under this name, when that is no directory but mine is.
-    clash: Option<Leaf>,
+    clash: Option<Box<Leaf>>,
     /// What the result starts from.
     start: (Totals, DirTree),
     /// Names still to be merged.
@@ -204,7 +196,7 @@ impl Walk<'_> {
                 None,
             )
             .await?;
-        let mut above: Vec<(Open, Name, Option<Entry>)> = Vec::new();
+        let mut above: Vec<(Box<Open>, Name, Option<Entry>)> = Vec::new();
         let mut open = root;
         loop {
             if let Some(three) = open.names.next() {
@@ -322,8 +314,8 @@ impl Walk<'_> {
         &mut self,
         path: VolPath,
         base: Side,
-        head: Leaf,
-        mine: Leaf,
+        head: Box<Leaf>,
+        mine: Box<Leaf>,
     ) -> Result<Step, TreeError> {
         let base = match base {
             Side::Leaf(base) => Some(base),
@@ -346,7 +338,7 @@ impl Walk<'_> {
                     mine.entry
                 }
                 Some(_) => head.entry,
-                None => self.follow_heads_link(&path, base, head, mine).await?,
+                None => self.follow_heads_link(&path, base, &head, &mine).await?,
             },
             // I made it one of several names, and the head left it a file of its own.
             (Some(base), Some(id)) if base.link.is_none() => {
@@ -358,7 +350,7 @@ impl Walk<'_> {
                 mine.entry
             }
             _ => {
-                self.displaced(&path, base.as_ref(), &head, Some(&mine)).await?;
+                self.displaced(&path, base.as_deref(), &head, Some(&mine)).await?;
                 mine.entry
             }
         };
@@ -370,11 +362,11 @@ impl Walk<'_> {
         &mut self,
         path: &VolPath,
         base: &Leaf,
-        head: Leaf,
-        mine: Leaf,
+        head: &Leaf,
+        mine: &Leaf,
     ) -> Result<Entry, TreeError> {
         let Some(id) = head.link else {
-            return Ok(head.entry);
+            return Ok(head.entry.clone());
         };
         match self
             .inodes
@@ -383,7 +375,7 @@ impl Walk<'_> {
         {
             Some(overwritten) => {
                 self.reports.add(path, overwritten);
-                Ok(head.entry)
+                Ok(head.entry.clone())
             }
             None => Ok(merge_leaf(self.src, Some(&base.inode), &head.inode, &mine.inode)
                 .await?
@@ -450,17 +442,20 @@ impl Walk<'_> {
     }
 
     async fn side(&self, tree: Tree, entry: Option<Entry>) -> Result<Side, TreeError> {
-        let entry = match entry.map(Dir::of) {
+        let entry = match entry {
             None => return Ok(Side::Absent),
-            Some(Ok(dir)) => return Ok(Side::Dir(dir)),
-            Some(Err(entry)) => entry,
+            Some(Entry {
+                attrs,
+                body: EntryBody::Dir { totals, tree },
+            }) => return Ok(Side::Dir(Dir { attrs, totals, tree })),
+            Some(leaf) => leaf,
         };
         let EntryBody::HardLink(id) = entry.body else {
-            return Ok(Side::Leaf(Leaf {
+            return Ok(Side::Leaf(Box::new(Leaf {
                 link: None,
                 inode: entry.clone(),
                 entry,
-            }));
+            })));
         };
         let inode = match tree {
             Tree::Base => self.inodes.in_base(id).await?,
@@ -468,11 +463,11 @@ impl Walk<'_> {
             Tree::Mine => self.inodes.in_mine(id).await?,
         };
         let inode = inode.ok_or_else(|| super::inodes::nameless(id))?;
-        Ok(Side::Leaf(Leaf {
+        Ok(Side::Leaf(Box::new(Leaf {
             link: Some(id),
             inode,
             entry,
-        }))
+        })))
     }
 
     // ---- directories
@@ -484,9 +479,9 @@ impl Walk<'_> {
         base: Option<Dir>,
         head: Option<Dir>,
         mine: Option<Dir>,
-        clash: Option<Leaf>,
-    ) -> Result<Open, TreeError> {
-        let mut open = Open {
+        clash: Option<Box<Leaf>>,
+    ) -> Result<Box<Open>, TreeError> {
+        let mut open = Box::new(Open {
             path,
             base,
             head,
@@ -495,7 +490,7 @@ impl Walk<'_> {
             start: (Totals::default(), DirTree::empty()),
             names: Vec::new().into_iter(),
             edits: Vec::new(),
-        };
+        });
         let empty = DirTree::empty();
         let tree = |dir: &Option<Dir>| dir.as_ref().map_or_else(|| empty.clone(), |dir| dir.tree.clone());
         let (base, head) = (tree(&open.base), tree(&open.head));
@@ -546,7 +541,7 @@ impl Walk<'_> {
     }
 
     /// The directory as it came out; `None` when it is gone.
-    async fn close(&mut self, mut open: Open) -> Result<Option<Entry>, TreeError> {
+    async fn close(&mut self, mut open: Box<Open>) -> Result<Option<Entry>, TreeError> {
         let (tree, totals) = self.edited(&mut open).await?;
         let (was, is) = (open.base.is_some(), open.mine.is_some());
         let exists = if is == was { open.head.is_some() } else { is };
@@ -564,7 +559,7 @@ impl Walk<'_> {
         Ok(Some(Dir { attrs, totals, tree }.into_entry()))
     }
 
-    async fn close_root(&mut self, mut open: Open) -> Result<Dir, TreeError> {
+    async fn close_root(&mut self, mut open: Box<Open>) -> Result<Dir, TreeError> {
         let (tree, totals) = self.edited(&mut open).await?;
         let attrs = self.attrs(&open).await?;
         Ok(Dir { attrs, totals, tree })

@@ -54,10 +54,10 @@ impl Random {
     /// Changes each attribute with this probability, and at least one.
     pub fn change_attrs(&mut self, attrs: &mut Attrs, percent: usize) {
         let at_least = self.below(ATTRS);
-        for i in 0..ATTRS {
+        for (i, attr) in attrs.iter_mut().enumerate() {
             if i == at_least || self.chance(percent) {
                 let removed = i >= FIRST_XATTR && self.chance(30);
-                attrs[i] = if removed { 0 } else { self.fresh() };
+                *attr = if removed { 0 } else { self.fresh() };
             }
         }
     }
@@ -127,7 +127,7 @@ pub fn change(random: &mut Random, root: &mut Dir, origin: &mut Origin, habits: 
             name == "d" || name == "e"
         };
         match random.below(100) {
-            0..35 => write(random, root, origin, &path, wants_dir, habits),
+            0..35 => write(random, root, origin, &path, wants_dir),
             35..50 => change_attrs_at(random, root, &path),
             50..75 => {
                 root.remove(&path);
@@ -142,14 +142,7 @@ pub fn change(random: &mut Random, root: &mut Dir, origin: &mut Origin, habits: 
     }
 }
 
-fn write(
-    random: &mut Random,
-    root: &mut Dir,
-    origin: &mut Origin,
-    path: &str,
-    wants_dir: bool,
-    habits: Habits,
-) {
+fn write(random: &mut Random, root: &mut Dir, origin: &mut Origin, path: &str, wants_dir: bool) {
     let old = root.get(path).cloned();
     let file = match old {
         None if wants_dir => {
@@ -163,7 +156,6 @@ fn write(
             );
         }
         _ if wants_dir => return,
-        Some(Node::Dir(_)) if !habits.mixed => return,
         Some(Node::File(old)) => {
             if random.chance(40) {
                 // Saved by rename-over: a new file.
@@ -178,8 +170,6 @@ fn write(
                 attrs,
             }
         }
-        // Replaced a directory or a hard link, or a new name.
-        Some(Node::Dir(_) | Node::Link(_)) if !habits.mixed => return,
         Some(_) => return,
         None => random.file(),
     };

@@ -69,7 +69,7 @@ pub struct World {
     pub rules: Rules,
     sharing: Sharing,
     dirs: HashMap<Vec<(String, Model)>, DirTree>,
-    links: Vec<(BTreeMap<LinkId, (u64, File)>, LinksTree)>,
+    links: Vec<(Counted, LinksTree)>,
 }
 
 fn number(bytes: &[u8]) -> u32 {
@@ -139,10 +139,9 @@ impl World {
         }
         let totals = recount(&page.entries);
         let key: Vec<(String, Model)> = dir.names.clone().into_iter().collect();
-        if self.random.chance(self.sharing.shared) {
-            if let Some(known) = self.dirs.get(&key) {
-                return (known.clone(), totals);
-            }
+        let shared = self.random.chance(self.sharing.shared);
+        if let Some(known) = self.dirs.get(&key).filter(|_| shared) {
+            return (known.clone(), totals);
         }
         let tree = DirTree::Inline(Arc::new(page));
         self.dirs.insert(key, tree.clone());
@@ -501,7 +500,10 @@ pub fn paths_of(dir: &Dir) -> BTreeMap<u32, Vec<String>> {
     paths
 }
 
-fn counted(tree: &Tree) -> BTreeMap<LinkId, (u64, File)> {
+/// Inodes with their numbers of names.
+type Counted = BTreeMap<LinkId, (u64, File)>;
+
+fn counted(tree: &Tree) -> Counted {
     let counts = names_of(&tree.root);
     assert!(
         counts.keys().eq(tree.inodes.keys()),
