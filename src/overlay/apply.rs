@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
 use std::sync::Arc;
 
+use super::codec::PRESENT_WORDS_MAX;
 use super::op::{NewBody, Op, Place};
 use super::rebase::rebase_after_publish;
 use super::state::{
@@ -12,8 +13,8 @@ use super::state::{
 };
 use crate::model::{Attrs, Content, Kind, LinkId, Name, PATH_DEPTH_MAX, Timestamp};
 
-/// Frames of one file that a presence map may tell of: 1 PiB of them.
-const FRAMES_MAX: u64 = 1 << 30;
+/// Frames of one file that a presence map may tell of.
+const FRAMES_MAX: u64 = 64 * PRESENT_WORDS_MAX as u64;
 
 /// An op does not fit the state: a mistake of the caller, or a damaged journal. The state is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

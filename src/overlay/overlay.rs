@@ -1,20 +1,31 @@
-//! The owner of a state directory. Signatures; the bodies are being filled in.
-#![allow(clippy::unimplemented, unused_variables)]
+//! The owner of a state directory while it is open.
 
 use std::collections::HashSet;
-use std::ops::Deref;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
+use super::bodies::Bodies;
 use super::body::Body;
+use super::dir::{Bases, DirLock, boot_id};
 use super::error::OverlayError;
+use super::frame::{BootId, CLOSED, Header};
+use super::journal::{Journal, sync_dir};
+use super::manifest::Manifest;
 use super::op::Op;
-use super::state::{BaseRef, BodyId, NodeId, OverlayState};
-use crate::model::{Attrs, Hash, Timestamp, VolumeId};
+use super::state::{BodyId, OverlayState};
+use super::writer::StateWriter;
+use crate::model::{Hash, VolumeId};
+
+/// How long removals wait for company before the journal is synced for them.
+const REMOVAL_DELAY: Duration = Duration::from_secs(1);
+/// Most bodies that wait for the next sync because they replaced others by rename.
+const RENAMED_MAX: usize = 256;
 
 /// How a state directory is opened.
 #[derive(Clone, Debug)]
@@ -33,81 +44,124 @@ pub struct OverlayOptions {
     pub stash_age_max: Duration,
     /// Oldest stashes are dropped while all of them hold more bytes on disk than this; the newest one always stays.
     pub stash_bytes_max: u64,
+    /// The present boot of the machine.
+    pub boot: BootId,
 }
 
-/// What a state directory holds.
-pub enum Found {
-    /// An overlay, taken up. It may be clean.
-    Overlay(Opened),
-    /// None; there may be stashes.
-    Empty(EmptyStateDir),
-}
-
-/// An overlay with what had to be done to open it.
-pub struct Opened {
-    /// The overlay.
-    pub overlay: Arc<Overlay>,
-    /// What was found.
-    pub recovery: Recovery,
-}
-
-/// A locked state directory without an overlay.
-pub struct EmptyStateDir {}
-
-impl EmptyStateDir {
-    /// Makes an empty overlay on `base`, whose root directory has these attributes.
-    pub fn begin(self, base: BaseRef, root_attrs: Attrs) -> Result<Arc<Overlay>, OverlayError> {
-        unimplemented!()
+impl OverlayOptions {
+    /// The usual ones: 64 bodies ahead, stashes for 30 days and up to 10 GiB.
+    pub fn new(dir: PathBuf, volume: VolumeId, mount_name: &str) -> OverlayOptions {
+        OverlayOptions {
+            dir,
+            volume,
+            mount_name: mount_name.to_owned(),
+            holder: format!("process {}", std::process::id()),
+            bodies_ahead: 64,
+            stash_age_max: Duration::from_secs(30 * 24 * 3600),
+            stash_bytes_max: 10 << 30,
+            boot: boot_id(),
+        }
     }
-}
-
-/// What recovery found and did.
-#[derive(Clone, Debug, Default)]
-pub struct Recovery {
-    /// The last stop was a clean one.
-    pub clean_stop: bool,
-    /// The machine was started anew since.
-    pub rebooted: bool,
-    /// Ops replayed.
-    pub ops: u64,
-    /// Bytes of an unfinished or unsynced end of the journal that were cut off.
-    pub cut_bytes: u64,
-    /// Files whose last writes may be missing: never synced before the machine stopped.
-    pub incomplete: Vec<NodeId>,
-    /// Files that went back to the bytes of the base, since nothing written to them had been synced.
-    pub reverted: Vec<NodeId>,
-    /// Bodies that nothing refers to and that were removed.
-    pub bodies_removed: u64,
 }
 
 /// The overlay of one mount, and the only owner of its state directory.
 ///
-/// Lock order: the state's lock first, then the journal's. Neither is held while bodies are read or written.
-pub struct Overlay {}
+/// Lock order: `syncing`, `flush`, `state`, `journal`, `manifest`; each may be left out. Bodies are read, written and
+/// synced under `syncing` (shared) at most.
+pub struct Overlay {
+    pub(super) options: OverlayOptions,
+    pub(super) bases: Bases,
+    pub(super) bodies: Arc<Bodies>,
+    pub(super) state: RwLock<OverlayState>,
+    pub(super) journal: Mutex<Journal>,
+    pub(super) manifest: Mutex<Manifest>,
+    /// Shared while bodies are synced for the journal to say so; exclusive while the journal is exchanged.
+    pub(super) syncing: RwLock<()>,
+    /// One fdatasync of the journal at a time; who waited often finds its work done.
+    pub(super) flush: Mutex<()>,
+    /// Appends so far, and how many of them are on disk.
+    pub(super) appended: AtomicU64,
+    pub(super) synced: AtomicU64,
+    /// Bodies that replaced others by rename since the last sync (J9).
+    pub(super) renamed: Mutex<HashSet<BodyId>>,
+    pub(super) number: AtomicU64,
+    closed: AtomicBool,
+    worker: Mutex<Option<JoinHandle<()>>>,
+    _lock: DirLock,
+}
+
+/// What an overlay is put together from.
+pub(super) struct Parts {
+    pub options: OverlayOptions,
+    pub lock: DirLock,
+    pub bases: Bases,
+    pub bodies: Arc<Bodies>,
+    pub manifest: Manifest,
+    pub number: u64,
+    pub state: OverlayState,
+    pub journal: Journal,
+}
 
 impl Overlay {
-    /// Opens and locks a state directory, and recovers the overlay in it.
-    pub fn open(options: OverlayOptions) -> Result<Found, OverlayError> {
-        unimplemented!()
+    pub(super) fn start(parts: Parts) -> Result<Arc<Overlay>, OverlayError> {
+        let overlay = Arc::new(Overlay {
+            options: parts.options,
+            bases: parts.bases,
+            bodies: parts.bodies,
+            state: RwLock::new(parts.state),
+            journal: Mutex::new(parts.journal),
+            manifest: Mutex::new(parts.manifest),
+            syncing: RwLock::new(()),
+            flush: Mutex::new(()),
+            appended: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            renamed: Mutex::default(),
+            number: AtomicU64::new(parts.number),
+            closed: AtomicBool::new(false),
+            worker: Mutex::new(None),
+            _lock: parts.lock,
+        });
+        let (weak, bodies) = (Arc::downgrade(&overlay), overlay.bodies.clone());
+        let worker = std::thread::Builder::new()
+            .name("overlay".into())
+            .spawn(move || work(&weak, &bodies));
+        match worker {
+            Ok(worker) => *overlay.worker.lock() = Some(worker),
+            Err(source) => {
+                return Err(OverlayError::Io {
+                    path: overlay.options.dir.clone(),
+                    source,
+                });
+            }
+        }
+        Ok(overlay)
     }
 
     /// Number of the overlay in its state directory (`LocalContent::overlay`): another one after every
     /// [`Overlay::replace`] and [`Overlay::stash_current`].
     pub fn number(&self) -> u64 {
-        unimplemented!()
+        self.number.load(Ordering::Acquire)
+    }
+
+    /// Where everything of it is.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.options.dir
     }
 
     /// The state, for looking at.
     pub fn read(&self) -> RwLockReadGuard<'_, OverlayState> {
-        unimplemented!()
+        self.state.read()
     }
 
     /// The state, for looking at and changing as one step.
     pub fn write(&self) -> StateWriter<'_> {
-        unimplemented!()
+        StateWriter {
+            overlay: self,
+            state: self.state.write(),
+        }
     }
 
-    /// One change: in the journal (against `kill -9`) and in the state when this returns.
+    /// One change: in the journal (against `kill -9`) and in the state when this returns (J1).
     ///
     /// # Errors
     /// Nothing was changed.
@@ -115,176 +169,217 @@ impl Overlay {
         self.write().apply(op)
     }
 
-    /// Applies [`Op::Published`] or [`Op::Unfrozen`] and gives the bodies that nothing needs any more, once the record of
-    /// that is on disk. Each is deleted when dropped, unless it was moved.
-    pub fn apply_freeing(&self, op: &Op) -> Result<Vec<FreedBody>, OverlayError> {
-        unimplemented!()
-    }
-
-    /// All names changed so far survive a power cut from here on, and bytes that replaced others by rename.
-    pub fn sync(&self) -> Result<(), OverlayError> {
-        unimplemented!()
-    }
-
-    /// Bytes and presence marks of these bodies, and all names changed so far, survive a power cut from here on (fsync).
-    pub fn sync_bodies(&self, bodies: &[Arc<Body>]) -> Result<(), OverlayError> {
-        unimplemented!()
-    }
-
-    /// An empty body with a number of its own. It is part of the overlay once a [`Op::GiveBody`] names it; dropped
-    /// before, call [`Overlay::discard_body`].
+    /// An empty body with a number of its own. It is part of the overlay once an [`Op::GiveBody`] names it; if none is to
+    /// come, give it to [`Overlay::discard_body`].
     pub fn create_body(&self) -> Result<Arc<Body>, OverlayError> {
-        unimplemented!()
+        self.bodies.create()
     }
 
     /// A body that no op named after all.
     pub fn discard_body(&self, body: Arc<Body>) {
-        unimplemented!()
+        self.bodies.take_durable(body.id());
+        self.bodies.doom([body.id()], 0);
     }
 
-    /// A body of the overlay or a stash.
+    /// A body of the overlay or a stash. Each call opens it anew.
     pub fn body(&self, id: BodyId) -> Result<Arc<Body>, OverlayError> {
-        unimplemented!()
+        self.bodies.open(id)
     }
 
-    /// A copy, on disk when this returns, so that it may take the place of what was synced.
+    /// A copy, on disk when this returns, so that it may take the place of what was synced (J7).
     pub fn clone_body(&self, body: &Body) -> Result<Arc<Body>, OverlayError> {
-        unimplemented!()
+        let copy = self.bodies.create()?;
+        let done = copy
+            .copy_from(body)
+            .and_then(|()| copy.sync())
+            .and_then(|()| self.bodies.sync_name(copy.id()));
+        match done {
+            Ok(()) => {
+                self.bodies.set_durable(copy.id());
+                Ok(copy)
+            }
+            Err(e) => {
+                self.discard_body(copy);
+                Err(e)
+            }
+        }
     }
 
     /// Keeps bytes (a base record, a prepared tree's node pack) by hash, on disk when this returns.
     pub fn put_base(&self, hash: &Hash, bytes: &[u8]) -> Result<(), OverlayError> {
-        unimplemented!()
+        self.bases.put(hash, bytes)
     }
 
     /// Bytes kept by [`Overlay::put_base`]; the caller checks them against the hash.
     pub fn get_base(&self, hash: &Hash) -> Result<Option<Bytes>, OverlayError> {
-        unimplemented!()
+        self.bases.get(hash)
     }
 
     /// Removes kept bytes that are not in `needed`.
     pub fn retain_bases(&self, needed: &HashSet<Hash>) -> Result<(), OverlayError> {
-        unimplemented!()
+        self.bases.retain(needed)
     }
 
-    /// Everything local moves to a stash, except the nodes `kept` (files open for writing), whose bodies `state` goes on
-    /// using; `state` becomes the overlay, in the same atomic step. Nothing dirty beside `kept`: no stash is made.
-    pub fn stash_current(
-        &self,
-        state: OverlayState,
-        kept: &[NodeId],
-        now: Timestamp,
-    ) -> Result<Stashed, OverlayError> {
-        unimplemented!()
-    }
-
-    /// `state` becomes the overlay (reload of a clean overlay, `--keep`, restore); bodies that neither it nor a stash has
-    /// go. `restored`: this stash goes in the same step.
-    pub fn replace(&self, state: OverlayState, restored: Option<u64>) -> Result<(), OverlayError> {
-        unimplemented!()
-    }
-
-    /// The stashes, newest first.
-    pub fn stashes(&self) -> Vec<StashInfo> {
-        unimplemented!()
-    }
-
-    /// What a stash holds; its bodies come from [`Overlay::body`].
-    pub fn open_stash(&self, id: u64) -> Result<OverlayState, OverlayError> {
-        unimplemented!()
-    }
-
-    /// Deletes a stash.
-    pub fn drop_stash(&self, id: u64) -> Result<StashInfo, OverlayError> {
-        unimplemented!()
-    }
-
-    /// Numbers for `status`.
+    /// Numbers for `status`. Asks the filesystem for each body.
     pub fn disk(&self) -> Result<DiskUse, OverlayError> {
-        unimplemented!()
+        let bodies = self.state.read().bodies();
+        let mut found = DiskUse {
+            journal_bytes: self.journal.lock().bytes(),
+            stash_bytes: self
+                .manifest
+                .lock()
+                .stashes
+                .iter()
+                .map(|stash| stash.disk_bytes)
+                .sum(),
+            ..DiskUse::default()
+        };
+        for id in bodies {
+            if let Ok(meta) = std::fs::symlink_metadata(self.bodies.path(id)) {
+                found.bodies += 1;
+                found.body_bytes += std::os::unix::fs::MetadataExt::blocks(&meta).saturating_mul(512);
+            }
+        }
+        let fs = rustix::fs::statvfs(&self.options.dir).map_err(|e| self.io(e.into()))?;
+        found.available = fs.f_bavail.saturating_mul(fs.f_frsize);
+        Ok(found)
     }
 
-    /// Ends it: everything is put on disk; an overlay without changes leaves nothing but an empty directory.
+    /// What the background thread does, at once: removes freed bodies, creates some ahead, compacts the journal.
+    pub fn maintain(&self) -> Result<(), OverlayError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let wanted = self.bodies.wanted_position();
+        let behind = wanted.is_some_and(|position| position > self.synced.load(Ordering::Acquire));
+        if behind || self.renamed.lock().len() > RENAMED_MAX {
+            self.sync()?;
+        }
+        self.bodies.remove_doomed(self.synced.load(Ordering::Acquire))?;
+        self.bodies.refill()?;
+        self.compact_if_large()
+    }
+
+    /// Gives back at once the room of everything that may go (the disk is full).
+    pub fn reclaim(&self) -> Result<u64, OverlayError> {
+        if self.bodies.wanted_position().is_some() {
+            self.sync()?;
+        }
+        self.bodies.remove_doomed(self.synced.load(Ordering::Acquire))
+    }
+
+    /// Ends it: everything is put on disk; an overlay without changes leaves nothing but a small directory. Nothing can be
+    /// changed any more.
     pub fn close(&self) -> Result<(), OverlayError> {
-        unimplemented!()
+        self.bodies.stop();
+        self.join_worker();
+        let _syncing = self.syncing.write();
+        let state = self.state.write();
+        let mut journal = self.journal.lock();
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        if state.frozen.is_none() && state.is_clean() {
+            journal.poison();
+            return self.leave_nothing(&state);
+        }
+        let mut tail = journal.tail();
+        let mut frames = Vec::new();
+        tail.frame(&mut frames, &[CLOSED]);
+        journal.append(&frames, tail, false)?;
+        journal.poison();
+        rustix::fs::syncfs(&*journal.file()).map_err(|e| self.io(e.into()))?;
+        self.bodies.drop_ahead()?;
+        self.bodies.remove_doomed(u64::MAX)?;
+        Ok(())
+    }
+
+    fn leave_nothing(&self, state: &OverlayState) -> Result<(), OverlayError> {
+        let mut manifest = self.manifest.lock();
+        let number = self.number();
+        let mut next = manifest.clone();
+        next.current = None;
+        next.remember(state, self.bodies.next());
+        next.write(&self.options.dir)?;
+        *manifest = next;
+        let dir = overlay_dir(&self.options.dir, number);
+        std::fs::remove_dir_all(&dir).map_err(|source| OverlayError::Io { path: dir, source })?;
+        self.bodies.drop_ahead()?;
+        self.bodies.remove_doomed(u64::MAX)?;
+        if manifest.stashes.is_empty() {
+            self.bodies.clear()?;
+            self.bases.retain(&HashSet::new())?;
+        }
+        sync_dir(&self.options.dir)
+    }
+
+    fn join_worker(&self) {
+        if let Some(worker) = self.worker.lock().take()
+            && worker.thread().id() != std::thread::current().id()
+        {
+            // A panic there was reported by the thread itself.
+            let _ = worker.join();
+        }
+    }
+
+    pub(super) fn header(&self, number: u64) -> Header {
+        header_of(&self.options, number)
+    }
+
+    pub(super) fn io(&self, source: std::io::Error) -> OverlayError {
+        OverlayError::Io {
+            path: self.options.dir.clone(),
+            source,
+        }
     }
 }
 
-/// The state under its lock.
-pub struct StateWriter<'a> {
-    state: RwLockWriteGuard<'a, OverlayState>,
-}
-
-impl Deref for StateWriter<'_> {
-    type Target = OverlayState;
-    fn deref(&self) -> &OverlayState {
-        &self.state
+pub(super) fn header_of(options: &OverlayOptions, number: u64) -> Header {
+    Header {
+        volume: options.volume,
+        overlay: number,
+        boot: options.boot,
+        mount_name: options.mount_name.clone(),
     }
 }
 
-impl StateWriter<'_> {
-    /// As [`Overlay::apply`].
-    pub fn apply(&mut self, op: &Op) -> Result<(), OverlayError> {
-        unimplemented!()
-    }
+pub(super) fn overlay_dir(state_dir: &std::path::Path, number: u64) -> PathBuf {
+    state_dir.join(format!("overlay-{number}"))
+}
 
-    /// Several changes with one write to the journal, in order. On an error those before the failing one hold; if the
-    /// journal could not be written, none.
-    pub fn apply_all(&mut self, ops: &[Op]) -> Result<(), OverlayError> {
-        unimplemented!()
+impl Manifest {
+    /// Numbers that must not be used again.
+    pub(super) fn remember(&mut self, state: &OverlayState, next_body: BodyId) {
+        self.next_node = self.next_node.max(state.next_node);
+        self.next_body = self.next_body.max(state.next_body).max(next_body);
+        self.last_commit = self.last_commit.max(state.last_commit);
     }
 }
 
-/// A body that left the overlay. Deleted when dropped.
-pub struct FreedBody {}
-
-impl FreedBody {
-    /// The node that it was of.
-    pub fn node(&self) -> NodeId {
-        unimplemented!()
-    }
-
-    /// The body.
-    pub fn body(&self) -> &Arc<Body> {
-        unimplemented!()
-    }
-
-    /// Renames it out of the state directory, into the cache say.
-    pub fn move_to(self, path: &Path) -> Result<(), OverlayError> {
-        unimplemented!()
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        self.bodies.stop();
+        self.join_worker();
     }
 }
 
-/// What became of local changes.
-#[derive(Clone, Debug, Default)]
-pub struct Stashed {
-    /// The new stash, unless there was nothing to keep.
-    pub stash: Option<StashInfo>,
-    /// Stashes that were dropped for age or size, oldest first.
-    pub dropped: Vec<StashInfo>,
-}
-
-/// One stash.
-#[derive(Clone, Debug)]
-pub struct StashInfo {
-    /// Its number; also that of its overlay.
-    pub id: u64,
-    /// When it was made.
-    pub made: Timestamp,
-    /// What it stands on.
-    pub base: BaseRef,
-    /// Nodes that differ from the base.
-    pub changes: u64,
-    /// Files with local bytes.
-    pub files: u64,
-    /// Bytes of those, logical.
-    pub bytes: u64,
-    /// Bytes on disk.
-    pub disk_bytes: u64,
+/// The background thread.
+fn work(overlay: &Weak<Overlay>, bodies: &Bodies) {
+    loop {
+        let Some(overlay) = overlay.upgrade() else { return };
+        if let Err(error) = overlay.maintain() {
+            tracing::warn!(%error, "the state directory could not be tidied up");
+            bodies.pause(REMOVAL_DELAY);
+        }
+        drop(overlay);
+        if !bodies.wait_for_work(REMOVAL_DELAY) {
+            return;
+        }
+    }
 }
 
 /// Use of the local disk.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskUse {
     /// Journal, bytes.
     pub journal_bytes: u64,
@@ -292,7 +387,7 @@ pub struct DiskUse {
     pub bodies: u64,
     /// Bytes of them on disk.
     pub body_bytes: u64,
-    /// Bytes of the stashes' bodies on disk.
+    /// Bytes of the stashes' bodies on disk, as of when they were made.
     pub stash_bytes: u64,
     /// Bytes that the filesystem still has for us.
     pub available: u64,

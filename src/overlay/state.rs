@@ -66,6 +66,12 @@ pub struct Frozen {
     pub prepared: Option<Prepared>,
 }
 
+impl Frozen {
+    pub(super) fn state_mut(&mut self) -> &mut Arc<OverlayState> {
+        &mut self.state
+    }
+}
+
 /// What is needed to find out whether a commit was published.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Prepared {
@@ -196,7 +202,7 @@ impl FileState {
 }
 
 /// Bit `frame` of a presence map.
-fn bit(bits: &[u64], frame: u64) -> bool {
+pub(super) fn bit(bits: &[u64], frame: u64) -> bool {
     usize::try_from(frame / 64)
         .ok()
         .and_then(|word| bits.get(word))

@@ -1,0 +1,230 @@
+//! All bodies of a state directory: created ahead, removed in the background.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::body::Body;
+use super::error::{AtPath, OverlayError};
+use super::journal::sync_dir;
+use super::state::BodyId;
+
+pub(super) struct Bodies {
+    dir: PathBuf,
+    ahead_max: usize,
+    next: AtomicU64,
+    work: Mutex<Work>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Work {
+    /// Empty bodies that no op named yet.
+    ahead: Vec<Arc<Body>>,
+    /// Bodies to remove once the journal is on disk up to the position.
+    doomed: Vec<(BodyId, u64)>,
+    /// Bodies on disk that no op named yet (J7).
+    durable: HashSet<BodyId>,
+    stop: bool,
+}
+
+impl Bodies {
+    pub(super) fn new(state_dir: &Path, ahead_max: usize) -> Result<Bodies, OverlayError> {
+        let dir = state_dir.join("bodies");
+        super::dir::make_dir(&dir)?;
+        Ok(Bodies {
+            dir,
+            ahead_max,
+            next: AtomicU64::new(1),
+            work: Mutex::default(),
+            wake: Condvar::new(),
+        })
+    }
+
+    pub(super) fn path(&self, id: BodyId) -> PathBuf {
+        self.shard(id).join(format!("{id:016x}"))
+    }
+
+    fn shard(&self, id: BodyId) -> PathBuf {
+        self.dir.join(format!("{:02x}", id & 0xff))
+    }
+
+    /// Numbers below this one are never given again.
+    pub(super) fn next(&self) -> BodyId {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn raise_next(&self, next: BodyId) {
+        self.next.fetch_max(next, Ordering::Relaxed);
+    }
+
+    /// An empty body; one that was created ahead, if there is one.
+    pub(super) fn create(&self) -> Result<Arc<Body>, OverlayError> {
+        let mut work = self.work.lock();
+        let body = work.ahead.pop();
+        if work.ahead.len() < self.ahead_max / 2 {
+            self.wake.notify_one();
+        }
+        drop(work);
+        match body {
+            Some(body) => Ok(body),
+            None => self.create_now(),
+        }
+    }
+
+    fn create_now(&self) -> Result<Arc<Body>, OverlayError> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        match Body::create(id, self.path(id)) {
+            Err(OverlayError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                super::dir::make_dir(&self.shard(id))?;
+                Body::create(id, self.path(id)).map(Arc::new)
+            }
+            other => other.map(Arc::new),
+        }
+    }
+
+    pub(super) fn open(&self, id: BodyId) -> Result<Arc<Body>, OverlayError> {
+        Body::open(id, self.path(id)).map(Arc::new)
+    }
+
+    /// The name of a new body on disk (J4).
+    pub(super) fn sync_name(&self, id: BodyId) -> Result<(), OverlayError> {
+        sync_dir(&self.shard(id))?;
+        sync_dir(&self.dir)
+    }
+
+    pub(super) fn set_durable(&self, id: BodyId) {
+        self.work.lock().durable.insert(id);
+    }
+
+    pub(super) fn is_durable(&self, id: BodyId) -> bool {
+        self.work.lock().durable.contains(&id)
+    }
+
+    pub(super) fn take_durable(&self, id: BodyId) -> bool {
+        let mut work = self.work.lock();
+        !work.durable.is_empty() && work.durable.remove(&id)
+    }
+
+    /// To be removed once the journal is on disk up to `position` (J8).
+    pub(super) fn doom(&self, ids: impl IntoIterator<Item = BodyId>, position: u64) {
+        let mut work = self.work.lock();
+        let before = work.doomed.len();
+        work.doomed.extend(ids.into_iter().map(|id| (id, position)));
+        if work.doomed.len() > before {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The latest position that a removal waits for.
+    pub(super) fn wanted_position(&self) -> Option<u64> {
+        self.work
+            .lock()
+            .doomed
+            .iter()
+            .map(|(_, position)| *position)
+            .max()
+    }
+
+    /// Removes what may go now.
+    pub(super) fn remove_doomed(&self, synced: u64) -> Result<u64, OverlayError> {
+        let mut work = self.work.lock();
+        let (now, later) = work
+            .doomed
+            .drain(..)
+            .partition::<Vec<_>, _>(|(_, position)| *position <= synced);
+        work.doomed = later;
+        drop(work);
+        let mut removed = 0;
+        for (id, _) in now {
+            remove_file(&self.path(id))?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    /// Creates bodies ahead, up to the number wished.
+    pub(super) fn refill(&self) -> Result<(), OverlayError> {
+        loop {
+            if self.work.lock().ahead.len() >= self.ahead_max {
+                return Ok(());
+            }
+            let body = self.create_now()?;
+            self.work.lock().ahead.push(body);
+        }
+    }
+
+    /// Waits until there is something to do; false when it is time to stop.
+    pub(super) fn wait_for_work(&self, at_most: std::time::Duration) -> bool {
+        let mut work = self.work.lock();
+        if !work.stop && work.doomed.is_empty() && work.ahead.len() >= self.ahead_max / 2 {
+            self.wake.wait(&mut work);
+        } else if !work.stop && work.ahead.len() >= self.ahead_max / 2 {
+            // A little later there is more to remove after the same sync.
+            self.wake.wait_for(&mut work, at_most);
+        }
+        !work.stop
+    }
+
+    /// Waits after an error, so that it is not met again at once.
+    pub(super) fn pause(&self, time: std::time::Duration) {
+        let mut work = self.work.lock();
+        if !work.stop {
+            self.wake.wait_for(&mut work, time);
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.work.lock().stop = true;
+        self.wake.notify_all();
+    }
+
+    /// Every body on disk: number, and whether it is one.
+    pub(super) fn list(&self) -> Result<Vec<BodyId>, OverlayError> {
+        let mut found = Vec::new();
+        for shard in fs::read_dir(&self.dir).at(&self.dir)? {
+            let shard = shard.at(&self.dir)?.path();
+            for entry in fs::read_dir(&shard).at(&shard)? {
+                let name = entry.at(&shard)?.file_name();
+                let id = name
+                    .to_str()
+                    .and_then(|name| BodyId::from_str_radix(name, 16).ok());
+                found.extend(id);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes everything: nothing is referred to any more.
+    pub(super) fn clear(&self) -> Result<(), OverlayError> {
+        let mut work = self.work.lock();
+        work.ahead.clear();
+        work.doomed.clear();
+        work.durable.clear();
+        for shard in fs::read_dir(&self.dir).at(&self.dir)? {
+            let shard = shard.at(&self.dir)?.path();
+            fs::remove_dir_all(&shard).at(&shard)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the bodies that were created ahead.
+    pub(super) fn drop_ahead(&self) -> Result<(), OverlayError> {
+        let ahead = std::mem::take(&mut self.work.lock().ahead);
+        for body in ahead {
+            remove_file(body.path())?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn remove_file(path: &Path) -> Result<(), OverlayError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.at(path),
+    }
+}

@@ -1,0 +1,191 @@
+//! Which marks of presence a power cut would make untrue (J4, J6).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::op::Op;
+use super::state::{BodyId, FileState, NodeBody, NodeId, OverlayState};
+
+/// Frames that one op marked: its sequence number, first frame, count.
+pub(super) type Run = (u64, u64, u64);
+/// A body with what is not synced of it: the op that gave it, unless it was synced since, and marks.
+pub(super) type Listed = (BodyId, Option<u64>, Vec<Run>);
+
+/// What is not known to be on disk.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unsynced {
+    bodies: HashMap<BodyId, Marks>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Marks {
+    /// Set until the body is synced for the first time: sequence number of the op that gave it to a file.
+    fresh: Option<u64>,
+    /// Marks since the last sync.
+    runs: Vec<Run>,
+}
+
+/// What a power cut took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Voided {
+    pub incomplete: Vec<NodeId>,
+    pub reverted: Vec<NodeId>,
+}
+
+impl Unsynced {
+    /// Takes note of an op that is about to be applied.
+    pub(super) fn note(&mut self, state: &OverlayState, op: &Op, sequence: u64) {
+        match op {
+            Op::GiveBody { body, .. } => {
+                self.bodies.insert(
+                    *body,
+                    Marks {
+                        fresh: Some(sequence),
+                        runs: Vec::new(),
+                    },
+                );
+            }
+            Op::Present { id, body, frames } => {
+                let file = state.nodes.get(id).and_then(|node| node.body.as_file());
+                let Some(bits) = file
+                    .filter(|f| f.body == Some(*body))
+                    .and_then(|f| f.present.as_ref())
+                else {
+                    return;
+                };
+                // A frame that was present before is no news: it may be on disk, and must not become void.
+                let runs = frames
+                    .iter()
+                    .flat_map(|(first, count)| absent_runs(bits, *first, *count));
+                let runs: Vec<_> = runs.map(|(first, count)| (sequence, first, count)).collect();
+                if !runs.is_empty() {
+                    self.bodies.entry(*body).or_default().runs.extend(runs);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The body's bytes are on disk, with its marks up to `sequence`.
+    pub(super) fn synced(&mut self, body: BodyId, sequence: u64) {
+        if let Some(marks) = self.bodies.get_mut(&body) {
+            marks.fresh = marks.fresh.filter(|given| *given > sequence);
+            marks.runs.retain(|(marked, ..)| *marked > sequence);
+            if marks.fresh.is_none() && marks.runs.is_empty() {
+                self.bodies.remove(&body);
+            }
+        }
+    }
+
+    /// True if the body was never synced.
+    pub(super) fn is_fresh(&self, body: BodyId) -> bool {
+        self.bodies.get(&body).is_some_and(|marks| marks.fresh.is_some())
+    }
+
+    /// True if anything of the body is not known to be on disk.
+    pub(super) fn is_known(&self, body: BodyId) -> bool {
+        self.bodies.contains_key(&body)
+    }
+
+    /// Forgets bodies that are in no state any more.
+    pub(super) fn retain(&mut self, keep: impl Fn(BodyId) -> bool) {
+        self.bodies.retain(|body, _| keep(*body));
+    }
+
+    /// Takes over what another journal knew of bodies.
+    pub(super) fn extend(&mut self, other: &Unsynced) {
+        self.bodies
+            .extend(other.bodies.iter().map(|(body, marks)| (*body, marks.clone())));
+    }
+
+    /// A body that no journal knew: not on disk.
+    pub(super) fn insert_fresh(&mut self, body: BodyId, sequence: u64) {
+        self.bodies.insert(
+            body,
+            Marks {
+                fresh: Some(sequence),
+                runs: Vec::new(),
+            },
+        );
+    }
+
+    /// Bodies of which something is not on disk.
+    pub(super) fn bodies(&self) -> Vec<BodyId> {
+        self.bodies.keys().copied().collect()
+    }
+
+    /// For a snapshot, sorted.
+    pub(super) fn list(&self) -> Vec<Listed> {
+        let listed = |(body, marks): (&BodyId, &Marks)| (*body, marks.fresh, marks.runs.clone());
+        let mut list: Vec<_> = self.bodies.iter().map(listed).collect();
+        list.sort_unstable();
+        list
+    }
+
+    /// Back from a snapshot.
+    pub(super) fn restore(&mut self, body: BodyId, fresh: Option<u64>, runs: Vec<Run>) {
+        self.bodies.insert(body, Marks { fresh, runs });
+    }
+
+    /// The machine was started anew: what is not on disk for certain does not count (J6).
+    pub(super) fn void(&mut self, state: &mut OverlayState) -> Voided {
+        let mut voided = Voided::default();
+        if let Some(frozen) = &mut state.frozen {
+            let frozen = Arc::make_mut(Arc::make_mut(frozen).state_mut());
+            self.void_nodes(frozen, &mut Voided::default());
+        }
+        self.void_nodes(state, &mut voided);
+        self.bodies.clear();
+        voided.incomplete.sort_unstable();
+        voided.reverted.sort_unstable();
+        voided
+    }
+
+    fn void_nodes(&self, state: &mut OverlayState, voided: &mut Voided) {
+        for (id, node) in &mut state.nodes {
+            let Some(file) = node.body.as_file() else { continue };
+            let Some(marks) = file.body.and_then(|body| self.bodies.get(&body)) else {
+                continue;
+            };
+            if marks.fresh.is_some() && file.base.is_none() {
+                voided.incomplete.push(*id);
+                continue;
+            }
+            let NodeBody::File(file) = &mut Arc::make_mut(node).body else {
+                continue;
+            };
+            if marks.fresh.is_some() {
+                voided.reverted.push(*id);
+                let back = FileState::of_base(file.base.take());
+                *file = FileState {
+                    bytes_generation: file.bytes_generation,
+                    ..back
+                };
+            } else if let Some(bits) = &mut file.present {
+                let bits = Arc::make_mut(bits);
+                for (_, first, count) in &marks.runs {
+                    for frame in *first..first + count {
+                        if let Some(word) = usize::try_from(frame / 64).ok().and_then(|w| bits.get_mut(w)) {
+                            *word &= !(1 << (frame % 64));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The parts of a run of frames that are not in the map.
+fn absent_runs(bits: &[u64], first: u64, count: u64) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for frame in first..first.saturating_add(count) {
+        if super::state::bit(bits, frame) {
+            continue;
+        }
+        match runs.last_mut() {
+            Some((start, len)) if *start + *len == frame => *len += 1,
+            _ => runs.push((frame, 1)),
+        }
+    }
+    runs
+}
