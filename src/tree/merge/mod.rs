@@ -29,6 +29,7 @@
 //! - Xattrs of both sides that together exceed the limit of an entry: mine's, the head's keys are reported.
 
 mod count;
+mod dirs;
 mod inodes;
 mod moves;
 mod names;
