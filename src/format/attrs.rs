@@ -187,9 +187,7 @@ pub fn decode_xattr_map(r: &mut Reader<'_>) -> Result<XattrMap, Corrupt> {
         left -= name.len();
         let value = r.bytes(left)?;
         left -= value.len();
-        let sorted = map
-            .last_key_value()
-            .is_none_or(|(last, _): (&Box<[u8]>, _)| **last < *name);
+        let sorted = map.keys().next_back().is_none_or(|last| **last < *name);
         r.require(sorted, "xattrs are not sorted by name")?;
         map.insert(name.into(), value.into());
     }

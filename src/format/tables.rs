@@ -184,12 +184,18 @@ impl EncodeTables {
 /// How a decoder finds packs, owners, times and file ids; the counterpart of [`EncodeTables`].
 #[derive(Debug)]
 pub struct DecodeTables {
-    slots: Option<(Vec<PackRef>, Vec<(u32, u32)>)>,
+    slots: Option<DecodeSlots>,
     own: Option<PackRef>,
     local_allowed: bool,
     pub(super) base_mtime: i64,
     pub(super) previous: u64,
     entries: usize,
+}
+
+#[derive(Debug)]
+struct DecodeSlots {
+    packs: Vec<PackRef>,
+    owners: Vec<(u32, u32)>,
 }
 
 impl DecodeTables {
@@ -221,7 +227,7 @@ impl DecodeTables {
             owners.push((r.uv32()?, r.uv32()?));
         }
         Ok(DecodeTables {
-            slots: Some((packs, owners)),
+            slots: Some(DecodeSlots { packs, owners }),
             own,
             local_allowed,
             base_mtime: r.zz()?,
@@ -231,7 +237,7 @@ impl DecodeTables {
     }
 
     pub(super) fn pack(&self, r: &mut Reader<'_>) -> Result<PackRef, Corrupt> {
-        let Some((packs, _)) = &self.slots else {
+        let Some(DecodeSlots { packs, .. }) = &self.slots else {
             return read_pack(r, self.local_allowed);
         };
         match r.uv()? {
@@ -246,7 +252,7 @@ impl DecodeTables {
     }
 
     pub(super) fn owner(&self, r: &mut Reader<'_>) -> Result<(u32, u32), Corrupt> {
-        let Some((_, owners)) = &self.slots else {
+        let Some(DecodeSlots { owners, .. }) = &self.slots else {
             return Ok((r.uv32()?, r.uv32()?));
         };
         let slot = r.uv32()?;
