@@ -38,7 +38,10 @@ pub fn encode_attrs(w: &mut Writer, tables: &mut EncodeTables, attrs: &Attrs) ->
     set(OWNER, (attrs.uid, attrs.gid) != (0, 0));
     set(MTIME, mtime_diff != 0);
     set(MTIME_NANOS, attrs.mtime.nanos != 0);
-    set(XATTRS, matches!(attrs.xattrs, Xattrs::Inline(_)));
+    set(
+        XATTRS,
+        matches!(&attrs.xattrs, Xattrs::Inline(map) if !map.is_empty()),
+    );
     set(XATTRS_OUT, matches!(attrs.xattrs, Xattrs::OutOfLine { .. }));
     set(CTIME, ctime_diff.is_some_and(|diff| diff != 0));
     set(CTIME_FAR, ctime_diff.is_none());
@@ -66,6 +69,7 @@ pub fn encode_attrs(w: &mut Writer, tables: &mut EncodeTables, attrs: &Attrs) ->
     }
     match &attrs.xattrs {
         Xattrs::None => Ok(()),
+        Xattrs::Inline(map) if map.is_empty() => Ok(()),
         Xattrs::Inline(map) => {
             if !tables.is_absolute() {
                 limit(
@@ -83,7 +87,7 @@ pub fn encode_attrs(w: &mut Writer, tables: &mut EncodeTables, attrs: &Attrs) ->
                 "bytes of xattrs",
             )?;
             w.uv(u64::from(*raw_len));
-            encode_blob_ref(w, tables, blob)
+            encode_blob_ref(w, tables, blob, u64::from(*raw_len))
         }
     }
 }

@@ -68,11 +68,7 @@ pub fn encode_ptr(w: &mut Writer, tables: &mut EncodeTables, ptr: &Ptr) -> Resul
         u64::from(NODE_RAW_BYTES_MAX),
         "raw bytes of a node",
     )?;
-    limit(
-        ptr.offset.saturating_add(u64::from(ptr.stored_len)),
-        PACK_BYTES_MAX,
-        "end of an item in its pack",
-    )?;
+    place_rules(ptr.offset, ptr.stored_len, u64::from(ptr.raw_len)).map_err(EncodeError::Invalid)?;
     tables.pack(w, &ptr.pack)?;
     w.uv(ptr.offset);
     w.uv(u64::from(ptr.stored_len));
@@ -102,22 +98,29 @@ pub fn decode_ptr(r: &mut Reader<'_>, tables: &DecodeTables) -> Result<Ptr, Corr
 }
 
 fn check_place(r: &Reader<'_>, offset: u64, stored_len: u32, raw_len: u64) -> Result<(), Corrupt> {
-    let end = offset.saturating_add(u64::from(stored_len));
-    r.require(end <= PACK_BYTES_MAX, "an item ends behind the largest pack")?;
-    r.require(stored_len > 0, "an item has no codec byte")?;
-    r.require(
-        u64::from(stored_len) <= raw_len + 1,
-        "an item is stored longer than raw",
-    )
+    place_rules(offset, stored_len, raw_len).map_err(|rule| r.corrupt(rule))
 }
 
-/// Writes where a blob is. Its raw length stands elsewhere.
-pub fn encode_blob_ref(w: &mut Writer, tables: &mut EncodeTables, blob: &BlobRef) -> Result<(), EncodeError> {
-    limit(
-        blob.offset.saturating_add(u64::from(blob.stored_len)),
-        PACK_BYTES_MAX,
-        "end of an item in its pack",
-    )?;
+/// What holds for the place of every item in a pack.
+fn place_rules(offset: u64, stored_len: u32, raw_len: u64) -> Result<(), &'static str> {
+    let stored_len = u64::from(stored_len);
+    if offset.saturating_add(stored_len) > PACK_BYTES_MAX {
+        return Err("an item ends behind the largest pack");
+    }
+    if stored_len == 0 || stored_len > raw_len + 1 {
+        return Err("an item is stored in its codec byte and at most its raw length");
+    }
+    Ok(())
+}
+
+/// Writes where a blob of `raw_len` bytes is; the length itself stands elsewhere.
+pub fn encode_blob_ref(
+    w: &mut Writer,
+    tables: &mut EncodeTables,
+    blob: &BlobRef,
+    raw_len: u64,
+) -> Result<(), EncodeError> {
+    place_rules(blob.offset, blob.stored_len, raw_len).map_err(EncodeError::Invalid)?;
     tables.pack(w, &blob.pack)?;
     w.uv(blob.offset);
     w.uv(u64::from(blob.stored_len));
@@ -139,11 +142,12 @@ pub fn decode_blob_ref(r: &mut Reader<'_>, tables: &DecodeTables, raw_len: u64) 
     })
 }
 
-/// Writes a chunk reference.
+/// Writes a reference to a chunk of `raw_len` bytes; `None` where the length is not known (extent pages).
 pub fn encode_chunk_ref(
     w: &mut Writer,
     tables: &mut EncodeTables,
     chunk: &ChunkRef,
+    raw_len: Option<u64>,
 ) -> Result<(), EncodeError> {
     match chunk {
         ChunkRef::Hole => w.u8(0),
@@ -154,8 +158,10 @@ pub fn encode_chunk_ref(
             w.hash(id);
         }
         ChunkRef::Packed(blob) => {
+            let raw_len = raw_len.unwrap_or(ITEM_BYTES_MAX);
+            limit(raw_len, ITEM_BYTES_MAX, "bytes of a chunk in a pack")?;
             w.u8(2);
-            encode_blob_ref(w, tables, blob)?;
+            encode_blob_ref(w, tables, blob, raw_len)?;
         }
     }
     Ok(())
@@ -207,7 +213,7 @@ pub fn encode_content(
                 "a blob content has 1 byte to below 4 MiB",
             )?;
             w.u8(1);
-            encode_blob_ref(w, tables, blob)?;
+            encode_blob_ref(w, tables, blob, size)?;
         }
         Content::Chunks { tier, chunks, cid } => {
             ensure(*tier == 0, "the tier table is number 0")?;
@@ -223,12 +229,13 @@ pub fn encode_content(
             w.u8(2);
             w.uv(u64::from(*tier));
             w.uv(chunks.len() as u64);
-            for chunk in chunks.iter() {
-                encode_chunk_ref(w, tables, chunk)?;
+            for (index, chunk) in (0..).zip(chunks.iter()) {
+                encode_chunk_ref(w, tables, chunk, Some(chunk_len(index, size)))?;
             }
         }
         Content::Paged { tier, root, cid } => {
             ensure(*tier == 0, "the tier table is number 0")?;
+            ensure(size > 0, "a paged content has bytes")?;
             w.u8(3);
             w.uv(u64::from(*tier));
             encode_ptr(w, tables, root)?;

@@ -218,6 +218,11 @@ impl Descriptor {
         Ok(descriptor)
     }
 
+    /// Refuses to write what this version could not read.
+    pub(super) fn check_writable(&self) -> Result<(), EncodeError> {
+        ensure(self.check("").is_ok(), "a descriptor that this version can read")
+    }
+
     /// Refuses what this version cannot read.
     pub(super) fn check(&self, object: &str) -> Result<(), FormatError> {
         let unsupported = |what: String| FormatError::Unsupported {
@@ -228,6 +233,7 @@ impl Descriptor {
             return Err(unsupported(format!("features {}", features.join(", "))));
         }
         for (known, what) in [
+            (self.sailvol == FORMAT_VERSION, "another version of the format"),
             (self.hash == "blake3", "hash function"),
             (self.node.tiny_max == TINY_BYTES_MAX as u32, "node.tiny_max"),
             (self.pack.item_max == ITEM_BYTES_MAX as u32, "pack.item_max"),

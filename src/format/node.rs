@@ -169,7 +169,7 @@ pub fn encode_extent_page(page: &ExtentPage, local_allowed: bool) -> Result<Enco
     let mut body = Writer::new();
     body.uv(page.chunks.len() as u64);
     for chunk in &page.chunks {
-        encode_chunk_ref(&mut body, &mut tables, chunk)?;
+        encode_chunk_ref(&mut body, &mut tables, chunk, None)?;
     }
     assemble(NodeType::Extent, &bases, &tables, body)
 }

@@ -266,6 +266,11 @@ impl Record {
             self.gc.epoch != LOCAL_EPOCH,
             "the local epoch is no epoch of a volume",
         )?;
+        self.descriptor.check_writable()?;
+        ensure(
+            self.access() == Access::ReadWrite,
+            "features that this version may write",
+        )?;
         ensure(self.gc.fence <= self.seq, "a fence is not after the record")?;
         limit(self.merged.len() as u64, MERGED_MAX as u64, "drafts in a record")?;
         limit(

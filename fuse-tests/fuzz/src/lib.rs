@@ -176,6 +176,9 @@ pub fn record(data: &[u8]) {
     };
     let _ = verify(Bytes::copy_from_slice(data), VOLUME, 4_711);
     let Some(record) = mend(data).and_then(|(bytes, volume, seq)| verify(bytes, volume, seq)) else { return };
+    if record.access() != Access::ReadWrite {
+        return; // may be read, must not be written
+    }
     match record.encode() {
         Ok(encoded) => {
             let again = verify(encoded.bytes, record.volume(), record.seq).expect("own encoding decodes");

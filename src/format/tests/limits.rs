@@ -119,6 +119,28 @@ fn contents() {
     };
     assert!(accepted(&file(ITEM_BYTES_MAX - 1, Content::Blob(blob))));
     assert!(!accepted(&file(ITEM_BYTES_MAX, Content::Blob(blob))));
+    let longer = BlobRef {
+        stored_len: 11,
+        ..blob
+    };
+    assert!(
+        accepted(&file(10, Content::Blob(longer))),
+        "raw, with its codec byte"
+    );
+    assert!(
+        !accepted(&file(9, Content::Blob(longer))),
+        "stored longer than raw"
+    );
+    assert!(
+        !accepted(&file(
+            9,
+            Content::Blob(BlobRef {
+                stored_len: 0,
+                ..blob
+            })
+        )),
+        "no codec byte"
+    );
     let behind = BlobRef {
         offset: PACK_BYTES_MAX,
         ..blob
@@ -380,6 +402,8 @@ fn parts_of_a_record() {
     let deep = VolPath(vec![Name::new(b"d").unwrap(); PATH_DEPTH_MAX + 1]);
     assert!(refused(&|r| r.renames = vec![(deep.clone(), VolPath::root())]));
     assert!(refused(&|r| r.descriptor.name = "n".repeat(RECORD_JSON_BYTES_MAX)));
+    assert!(refused(&|r| drop(r.features.ro_compat.insert("newer".into()))));
+    assert!(refused(&|r| r.descriptor.node.page_max = 1));
     assert!(refused(&|r| r.gc.epoch = LOCAL_EPOCH));
     assert!(refused(&|r| r.gc.fence = r.seq + 1));
     assert!(refused(&|r| r.parent = None) || record().seq == 0);
