@@ -9,7 +9,7 @@ use super::error::CommitError;
 use super::surroundings::Commit;
 use super::upload::{DirtyFile, Upload, UploadedFiles};
 use crate::model::{Content, Epoch, Hash, Kind, TreeRoot, VolPath};
-use crate::overlay::{BaseRef, NodeBody, OverlayState};
+use crate::overlay::{BaseRef, OverlayState};
 use crate::tree::NodeSource;
 use crate::volume::Head;
 
@@ -93,17 +93,20 @@ impl Frozen {
         match &self.changes {
             Changes::Overlay(overlay) => {
                 let paths = reachable(overlay)?.paths;
-                let files =
-                    paths
-                        .into_iter()
-                        .filter_map(|(node, path)| match &overlay.nodes.get(&node)?.body {
-                            NodeBody::File(file) if file.dirty && file.body.is_some() => Some(DirtyFile {
-                                node,
-                                path,
-                                state: file.clone(),
-                            }),
-                            _ => None,
-                        });
+                let files = overlay.nodes.iter().filter_map(|(id, node)| {
+                    let file = node
+                        .body
+                        .as_file()
+                        .filter(|file| file.dirty && file.body.is_some())?;
+                    // An inode of the links tree may have no name that the overlay knows.
+                    let nameless = node.link.is_some() && node.nlink > 0;
+                    let path = paths.get(id).cloned().or_else(|| nameless.then(VolPath::root))?;
+                    Some(DirtyFile {
+                        node: *id,
+                        path,
+                        state: file.clone(),
+                    })
+                });
                 Ok(files.collect())
             }
             Changes::Edits(edits) => Ok(edited_files(src, &self.base, edits).await?),

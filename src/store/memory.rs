@@ -54,6 +54,11 @@ impl MemoryStore {
         state.clock = Some(time);
     }
 
+    /// What the store's clock shows.
+    pub fn time(&self) -> Timestamp {
+        self.state.lock().time()
+    }
+
     /// All keys, sorted.
     pub fn keys(&self) -> Vec<String> {
         self.state.lock().objects.keys().cloned().collect()

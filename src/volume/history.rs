@@ -4,8 +4,8 @@
 //!
 //! The history tree is a directory tree like any other: a name for each record, 16 hexadecimal digits of its number, and
 //! what is known of the record as target of a symbolic link, as that is the kind of entry that carries up to 4,095 bytes
-//! of its own. So it is edited, partitioned and read by the code that serves files. Only records of a collector change
-//! it.
+//! of its own (none of them NUL: a NUL is written as 1 1, a 1 as 1 2). So it is edited, partitioned and read by the code
+//! that serves files. Only records of a collector change it.
 
 use futures::stream::{StreamExt, TryStreamExt};
 
@@ -16,9 +16,9 @@ use crate::tree::{self, NodeSource, TreeError};
 
 /// Records read at the same time.
 const RECORDS_AT_ONCE: usize = 16;
-/// Bytes of `by` and `msg` that an entry keeps of each: two of them, 129 transactions and the rest stay below the 4,095
-/// bytes of an entry.
-const TEXT_BYTES_MAX: usize = 900;
+/// Bytes of `by` and `msg` that an entry keeps of each: two of them (twice as long if they hold nothing but NULs), 129
+/// transactions and the rest stay below the 4,095 bytes of an entry.
+const TEXT_BYTES_MAX: usize = 400;
 
 /// What the history tree keeps of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,14 +77,15 @@ impl HistoryEntry {
         let entry = Entry {
             attrs: Attrs::default(),
             body: EntryBody::Symlink {
-                target: w.into_vec().into(),
+                target: without_nul(w.as_slice()).into(),
             },
         };
         (history_name(seq), entry)
     }
 
-    fn parse(bytes: &[u8], object: &str) -> Result<HistoryEntry, Corrupt> {
-        let mut r = Reader::new(bytes, object);
+    fn parse(target: &[u8], object: &str) -> Result<HistoryEntry, Corrupt> {
+        let bytes = with_nul(target);
+        let mut r = Reader::new(&bytes, object);
         let hash = r.hash()?;
         let count = r.count(16)?;
         let txns = (0..count)
@@ -104,6 +105,29 @@ fn cut(text: &str) -> String {
         .take_while(|end| *end <= TEXT_BYTES_MAX)
         .last();
     text[..end.unwrap_or(0)].to_owned()
+}
+
+fn without_nul(bytes: &[u8]) -> Vec<u8> {
+    let pairs = bytes.iter().map(|byte| match byte {
+        0 => (1, Some(1)),
+        1 => (1, Some(2)),
+        other => (*other, None),
+    });
+    pairs
+        .flat_map(|(first, second)| std::iter::once(first).chain(second))
+        .collect()
+}
+
+fn with_nul(target: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(target.len());
+    let mut rest = target.iter();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            1 => rest.next().map_or(0, |second| second.saturating_sub(1)),
+            other => *other,
+        });
+    }
+    bytes
 }
 
 fn history_name(seq: Seq) -> Name {
@@ -211,18 +235,18 @@ mod tests {
     #[test]
     fn entries_come_back_and_fit_with_as_many_drafts_as_a_record_may_have() {
         let entry = HistoryEntry {
-            hash: Hash([7; 32]),
+            hash: Hash([0; 32]),
             txns: (0..129u8).map(|i| TxnId([i; 16])).collect(),
             by: cut(&"ä".repeat(2000)),
             msg: cut(&"x".repeat(5000)),
         };
-        assert_eq!((entry.by.len(), entry.msg.len()), (900, 900));
+        assert_eq!((entry.by.len(), entry.msg.len()), (400, 400));
         let (name, stored) = entry.to_entry(258);
         assert_eq!(name.as_bytes(), b"0000000000000102");
         let EntryBody::Symlink { target } = stored.body else {
             panic!("kind")
         };
-        assert!(target.len() <= crate::model::SYMLINK_BYTES_MAX);
+        assert!(target.len() <= crate::model::SYMLINK_BYTES_MAX && !target.contains(&0));
         assert_eq!(HistoryEntry::parse(&target, "t").unwrap(), entry);
     }
 }

@@ -27,6 +27,10 @@ mod objects;
 mod open;
 mod publish;
 pub mod rules;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use clock::Clock;
 pub use create::{CreateOptions, Created};

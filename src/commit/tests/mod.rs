@@ -1,0 +1,8 @@
+//! Commits against a scripted store.
+
+mod concurrent;
+mod cost;
+mod crash;
+mod edits;
+mod mount;
+mod roundtrip;

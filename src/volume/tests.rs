@@ -1,0 +1,354 @@
+//! The remote volume against a scripted store.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::testing::*;
+use super::*;
+use crate::format::{GcState, RecordKind, SuperNode, Usage, txn_id};
+use crate::model::{Attrs, DirTree, Entry, EntryBody, LeaseId, Name, Seq, Totals, TreeRoot, TxnId};
+use crate::tree::{self, NodeParams, NodeWriter};
+
+fn txn(n: u64) -> TxnId {
+    let mut random = [0; 32];
+    random[..8].copy_from_slice(&n.to_le_bytes());
+    txn_id(&random, "test", &Default::default(), &Default::default())
+}
+
+fn next(head: &Head, n: u64) -> NextRecord {
+    NextRecord {
+        kind: RecordKind::Commit,
+        txn: txn(n),
+        base: head.seq(),
+        by: "test".to_owned(),
+        message: format!("number {n}"),
+        root: head.record().root.clone(),
+        usage: Usage::default(),
+        gc: None,
+        config: None,
+        renames: Vec::new(),
+    }
+}
+
+async fn publish(volume: &Volume, head: &Head, record: NextRecord) -> PublishOutcome {
+    let prepared = volume.prepare(head, record).unwrap();
+    volume
+        .publish(&RemoteSource::new(volume.clone()), &prepared)
+        .await
+        .unwrap()
+}
+
+async fn publish_ok(volume: &Volume, head: &Head, n: u64) -> Head {
+    match publish(volume, head, next(head, n)).await {
+        PublishOutcome::Published { record, head } => {
+            assert_eq!(record.record.txn, txn(n));
+            head
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A collector's fence after `head` that keeps `keep`, with the history tree that it has to extend.
+pub(crate) async fn publish_fence(volume: &Volume, head: &Head, keep: &[Seq]) -> Head {
+    let src = RemoteSource::new(volume.clone());
+    let old = head.record().root.history;
+    let tree = old.map_or(DirTree::empty(), |(ptr, index)| DirTree::Stored { ptr, index });
+    let mut entries = Vec::new();
+    for seq in head.record().gc.fence..=head.seq() {
+        let (logged, _) = volume.fetch_record(seq).await.unwrap().unwrap();
+        let (name, entry) = HistoryEntry::of(&logged).to_entry(seq);
+        entries.push((name, Some(entry)));
+    }
+    let tree = tree::edit_dir(&src, &tree, entries).await.unwrap();
+    // Stored as what it is, a directory of its own: inline_max 0 keeps it out of its parent.
+    let params = NodeParams {
+        inline_max: 0,
+        page_max: 4096,
+        ..NodeParams::default()
+    };
+    let totals = tree::recount(&tree::entries(&src, &tree).await.unwrap());
+    let history = Entry {
+        attrs: Attrs::default(),
+        body: EntryBody::Dir { totals, tree },
+    };
+    let holder = vec![(Name::new(b"h").unwrap(), Some(history))];
+    let (holder, totals) = tree::edit_dir_entry(&src, &DirTree::empty(), &Totals::default(), holder)
+        .await
+        .unwrap();
+    let root = TreeRoot {
+        attrs: Default::default(),
+        totals,
+        tree: holder,
+        links: Default::default(),
+    };
+    let stored = tree::store(&src, &root, NodeWriter::new(head.record().gc.epoch + 1, params))
+        .await
+        .unwrap();
+    for pack in &stored.packs {
+        volume.put_pack(pack).await.unwrap();
+    }
+    let DirTree::Inline(page) = &stored.root.tree else {
+        panic!("one entry")
+    };
+    let (_, DirTree::Stored { ptr, index }) = page.entries[0].1.as_dir().unwrap() else {
+        panic!("stored")
+    };
+    let fence = head.seq() + 1;
+    let gc = GcState {
+        epoch: head.record().gc.epoch + 1,
+        fence,
+        retained: keep.iter().copied().chain([fence]).collect(),
+    };
+    let record = NextRecord {
+        kind: RecordKind::Gc,
+        txn: txn(1_000_000 + fence),
+        root: SuperNode {
+            history: Some((*ptr, *index)),
+            ..head.record().root.clone()
+        },
+        gc: Some(gc),
+        ..next(head, 0)
+    };
+    match publish(volume, head, record).await {
+        PublishOutcome::Published { head, .. } => head,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Deletes records as a collector would.
+pub(crate) async fn trim(volume: &Volume, seqs: impl IntoIterator<Item = Seq>) {
+    let keys: Vec<String> = seqs
+        .into_iter()
+        .map(|seq| crate::format::Key::Record(volume.id(), seq).to_string())
+        .collect();
+    volume.store().delete(&keys).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_is_opened_by_name_with_three_requests_and_by_id_with_two() {
+    let store = scripted();
+    let made = new_volume(&store, "data").await;
+    store.take_calls();
+    let opened = reopen(&store, "data").await;
+    assert_eq!(store.take_calls().len(), 3);
+    assert_eq!((opened.volume.id(), opened.head.seq()), (made.volume.id(), 0));
+    let id = VolumeRef::parse(&made.volume.id().to_string());
+    let by_id = Volume::open(store.clone(), clock_of(&store), &id).await.unwrap();
+    assert_eq!(store.take_calls().len(), 2);
+    assert_eq!(by_id.descriptor().name, "data");
+    let wrong = Volume::open(store.clone(), clock_of(&store), &VolumeRef::parse("dat")).await;
+    assert!(matches!(wrong, Err(VolumeError::NotFound { nearest: Some(n), .. }) if n == "data"));
+    let bad = Volume::open(store.clone(), clock_of(&store), &VolumeRef::parse("a/b")).await;
+    assert!(matches!(bad, Err(VolumeError::BadName { .. })));
+    let all = Volume::list(&(store.clone() as _), &clock_of(&store))
+        .await
+        .unwrap();
+    assert_eq!(all.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["data"]);
+}
+
+#[tokio::test]
+async fn of_racing_creators_one_makes_the_volume_and_all_open_it() {
+    for seed in 0..20 {
+        let store = scripted();
+        store.by_chance(seed, 20, 6);
+        let creates = (0..6).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                Volume::create(store.clone(), clock_of(&store), &create_options("data")).await
+            })
+        });
+        let mut ids = BTreeSet::new();
+        let mut new = 0;
+        for create in creates.collect::<Vec<_>>() {
+            // A creator may give up after too many lost answers; it must not have made a second volume.
+            if let Ok(created) = create.await.unwrap() {
+                new += u32::from(matches!(created, Created::New(_)));
+                ids.insert(created.into_opened().volume.id().to_string());
+            }
+        }
+        assert!(ids.len() <= 1 && new <= 1, "seed {seed}: {ids:?} {new}");
+        store.by_chance(seed, 0, 0);
+        let all = Volume::list(&(store.clone() as _), &clock_of(&store))
+            .await
+            .unwrap();
+        assert!(
+            all.len() <= 1 && all.iter().all(|v| v.head.is_ok()),
+            "seed {seed}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_look_that_finds_nothing_new_costs_one_request() {
+    let store = scripted();
+    let Opened { volume, head } = new_volume(&store, "data").await;
+    let mut newest = volume.head().await.unwrap();
+    store.take_calls();
+    let seen = volume.refresh(&newest).await.unwrap();
+    assert_eq!((seen.head.seq(), store.take_calls().len()), (0, 1));
+    for n in 1..=3 {
+        newest = publish_ok(&volume, &newest, n).await;
+    }
+    store.take_calls();
+    let seen = volume.refresh(&head).await.unwrap();
+    assert_eq!(
+        seen.newer.iter().map(LoggedRecord::seq).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
+    assert!(seen.complete);
+    for n in 4..=30 {
+        newest = publish_ok(&volume, &newest, n).await;
+    }
+    store.take_calls();
+    let seen = volume.refresh(&head).await.unwrap();
+    assert_eq!((seen.head.seq(), seen.complete), (30, false));
+    assert_eq!(store.take_calls().len() as u64, rules::STEPS_MAX + 2);
+    // After an hour "not there" would mean nothing.
+    store.memory.advance_time(Duration::from_secs(3601));
+    let seen = volume.refresh(&seen.head).await.unwrap();
+    assert_eq!((seen.head.seq(), store.take_calls().len()), (30, 2));
+    let log = volume.log(&seen.head, 5).await.unwrap();
+    assert_eq!(
+        log.iter().map(LoggedRecord::seq).collect::<Vec<_>>(),
+        [30, 29, 28, 27, 26]
+    );
+    assert_eq!(volume.record(&seen.head, 7).await.unwrap().seq(), 7);
+    assert!(matches!(
+        volume.record(&seen.head, 31).await,
+        Err(VolumeError::NotKept { .. })
+    ));
+    assert!(check_not_back(&head, 30, seen.head.hash()).is_err());
+    assert!(check_not_back(&seen.head, 7, head.hash()).is_ok());
+}
+
+#[tokio::test]
+async fn a_head_whose_get_took_too_long_is_read_again() {
+    let store = scripted();
+    let Opened { volume, .. } = new_volume(&store, "data").await;
+    store.take_calls();
+    store.plan(Verb::Get, "/log/", Fault::Slow(4000));
+    volume.head().await.unwrap();
+    assert_eq!(store.take_calls().len(), 4);
+}
+
+#[tokio::test]
+async fn a_record_is_published_once_whatever_happens_to_the_answers() {
+    for fault in [Fault::AnswerLost, Fault::NeverArrives] {
+        let store = scripted();
+        let Opened { volume, head } = new_volume(&store, "data").await;
+        store.plan(Verb::PutIfAbsent, "/log/", fault);
+        let head = publish_ok(&volume, &head, 1).await;
+        assert_eq!(volume.head().await.unwrap().hash(), head.hash(), "{fault:?}");
+    }
+    // Answers lost all the time, and then a store that does not answer.
+    let store = scripted();
+    let Opened { volume, head } = new_volume(&store, "data").await;
+    store.plan(Verb::PutIfAbsent, "/log/", Fault::AnswerLost);
+    store.plan(Verb::Get, "/log/", Fault::Unreachable);
+    let outcome = publish(&volume, &head, next(&head, 1)).await;
+    assert!(matches!(outcome, PublishOutcome::Unknown { .. }));
+    let newest = volume.head().await.unwrap();
+    let src = RemoteSource::new(volume.clone());
+    assert_eq!(
+        volume
+            .find_txn(&src, &newest, txn(1), 0)
+            .await
+            .unwrap()
+            .map(|f| f.seq),
+        Some(1)
+    );
+    assert_eq!(volume.find_txn(&src, &newest, txn(2), 0).await.unwrap(), None);
+    // The number is another's.
+    let outcome = publish(&volume, &head, next(&head, 2)).await;
+    assert!(matches!(outcome, PublishOutcome::Lost));
+}
+
+#[tokio::test]
+async fn a_slow_writer_in_a_reused_slot_is_sent_back_and_a_fenced_record_is_found() {
+    let store = scripted();
+    let Opened { volume, head } = new_volume(&store, "data").await;
+    let first = publish_ok(&volume, &head, 1).await;
+    let second = publish_ok(&volume, &first, 2).await;
+    store.memory.advance_time(Duration::from_secs(3 * 86400));
+    let fence = publish_fence(&volume, &volume.head().await.unwrap(), &[second.seq()]).await;
+    assert_eq!((second.seq(), fence.seq()), (2, 3));
+    trim(&volume, [0, 1]).await;
+    let src = RemoteSource::new(volume.clone());
+    // Below the fence the history tells.
+    let found = volume.find_txn(&src, &fence, txn(1), 0).await.unwrap().unwrap();
+    assert_eq!(
+        (found.seq, found.hash, found.record.is_none()),
+        (1, first.hash(), true)
+    );
+    assert_eq!(volume.find_txn(&src, &fence, txn(9), 0).await.unwrap(), None);
+    // A writer that slept since it knew record 0 creates number 1 again.
+    let outcome = publish(&volume, &head, next(&head, 5)).await;
+    assert!(matches!(outcome, PublishOutcome::Lost), "{outcome:?}");
+    assert!(
+        volume.fetch_record(1).await.unwrap().is_none(),
+        "the slot is empty again"
+    );
+    // One whose record was fenced before it could be confirmed is not sent back.
+    let late = publish_ok(&volume, &fence, 6).await;
+    store.memory.advance_time(Duration::from_secs(3 * 86400));
+    let newer = publish_fence(&volume, &volume.head().await.unwrap(), &[]).await;
+    assert!(late.seq() < newer.record().gc.fence);
+    let outcome = publish(&volume, &fence, next(&fence, 6)).await;
+    assert!(matches!(outcome, PublishOutcome::Published { record, .. } if record.hash == late.hash()));
+}
+
+#[tokio::test]
+async fn records_are_held_only_after_a_head_confirmed_them() {
+    let store = scripted();
+    let Opened { volume, head } = new_volume(&store, "data").await;
+    let one = publish_ok(&volume, &head, 1).await;
+    let two = publish_ok(&volume, &one, 2).await;
+    let mut lease = LeaseHolder::new(LeaseId([7; 16]), "test".to_owned());
+    let now = || store.memory.time();
+    assert!(lease.held(now()).is_empty() && lease.is_due(now(), &BTreeSet::from([1])));
+    // The PUT went through, the head could not be read: nothing is held.
+    store.plan(Verb::List, "/log/", Fault::Unreachable);
+    assert!(volume.write_lease(&mut lease, BTreeSet::from([1])).await.is_err());
+    assert!(lease.held(now()).is_empty() && lease.named().contains(&1));
+    volume.write_lease(&mut lease, BTreeSet::from([1])).await.unwrap();
+    assert_eq!(lease.held(now()), BTreeSet::from([1]));
+    // A fence that does not keep record 1 leaves it unheld; one that is kept stays.
+    let fence = publish_fence(&volume, &two, &[2]).await;
+    volume
+        .write_lease(&mut lease, BTreeSet::from([1, 2, fence.seq()]))
+        .await
+        .unwrap();
+    assert_eq!(lease.held(now()), BTreeSet::from([2, fence.seq()]));
+    assert!(!lease.is_due(now(), lease.named()));
+    store.memory.advance_time(Duration::from_secs(9 * 3600));
+    assert!(lease.is_due(now(), lease.named()));
+    // A late renewal holds nothing until it is confirmed.
+    store.memory.advance_time(Duration::from_secs(20 * 3600));
+    assert!(lease.held(now()).is_empty());
+    store.plan(Verb::List, "/log/", Fault::Unreachable);
+    assert!(volume.write_lease(&mut lease, BTreeSet::from([2])).await.is_err());
+    assert!(lease.held(now()).is_empty());
+    volume.write_lease(&mut lease, BTreeSet::from([2])).await.unwrap();
+    assert_eq!(lease.held(now()), BTreeSet::from([2]));
+    volume.drop_lease(lease).await.unwrap();
+    assert!(!store.memory.keys().iter().any(|key| key.contains("/lease/")));
+}
+
+#[tokio::test]
+async fn a_deleted_volume_says_so_until_nothing_is_left() {
+    let store = scripted();
+    let Opened { volume, head } = new_volume(&store, "data").await;
+    let head = publish_ok(&volume, &head, 1).await;
+    store.plan(Verb::Delete, &volume.id().to_string(), Fault::Unreachable);
+    assert!(volume.delete("data", "me").await.is_err());
+    let gone = Volume::open(store.clone(), clock_of(&store), &VolumeRef::parse("data")).await;
+    assert!(matches!(gone, Err(VolumeError::Deleted { by, .. }) if by == "me"));
+    assert!(matches!(
+        volume.refresh(&head).await,
+        Err(VolumeError::Deleted { .. })
+    ));
+    volume.delete("data", "me").await.unwrap();
+    assert!(store.memory.keys().is_empty(), "{:?}", store.memory.keys());
+    let gone = Volume::open(store.clone(), clock_of(&store), &VolumeRef::parse("data")).await;
+    assert!(matches!(gone, Err(VolumeError::NotFound { .. })));
+}
