@@ -637,10 +637,9 @@ impl OverlayState {
     }
 
     fn forget(&mut self, id: NodeId) -> Result<(), ApplyError> {
-        if self.live(id)?.nlink > 0 {
+        if self.get(id)?.nlink > 0 || !self.forgotten.insert(id) {
             return Ok(());
         }
-        self.forgotten.insert(id);
         self.release(id);
         Ok(())
     }

@@ -19,6 +19,8 @@ pub(super) struct Bodies {
     next: AtomicU64,
     work: Mutex<Work>,
     wake: Condvar,
+    /// Held while files are removed: who asks for room waits for what is on its way out.
+    removing: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -42,6 +44,7 @@ impl Bodies {
             next: AtomicU64::new(1),
             work: Mutex::default(),
             wake: Condvar::new(),
+            removing: Mutex::new(()),
         })
     }
 
@@ -132,6 +135,7 @@ impl Bodies {
 
     /// Removes what may go now.
     pub(super) fn remove_doomed(&self, synced: u64) -> Result<u64, OverlayError> {
+        let _turn = self.removing.lock();
         let mut work = self.work.lock();
         let (now, later) = work
             .doomed
@@ -183,7 +187,13 @@ impl Bodies {
         self.wake.notify_all();
     }
 
-    /// Every body on disk: number, and whether it is one.
+    /// An empty body in the place of one that is gone.
+    pub(super) fn recreate(&self, id: BodyId) -> Result<(), OverlayError> {
+        super::dir::make_dir(&self.shard(id))?;
+        Body::create(id, self.path(id)).map(|_| ())
+    }
+
+    /// Every body on disk.
     pub(super) fn list(&self) -> Result<Vec<BodyId>, OverlayError> {
         let mut found = Vec::new();
         for shard in fs::read_dir(&self.dir).at(&self.dir)? {

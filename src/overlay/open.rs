@@ -50,7 +50,7 @@ pub struct Recovery {
     pub incomplete: Vec<NodeId>,
     /// Files that went back to the bytes of the base, since nothing written to them had been synced.
     pub reverted: Vec<NodeId>,
-    /// Files whose body is gone from the disk.
+    /// Files whose body is gone from the disk: they have the bytes of their base now, or none.
     pub missing: Vec<NodeId>,
     /// Bodies that nothing refers to and that were removed.
     pub bodies_removed: u64,
@@ -255,7 +255,7 @@ fn take_up(parts: Locked, mut replayed: Replayed) -> Result<Opened, OverlayError
     let highest = on_disk.iter().max().map_or(0, |id| id + 1);
     bodies.raise_next(manifest.next_body.max(state.next_body).max(highest));
     let referenced = state.bodies();
-    let mend = mend(&state, &bodies, &mut recovery);
+    let mend = mend(&state, &bodies, &mut recovery)?;
     let dir = options.dir.clone();
     let kept = manifest.clone();
     let all = bodies.clone();
@@ -277,7 +277,7 @@ fn take_up(parts: Locked, mut replayed: Replayed) -> Result<Opened, OverlayError
 }
 
 /// What the bodies on disk have to say, and inodes that were open when the last daemon died, as ops.
-fn mend(state: &OverlayState, bodies: &Bodies, recovery: &mut Recovery) -> Vec<Op> {
+fn mend(state: &OverlayState, bodies: &Bodies, recovery: &mut Recovery) -> Result<Vec<Op>, OverlayError> {
     let mut ops = Vec::new();
     let mut ids: Vec<NodeId> = state.nodes.keys().copied().collect();
     ids.sort_unstable();
@@ -293,6 +293,17 @@ fn mend(state: &OverlayState, bodies: &Bodies, recovery: &mut Recovery) -> Vec<O
         let Some(body) = file.body else { continue };
         let Ok(stat) = bodies.open(body).and_then(|body| body.stat()) else {
             recovery.missing.push(id);
+            match &file.base {
+                // Its last known bytes: better than an empty file, which a commit would publish.
+                Some((size, content)) => {
+                    ops.push(Op::ReplaceContent {
+                        id,
+                        size: *size,
+                        content: content.clone(),
+                    });
+                }
+                None => bodies.recreate(body)?,
+            }
             continue;
         };
         if stat.len < file.base_valid {
@@ -308,7 +319,7 @@ fn mend(state: &OverlayState, bodies: &Bodies, recovery: &mut Recovery) -> Vec<O
             ops.push(Op::SetAttrs { id, attrs });
         }
     }
-    ops
+    Ok(ops)
 }
 
 /// Overlay directories that the manifest does not name.

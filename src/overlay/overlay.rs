@@ -87,7 +87,7 @@ pub struct Overlay {
     pub(super) number: AtomicU64,
     closed: AtomicBool,
     worker: Mutex<Option<JoinHandle<()>>>,
-    _lock: DirLock,
+    lock: Mutex<Option<DirLock>>,
 }
 
 /// What an overlay is put together from.
@@ -119,7 +119,7 @@ impl Overlay {
             number: AtomicU64::new(parts.number),
             closed: AtomicBool::new(false),
             worker: Mutex::new(None),
-            _lock: parts.lock,
+            lock: Mutex::new(Some(parts.lock)),
         });
         let (weak, bodies) = (Arc::downgrade(&overlay), overlay.bodies.clone());
         let worker = std::thread::Builder::new()
@@ -269,10 +269,15 @@ impl Overlay {
     }
 
     /// Ends it: everything is put on disk; an overlay without changes leaves nothing but a small directory. Nothing can be
-    /// changed any more.
+    /// changed any more, and the directory may be opened again.
     pub fn close(&self) -> Result<(), OverlayError> {
-        self.bodies.stop();
-        self.join_worker();
+        self.stop();
+        self.put_down()?;
+        self.lock.lock().take();
+        Ok(())
+    }
+
+    fn put_down(&self) -> Result<(), OverlayError> {
         let _syncing = self.syncing.write();
         let state = self.state.write();
         let mut journal = self.journal.lock();
@@ -283,12 +288,14 @@ impl Overlay {
             journal.poison();
             return self.leave_nothing(&state);
         }
+        // In this order: the frame says that all bodies are on disk.
+        rustix::fs::syncfs(&*journal.file()).map_err(|e| self.io(e.into()))?;
         let mut tail = journal.tail();
         let mut frames = Vec::new();
         tail.frame(&mut frames, &[CLOSED]);
         journal.append(&frames, tail, false)?;
         journal.poison();
-        rustix::fs::syncfs(&*journal.file()).map_err(|e| self.io(e.into()))?;
+        journal.file().sync_data().map_err(|e| self.io(e))?;
         self.bodies.drop_ahead()?;
         self.bodies.remove_doomed(u64::MAX)?;
         Ok(())
@@ -313,7 +320,9 @@ impl Overlay {
         sync_dir(&self.options.dir)
     }
 
-    fn join_worker(&self) {
+    /// Ends the background thread.
+    pub(super) fn stop(&self) {
+        self.bodies.stop();
         if let Some(worker) = self.worker.lock().take()
             && worker.thread().id() != std::thread::current().id()
         {
@@ -358,8 +367,7 @@ impl Manifest {
 
 impl Drop for Overlay {
     fn drop(&mut self) {
-        self.bodies.stop();
-        self.join_worker();
+        self.stop();
     }
 }
 

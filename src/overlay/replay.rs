@@ -132,7 +132,8 @@ impl Replayed {
                 r.finish().map_err(|e| e.to_string())?;
                 self.open_in(boot);
             }
-            MARKER | CLOSED | NOTHING => {}
+            MARKER | NOTHING => {}
+            CLOSED => self.unsynced = Unsynced::default(),
             SYNCED => {
                 let synced = super::codec::get_runs(&mut r).map_err(|e| e.to_string())?;
                 r.finish().map_err(|e| e.to_string())?;

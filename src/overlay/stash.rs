@@ -91,7 +91,7 @@ impl Overlay {
             } else {
                 without(&current, kept)
             };
-            if !without.is_clean() {
+            if worth_keeping(&without) {
                 let id = if kept.is_empty() {
                     let file = journal.file();
                     file.sync_data().at(journal.path())?;
@@ -294,6 +294,18 @@ fn remove_overlay(dir: &Path, number: u64) {
     if let Err(error) = fs::remove_dir_all(&path) {
         tracing::warn!(%error, path = %path.display(), "left over until the next mount");
     }
+}
+
+/// True if something differs besides times of directories, which follow from what is done in them.
+fn worth_keeping(state: &OverlayState) -> bool {
+    state.nodes.iter().any(|(id, node)| {
+        let mut node = (**node).clone();
+        if let (NodeBody::Dir(_), Some(base)) = (&node.body, &node.base_attrs) {
+            node.attrs.mtime = base.mtime;
+            node.attrs.ctime = base.ctime;
+        }
+        state.differs(*id, &node)
+    })
 }
 
 /// The state as if the files `kept` had not been touched: those of the base have their old bytes, others are not there.

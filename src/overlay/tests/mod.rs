@@ -1,4 +1,7 @@
 //! Tests of the whole folder; what is short stands beside its code.
 
+mod crash;
+mod golden;
 mod program;
+mod stash;
 mod store;
