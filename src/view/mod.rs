@@ -8,6 +8,7 @@ mod dirs;
 mod edit;
 mod errno;
 mod file;
+mod freeze;
 mod inodes;
 mod links;
 mod names;
@@ -16,6 +17,7 @@ mod options;
 mod ranges;
 mod recover;
 mod refresh;
+mod reload;
 mod rename;
 mod space;
 mod types;
@@ -25,6 +27,7 @@ mod way;
 mod xattrs;
 
 pub use errno::ViewError;
+pub use freeze::FrozenView;
 pub use options::{Clock, ContentSource, Room, SystemClock, ViewOptions};
 pub use types::{
     Allocate, Attr, Caller, CopySide, DirItem, DirItemPlus, Fh, Ino, Invalidations, Known, NodeKind, OpenDir,

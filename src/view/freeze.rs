@@ -1,0 +1,333 @@
+//! The view's side of a commit.
+//!
+//! 1. Between freeze and end of the commit the bytes of a frozen file that was closed are exact: who opens its body for
+//!    writing gets a copy (`data.rs`).
+//! 2. A file that was open for writing at the freeze is told as such, read as it is when it is read, and stays dirty.
+//! 3. The publish changes nothing that a process sees: what leaves the overlay is found again in the new base by its path,
+//!    at its next use, under the same node number.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+
+use super::file::Turn;
+use super::inodes::What;
+use super::space::lost;
+use super::types::{Ino, OpenForWrite};
+use super::{View, ViewError};
+use crate::model::{Content, Entry, EntryBody, FRAME_BYTES, LinkId, LinkInode, Name, TreeRoot, VolPath};
+use crate::overlay::{
+    BaseRef, Body, FileState, FreedBody, NodeBody, NodeId, Op, OverlayNode, OverlayState, PublishedContent, ROOT_NODE,
+};
+
+/// Generation of an inode that has to look itself up again.
+pub(super) const NEVER: u64 = 0;
+
+/// What a commit publishes.
+#[derive(Clone, Debug)]
+pub struct FrozenView {
+    /// Number of the commit.
+    pub commit: u64,
+    /// The overlay at the freeze.
+    pub state: Arc<OverlayState>,
+    /// The tree it stands on.
+    pub base: TreeRoot,
+    /// Files that some process could write at the freeze.
+    pub open_for_write: Vec<OpenForWrite>,
+}
+
+impl View {
+    /// Freezes the overlay: all names, and the bytes of all files that nobody can write, as of this moment.
+    ///
+    /// # Errors
+    /// A commit is under way already; the journal refuses.
+    pub fn freeze(&self) -> Result<FrozenView, ViewError> {
+        self.with_edit(|edit| {
+            let mut open: HashSet<NodeId> = HashSet::new();
+            let mut files = Vec::new();
+            for (_, inode) in edit.space.inodes.iter() {
+                let Some(file) = &inode.file else { continue };
+                files.push(file.clone());
+                if let What::Node(id) = inode.what
+                    && file.writers() > 0
+                {
+                    open.insert(id);
+                }
+            }
+            for file in &files {
+                edit.settle(file)?;
+            }
+            let commit = edit.state.last_commit + 1;
+            edit.apply(&Op::Freeze { commit })?;
+            let written: Vec<NodeId> = open
+                .iter()
+                .copied()
+                .filter(|id| body_of(&edit.state, *id).is_some_and(|file| file.body.is_some()))
+                .collect();
+            let marks: Vec<Op> = written.iter().map(|id| Op::MarkDirty { id: *id }).collect();
+            if let Err(error) = edit.apply_all(&marks) {
+                edit.apply(&Op::Unfrozen { commit })?;
+                return Err(error);
+            }
+            let frozen = edit.state.frozen.clone().ok_or_else(|| lost(ROOT_NODE))?;
+            let mut open_for_write: Vec<OpenForWrite> = written
+                .into_iter()
+                .map(|node| OpenForWrite {
+                    node,
+                    path: path_in(&frozen.state, node),
+                })
+                .collect();
+            open_for_write.sort_by(|a, b| (&a.path, a.node).cmp(&(&b.path, b.node)));
+            edit.space.frozen_open = open;
+            Ok(FrozenView {
+                commit,
+                state: frozen.state.clone(),
+                base: edit.space.base.clone(),
+                open_for_write,
+            })
+        })
+    }
+
+    /// The commit was given up: everything stays dirty.
+    pub fn unfreeze(&self, commit: u64) -> Result<Vec<FreedBody>, ViewError> {
+        let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
+        let mut space = self.space.write();
+        let freed = overlay.apply_freeing(&Op::Unfrozen { commit })?;
+        space.frozen_open.clear();
+        for (_, inode) in space.inodes.iter() {
+            if let Some(file) = &inode.file {
+                file.frozen.store(false, Ordering::Release);
+            }
+        }
+        Ok(freed)
+    }
+
+    /// The commit is in the log, and the view stands on `tree` from now on: what base and frozen state made. Nothing
+    /// changes for any process.
+    pub fn published(
+        &self,
+        commit: u64,
+        base: BaseRef,
+        tree: TreeRoot,
+        contents: Vec<PublishedContent>,
+    ) -> Result<Vec<FreedBody>, ViewError> {
+        let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
+        let mut space = self.space.write();
+        let (before, mut bytes) = {
+            let state = overlay.read();
+            let mut bytes: HashMap<NodeId, (u64, Content)> = HashMap::new();
+            if let Some(frozen) = &state.frozen {
+                bytes.extend(frozen.uploaded.iter().map(|(id, content)| (*id, content.clone())));
+            }
+            // Nodes are shared, not copied.
+            (state.nodes.clone(), bytes)
+        };
+        bytes.extend(contents.iter().map(|(id, size, content)| (*id, (*size, content.clone()))));
+        let freed = overlay.apply_freeing(&Op::Published { commit, base, contents })?;
+        let state = overlay.read();
+        // Places first: an inode that leaves is no longer found by its node.
+        let leaving: Vec<(Ino, NodeId, Option<(Ino, Name)>)> = space
+            .inodes
+            .iter()
+            .filter_map(|(ino, inode)| match inode.what {
+                What::Node(id) if state.node(id).is_none() => Some((ino, id, space.place_of(before.get(&id)?))),
+                _ => None,
+            })
+            .collect();
+        for (ino, id, place) in leaving {
+            let Some(node) = before.get(&id) else { continue };
+            let content = match &node.body {
+                NodeBody::File(file) => Some(match (bytes.get(&id), &file.base) {
+                    (Some(published), _) if file.body.is_some() => published.clone(),
+                    (_, Some(base)) => base.clone(),
+                    (_, None) => (0, Content::empty()),
+                }),
+                _ => None,
+            };
+            if let (Some((size, content)), Some(file)) =
+                (&content, space.inodes.get(ino).and_then(|inode| inode.file.clone()))
+                && !file.is_clean()
+            {
+                file.turn(Turn::Published {
+                    size: *size,
+                    content: content.clone(),
+                });
+            }
+            let entry = Entry {
+                attrs: node.attrs.clone(),
+                body: clean_body(&node.body, content),
+            };
+            space.leave_overlay(ino, place, node.link, node.nlink, entry);
+        }
+        for (_, inode) in space.inodes.iter() {
+            if let Some(file) = &inode.file {
+                file.frozen.store(false, Ordering::Release);
+            }
+        }
+        space.frozen_open.clear();
+        space.usage.rebase(&space.base, &tree);
+        space.set_base(tree);
+        Ok(freed)
+    }
+
+    /// Bytes of a frozen file that have to be read from the base or a body: `len` of them from `offset` on, zeros where
+    /// the file ends by now. The caller holds the freeze.
+    pub async fn read_frozen(
+        &self,
+        frozen: &FrozenView,
+        node: NodeId,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, ViewError> {
+        let file = body_of(&frozen.state, node).ok_or_else(|| lost(node))?;
+        let body = self.frozen_body(file)?;
+        let mut out = BytesMut::zeroed(len);
+        let end = offset.saturating_add(len as u64);
+        let size = match &body {
+            Some(body) => body.len()?,
+            None => file.base.as_ref().map_or(0, |(size, _)| *size),
+        };
+        let mut at = offset;
+        while at < end.min(size) {
+            let frame = at / FRAME_BYTES;
+            let stop = (frame + 1).saturating_mul(FRAME_BYTES).min(end).min(size);
+            let span = |from: u64| usize::try_from(from - offset).unwrap_or(len);
+            let part = &mut out[span(at)..span(stop)];
+            match &body {
+                Some(body) if file.is_present(frame) => {
+                    body.read_at(part, at)?;
+                }
+                _ => {
+                    let valid = if body.is_some() { file.base_valid } else { u64::MAX };
+                    if let Some((size, content)) = &file.base
+                        && at < valid.min(*size)
+                    {
+                        let len = part.len().min(usize::try_from(valid.min(*size) - at).unwrap_or(usize::MAX));
+                        let bytes = self.source.read(content, *size, at, len).await?;
+                        part.get_mut(..bytes.len()).unwrap_or_default().copy_from_slice(&bytes);
+                    }
+                }
+            }
+            at = stop;
+        }
+        Ok(out.freeze())
+    }
+
+    /// Bytes of a frozen file. Of one that was open for writing: as many as there are now.
+    pub fn frozen_size(&self, frozen: &FrozenView, node: NodeId) -> Result<u64, ViewError> {
+        let file = body_of(&frozen.state, node).ok_or_else(|| lost(node))?;
+        match self.frozen_body(file)? {
+            Some(body) => Ok(body.len()?),
+            None => Ok(file.base.as_ref().map_or(0, |(size, _)| *size)),
+        }
+    }
+
+    fn frozen_body(&self, file: &FileState) -> Result<Option<Arc<Body>>, ViewError> {
+        let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
+        Ok(file.body.map(|body| overlay.body(body)).transpose()?)
+    }
+
+    /// Files that some process can write now, of those that are in the overlay: they stay when a reload takes the rest
+    /// away.
+    pub fn open_for_write(&self) -> Vec<OpenForWrite> {
+        self.with_look(|look| {
+            let mut open: Vec<OpenForWrite> = look
+                .space
+                .inodes
+                .iter()
+                .filter_map(|(_, inode)| match inode.what {
+                    What::Node(node) if inode.file.as_ref()?.writers() > 0 => Some(OpenForWrite {
+                        node,
+                        path: path_in(look.state, node),
+                    }),
+                    _ => None,
+                })
+                .collect();
+            open.sort_by(|a, b| (&a.path, a.node).cmp(&(&b.path, b.node)));
+            open
+        })
+    }
+
+    /// Puts the times of all writes into the overlay, so that its state says everything that stat does.
+    pub fn settle(&self) -> Result<(), ViewError> {
+        self.with_edit(|edit| {
+            let files: Vec<_> = edit.space.inodes.iter().filter_map(|(_, inode)| inode.file.clone()).collect();
+            files.iter().try_for_each(|file| edit.settle(file))
+        })
+    }
+}
+
+impl super::space::Space {
+    /// A directory and name where an overlay node hangs, of those that the table knows.
+    pub(super) fn place_of(&self, node: &OverlayNode) -> Option<(Ino, Name)> {
+        let mut places = node.names.iter();
+        places.find_map(|(parent, name)| Some((self.inodes.of_node(*parent)?, name.clone())))
+    }
+
+    /// An inode whose node is no longer in the overlay: where it is found again, and what it was, to tell whether it is
+    /// the same.
+    pub(super) fn leave_overlay(
+        &mut self,
+        ino: Ino,
+        place: Option<(Ino, Name)>,
+        link: Option<LinkId>,
+        nlink: u64,
+        entry: Entry,
+    ) {
+        let (what, place) = match (link, place) {
+            (Some(link), _) => (What::Link(link, Arc::new(LinkInode { nlink, entry })), None),
+            (None, Some(place)) => (What::Clean(Box::new(entry)), Some(place)),
+            (None, None) => (What::Gone(Box::new(entry)), None),
+        };
+        self.inodes.become_(ino, what, place, NEVER);
+    }
+}
+
+/// A node's body as an entry of a tree; a directory comes empty, to be found again by its path.
+fn clean_body(body: &NodeBody, content: Option<(u64, Content)>) -> EntryBody {
+    match body {
+        NodeBody::Dir(_) => EntryBody::Dir {
+            totals: Default::default(),
+            tree: crate::model::DirTree::empty(),
+        },
+        NodeBody::File(_) => {
+            let (size, content) = content.unwrap_or((0, Content::empty()));
+            EntryBody::File { size, content }
+        }
+        NodeBody::Symlink(target) => EntryBody::Symlink {
+            target: target.clone(),
+        },
+        NodeBody::Fifo => EntryBody::Fifo,
+        NodeBody::Socket => EntryBody::Socket,
+        NodeBody::CharDev(major, minor) => EntryBody::CharDev {
+            major: *major,
+            minor: *minor,
+        },
+        NodeBody::BlockDev(major, minor) => EntryBody::BlockDev {
+            major: *major,
+            minor: *minor,
+        },
+    }
+}
+
+fn body_of(state: &OverlayState, node: NodeId) -> Option<&FileState> {
+    state.node(node)?.body.as_file()
+}
+
+/// One path of a node, as far as the overlay knows it.
+pub(super) fn path_in(state: &OverlayState, node: NodeId) -> Option<VolPath> {
+    let mut names = Vec::new();
+    let mut at = node;
+    while at != ROOT_NODE {
+        let (parent, name) = state.node(at)?.names.first()?;
+        names.push(name.clone());
+        at = *parent;
+        if names.len() > crate::model::PATH_DEPTH_MAX + 1 {
+            return None;
+        }
+    }
+    names.reverse();
+    Some(VolPath(names))
+}

@@ -1,0 +1,167 @@
+//! The view moves to another base, in one step.
+//!
+//! 1. Nothing is fetched, and no inode is looked at but those of the overlay: every other one finds out what it is at its
+//!    next use (`refresh.rs`).
+//! 2. A file that is open keeps the content that it was opened with. One that stays in the new overlay under its number
+//!    goes on there; what is written to another ends with its last handle, as with a file that was replaced by rename.
+//! 3. Handles of directories keep their listings.
+
+use std::sync::Arc;
+
+use super::file::Turn;
+use super::freeze::path_in;
+use super::inodes::What;
+use super::types::{Ino, Invalidations};
+use super::usage::Usage;
+use super::view::Dirty;
+use super::{View, ViewError};
+use crate::model::{Entry, Name, TreeRoot, VolPath};
+use crate::overlay::{BaseRef, NodeBody, NodeId, Overlay, OverlayNode, OverlayState, ROOT_NODE};
+
+impl View {
+    /// Moves to `base`. `switch` replaces the overlay's state by one that stands on it, or fails and leaves everything as
+    /// it is; it runs while nothing else can look at or change the view, and gets the overlay to see that nothing was
+    /// changed since the new state was made. Call [`View::settle`] before making that.
+    ///
+    /// The answer has the new generation: the kernel drops all names with one epoch message (or see
+    /// [`View::invalidations`]) before the reload is answered.
+    pub fn reload<T, E: From<ViewError>>(
+        &self,
+        base: TreeRoot,
+        switch: impl FnOnce(&Overlay) -> Result<T, E>,
+    ) -> Result<(T, u64), E> {
+        let Dirty::Overlay(overlay) = &self.dirty else { return Err(ViewError::ReadOnly.into()) };
+        let mut space = self.space.write();
+        let before: Vec<Leaving> = {
+            let state = overlay.read();
+            let look = super::space::Look {
+                space: &space,
+                state: &state,
+                overlay: Some(overlay),
+            };
+            let nodes = space.inodes.iter().filter_map(|(ino, inode)| match inode.what {
+                What::Node(id) if id != ROOT_NODE => {
+                    let node = state.node(id)?.clone();
+                    Some(Leaving {
+                        ino,
+                        id,
+                        entry: look.entry_of(inode, id, &node),
+                        place: space.place_of(&node),
+                        node,
+                    })
+                }
+                _ => None,
+            });
+            nodes.collect()
+        };
+        let done = switch(overlay)?;
+        space.generation += 1;
+        let generation = space.generation;
+        let state = overlay.read();
+        for was in before {
+            if state.node(was.id).is_some_and(|node| node.kind() == was.node.kind()) {
+                let what = What::Node(was.id);
+                space.inodes.become_(was.ino, what, None, generation);
+                continue;
+            }
+            if let Some(file) = space.inodes.get(was.ino).and_then(|inode| inode.file.as_ref())
+                && !file.is_clean()
+            {
+                file.turn(Turn::Private);
+            }
+            let link = was.node.link;
+            space.leave_overlay(was.ino, was.place, link, was.node.nlink, was.entry);
+        }
+        space.inodes.become_(super::ROOT_INO, What::Node(ROOT_NODE), None, generation);
+        space.frozen_open.clear();
+        space.usage = Usage::new(&state);
+        count_bodies(&space.usage, overlay, &state);
+        space.set_base(base);
+        Ok((done, generation))
+    }
+
+    /// The same for a read-only mount.
+    pub fn reload_read_only(&self, base: TreeRoot, base_ref: BaseRef) -> Result<u64, ViewError> {
+        let Dirty::None(state) = &self.dirty else { return Err(ViewError::Invalid) };
+        let mut space = self.space.write();
+        *state.write() = OverlayState::new(base_ref, base.attrs.clone());
+        space.generation += 1;
+        let generation = space.generation;
+        space.inodes.become_(super::ROOT_INO, What::Node(ROOT_NODE), None, generation);
+        space.usage = Usage::default();
+        space.set_base(base);
+        Ok(generation)
+    }
+
+    /// Names and inodes that the kernel has and that are not known to be right after a reload: for kernels without
+    /// epochs. What it knows not to be there is not among them.
+    pub fn invalidations(&self) -> Invalidations {
+        self.with_look(|look| {
+            let mut all = Invalidations {
+                generation: look.space.generation,
+                ..Invalidations::default()
+            };
+            for (ino, inode) in look.space.inodes.iter() {
+                all.inodes.push(ino);
+                match (&inode.place, &inode.what) {
+                    (Some(place), _) => all.names.push(place.clone()),
+                    (None, What::Node(id)) => {
+                        let names = look.state.node(*id).map_or(&[][..], |node| &node.names);
+                        let known = names.iter().filter_map(|(parent, name)| {
+                            Some((look.space.inodes.of_node(*parent)?, name.clone()))
+                        });
+                        all.names.extend(known);
+                    }
+                    (None, _) => {}
+                }
+            }
+            all
+        })
+    }
+
+    /// One path of an inode, for messages.
+    pub fn path_of(&self, ino: Ino) -> Option<VolPath> {
+        self.with_look(|look| {
+            let mut names: Vec<Name> = Vec::new();
+            let mut at = ino;
+            loop {
+                let inode = look.space.inodes.get(at)?;
+                match (&inode.what, &inode.place) {
+                    (What::Node(id), _) => {
+                        let mut path = path_in(look.state, *id)?;
+                        path.0.extend(names.into_iter().rev());
+                        return Some(path);
+                    }
+                    (_, Some((dir, name))) => {
+                        names.push(name.clone());
+                        at = *dir;
+                    }
+                    _ => return None,
+                }
+            }
+        })
+    }
+}
+
+/// An inode of the old overlay.
+struct Leaving {
+    ino: Ino,
+    id: NodeId,
+    node: Arc<OverlayNode>,
+    entry: Entry,
+    place: Option<(Ino, Name)>,
+}
+
+/// The bytes of files with a body are those of the body.
+pub(super) fn count_bodies(usage: &Usage, overlay: &Overlay, state: &OverlayState) {
+    for node in state.nodes.values() {
+        if let NodeBody::File(file) = &node.body
+            && node.nlink > 0
+            && let Some(body) = file.body
+            // A body that cannot be opened is told to whoever reads it.
+            && let Ok(len) = overlay.body(body).and_then(|body| body.len())
+        {
+            usage.resized(0, len);
+        }
+    }
+}
