@@ -105,6 +105,17 @@ impl View {
         }
     }
 
+    /// A body with the same blocks, where the disk can.
+    fn reflink(&self, source: &Body) -> Result<Option<Arc<Body>>, ViewError> {
+        let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
+        let clone = overlay.create_body()?;
+        if rustix::fs::ioctl_ficlone(clone.as_fd(), source.as_fd()).is_ok() {
+            return Ok(Some(clone));
+        }
+        overlay.discard_body(clone);
+        Ok(None)
+    }
+
     /// A cloned body becomes the target's.
     async fn take_body(&self, target: &FileData, clone: Arc<Body>, len: u64) -> Result<u64, ViewError> {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;

@@ -580,7 +580,6 @@ impl FileData {
     pub fn node_now(&self, local: &Local) -> Option<NodeId> {
         match &*self.peek_turn() {
             None => local.node,
-            Some(super::file::Turn::Node(id)) => Some(*id),
             Some(super::file::Turn::Private | super::file::Turn::Published { .. }) => None,
         }
     }

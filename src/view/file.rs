@@ -44,8 +44,6 @@ pub(super) struct FileData {
 pub(super) enum Turn {
     /// Its bytes were published, and its node left the overlay.
     Published { size: u64, content: Content },
-    /// It is this node in another overlay.
-    Node(NodeId),
     /// No overlay knows it any more: what is written to it ends with its last handle.
     Private,
 }
@@ -200,11 +198,6 @@ impl FileData {
                 self.set_size(size);
                 self.uses_content(size, &content);
                 *bytes = FileBytes::Clean { size, content };
-            }
-            Turn::Node(id) => {
-                if let FileBytes::Local(local) = bytes {
-                    local.node = Some(id);
-                }
             }
             Turn::Private => {
                 if let FileBytes::Local(local) = bytes {

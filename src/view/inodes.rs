@@ -116,11 +116,6 @@ impl Inodes {
         self.by_link.get(&link).copied()
     }
 
-    /// All numbers, in no order.
-    pub fn numbers(&self) -> Vec<Ino> {
-        self.map.keys().copied().collect()
-    }
-
     pub fn iter(&self) -> impl Iterator<Item = (Ino, &Inode)> {
         self.map.iter().map(|(ino, inode)| (*ino, inode))
     }

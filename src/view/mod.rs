@@ -10,7 +10,6 @@ mod errno;
 mod file;
 mod freeze;
 mod inodes;
-mod links;
 mod names;
 mod open;
 mod options;
@@ -20,6 +19,8 @@ mod refresh;
 mod reload;
 mod rename;
 mod space;
+#[cfg(test)]
+mod tests;
 mod types;
 mod usage;
 mod view;

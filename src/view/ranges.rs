@@ -1,6 +1,7 @@
 //! fallocate, lseek and statfs.
 
 use std::ops::Range;
+use std::path::Path;
 
 use super::data::{Brought, Fill, Step};
 use super::file::{FileBytes, FileData, Local};
@@ -136,7 +137,7 @@ impl View {
             quota => quota.saturating_sub(used),
         };
         let disk = match self.overlay() {
-            Some(overlay) => overlay.disk()?.available,
+            Some(overlay) => available(overlay.dir())?,
             None => 0,
         };
         let used_blocks = used.div_ceil(block);
@@ -151,6 +152,16 @@ impl View {
             name_max: u32::try_from(NAME_BYTES_MAX).unwrap_or(255),
         })
     }
+}
+
+/// Bytes that the filesystem of a directory has for us.
+fn available(dir: &Path) -> Result<u64, ViewError> {
+    let found = rustix::fs::statvfs(dir).map_err(|errno| ViewError::Local {
+        path: dir.display().to_string(),
+        reason: errno.to_string(),
+        errno: errno.raw_os_error(),
+    })?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// Chunks that are holes are holes, as far as they are listed in the entry; everything else is data.

@@ -2,12 +2,11 @@
 
 use super::edit::Edit;
 use super::inodes::What;
-use super::links::link_loaded;
 use super::space::{Ask, Child, Look};
 use super::types::Ino;
 use crate::model::{Entry, EntryBody};
 use crate::overlay::NodeBody;
-use crate::tree::NodeSource;
+use crate::tree::{NodeSource, link_loaded};
 
 impl Edit<'_> {
     /// Makes an inode mean what it means in this generation: a directory is what its path leads to now; anything else

@@ -8,14 +8,13 @@ use parking_lot::Mutex;
 
 use super::ViewError;
 use super::inodes::{Inode, Inodes, What};
-use super::links::link_loaded;
 use super::types::{Attr, Ino, Known};
 use super::usage::Usage;
 use crate::model::{
     Attrs, ChunkRef, Content, DirTree, Entry, EntryBody, Kind, LinkId, LinkInode, TreeRoot, chunk_len,
 };
 use crate::overlay::{Change, NodeBody, NodeId, Origin, Overlay, OverlayNode, OverlayState, ROOT_NODE};
-use crate::tree::{Missing, NodeSource, lookup_loaded};
+use crate::tree::{Missing, NodeSource, link_loaded, lookup_loaded};
 
 /// Why a question has no answer yet, or none at all.
 #[derive(Debug)]

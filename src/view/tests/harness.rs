@@ -1,0 +1,471 @@
+//! A view with its surroundings, and the model beside it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::FutureExt;
+
+use super::model::{Fs, Id, ROOT, Res};
+use super::source::{TestClock, TestSource};
+use crate::model::{Hash, Kind, Name, TreeRoot, VolumeId};
+use crate::overlay::{BaseRef, Found, Overlay, OverlayOptions, OverlayState};
+use crate::view::space::{Ask, Child};
+use crate::view::{
+    Attr, Caller, Clock, FrozenView, Ino, OpenFlags, ROOT_INO, View, ViewError, ViewOptions, ViewParts,
+};
+
+pub const CALLER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    pid: 1,
+    umask: 0,
+};
+
+/// Runs an operation that has nothing to wait for but the memory source.
+pub fn run<T>(operation: impl Future<Output = T>) -> T {
+    futures::executor::block_on(operation)
+}
+
+/// Runs an operation that must not wait for anything.
+pub fn at_once<T>(operation: impl Future<Output = T>) -> T {
+    operation.now_or_never().expect("an operation on what is here waited")
+}
+
+pub fn errno<T>(result: Result<T, ViewError>) -> Res<T> {
+    result.map_err(|error| {
+        assert!(
+            !matches!(error, ViewError::Local { .. } | ViewError::Tree(_)),
+            "trouble below: {error}"
+        );
+        error.errno()
+    })
+}
+
+/// An open file in both worlds.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub fh: u64,
+    pub ino: Ino,
+    pub id: Id,
+    pub flags: OpenFlags,
+}
+
+/// A mount without a kernel.
+pub struct World {
+    pub source: Arc<TestSource>,
+    pub clock: Arc<TestClock>,
+    pub dir: tempfile::TempDir,
+    pub view: Option<Arc<View>>,
+    pub overlay: Option<Arc<Overlay>>,
+    pub fs: Fs,
+    /// What the base holds.
+    pub base_fs: Fs,
+    pub base: TreeRoot,
+    pub seq: u64,
+    pub handles: Vec<Handle>,
+    /// References that the "kernel" has.
+    pub held: Vec<Ino>,
+    pub frozen: Option<(FrozenView, Fs)>,
+    pub next_file_id: u64,
+}
+
+impl World {
+    /// A mount of a volume that holds `fs`.
+    pub fn new(build: impl FnOnce(&mut Fs)) -> World {
+        let clock = Arc::new(TestClock::default());
+        let source = Arc::new(TestSource::default());
+        let mut fs = Fs::new(clock.now());
+        build(&mut fs);
+        let mut next_file_id = 1000;
+        number(&mut fs, &mut next_file_id);
+        let base = run(source.store(&fs.to_tree(&source)));
+        let mut world = World {
+            source,
+            clock,
+            dir: tempfile::tempdir().unwrap(),
+            view: None,
+            overlay: None,
+            base_fs: fs.clone(),
+            fs,
+            base,
+            seq: 1,
+            handles: Vec::new(),
+            held: Vec::new(),
+            frozen: None,
+            next_file_id,
+        };
+        world.mount();
+        world
+    }
+
+    pub fn view(&self) -> Arc<View> {
+        self.view.clone().unwrap()
+    }
+
+    pub fn base_ref(&self) -> BaseRef {
+        BaseRef {
+            seq: self.seq,
+            record: Hash([self.seq as u8; 32]),
+            prepared: None,
+            sources: vec![self.seq],
+        }
+    }
+
+    pub fn mount(&mut self) {
+        let overlay = open_overlay(self.dir.path(), self.base_ref(), &self.base);
+        let options = ViewOptions {
+            read_only: false,
+            first_file_id: 1 << 40 | self.next_file_id << 16,
+            quota_bytes: 0,
+        };
+        self.next_file_id += 1;
+        let parts = ViewParts {
+            source: self.source.clone(),
+            room: None,
+            clock: self.clock.clone(),
+        };
+        let view = View::new(options, overlay.clone(), self.base.clone(), parts).unwrap();
+        self.view = Some(Arc::new(view));
+        self.overlay = Some(overlay);
+        self.source.cool();
+    }
+
+    /// The daemon is gone: after a clean stop, or killed.
+    pub fn stop(&mut self, clean: bool) {
+        self.view().settle().unwrap();
+        if clean {
+            for handle in std::mem::take(&mut self.handles) {
+                self.view().release(handle.ino, handle.fh);
+            }
+        }
+        self.handles.clear();
+        self.held.clear();
+        self.frozen = None;
+        self.view = None;
+        let overlay = self.overlay.take().unwrap();
+        if clean {
+            overlay.close().unwrap();
+        }
+        assert_eq!(Arc::strong_count(&overlay), 1, "something still holds the overlay");
+    }
+
+    pub fn tick(&mut self) {
+        self.clock.tick();
+        self.fs.now = self.clock.now();
+    }
+
+    // ---- paths ----
+
+    /// A path as the kernel walks it.
+    pub fn walk(&mut self, path: &[&[u8]]) -> Res<Ino> {
+        let mut at = ROOT_INO;
+        for name in path {
+            match errno(run(self.view().lookup(&CALLER, at, name)))? {
+                Some(known) => {
+                    self.held.push(known.ino);
+                    at = known.ino;
+                }
+                None => return Err(libc::ENOENT),
+            }
+        }
+        Ok(at)
+    }
+
+    /// The directory of a path, and its last name.
+    pub fn dir_of<'a>(&mut self, path: &[&'a [u8]]) -> (Res<Ino>, Res<Id>, &'a [u8]) {
+        let (last, dir) = path.split_last().unwrap();
+        let ino = self.walk(dir);
+        let id = self.fs.walk(dir);
+        assert_eq!(ino.is_ok(), id.is_ok(), "walk {path:?}: {ino:?} {id:?}");
+        (ino, id, last)
+    }
+
+    /// The kernel's memory is short.
+    pub fn forget_all(&mut self) {
+        if self.handles.is_empty() {
+            for ino in self.held.drain(..).rev() {
+                self.view.as_ref().unwrap().forget(ino, 1);
+            }
+        }
+    }
+
+    // ---- commit and reload ----
+
+    /// Numbers and link ids that the view drew.
+    pub fn learn_numbers(&mut self) {
+        let view = self.view();
+        let mut todo = vec![(ROOT_INO, ROOT)];
+        let mut held = Vec::new();
+        while let Some((ino, id)) = todo.pop() {
+            let super::model::Body::Dir(entries) = self.fs.at(id).body.clone() else { continue };
+            for (name, child_id) in entries {
+                let (file_id, link) = run(view.look(|src, look| {
+                    Ok(match look.child(src, ino, &name)?.unwrap() {
+                        Child::Node(id) => {
+                            let node = look.node(id)?;
+                            (node.attrs.file_id, node.link)
+                        }
+                        Child::Clean(entry) => (entry.attrs.file_id, None),
+                        Child::Link(link, inode) => (inode.entry.attrs.file_id, Some(link)),
+                    })
+                }))
+                .unwrap();
+                let inode = self.fs.at_mut(child_id);
+                inode.file_id = file_id;
+                inode.link = link;
+                if self.fs.is_dir(child_id) {
+                    let known = run(view.lookup(&CALLER, ino, &name)).unwrap().unwrap();
+                    held.push(known.ino);
+                    todo.push((known.ino, child_id));
+                }
+            }
+        }
+        for ino in held.into_iter().rev() {
+            view.forget(ino, 1);
+        }
+    }
+
+    pub fn freeze(&mut self) {
+        if self.frozen.is_none() {
+            self.learn_numbers();
+            let frozen = self.view().freeze().unwrap();
+            self.frozen = Some((frozen, self.fs.clone()));
+        }
+    }
+
+    /// Reads every frozen file as a commit does and compares it with the model of the freeze. Files that were open for
+    /// writing are published as they are read.
+    pub fn check_frozen(&mut self) -> Vec<(u64, u64, crate::model::Content)> {
+        let (frozen, fs) = self.frozen.clone().unwrap();
+        let view = self.view();
+        let open: HashSet<u64> = frozen.open_for_write.iter().map(|open| open.node).collect();
+        let mut contents = Vec::new();
+        for (id, node) in &frozen.state.nodes {
+            let Some(file) = node.body.as_file() else { continue };
+            if node.nlink == 0 || file.body.is_none() || !file.dirty {
+                continue;
+            }
+            let size = view.frozen_size(&frozen, *id).unwrap();
+            let bytes = run(view.read_frozen(&frozen, *id, 0, size as usize)).unwrap();
+            if !open.contains(id) {
+                let model = fs.inodes.values().find(|inode| inode.file_id == node.attrs.file_id);
+                let super::model::Body::File(data) = &model.unwrap().body else { panic!("no file") };
+                assert!(bytes == data.as_slice(), "frozen file {id} is not what it was at the freeze");
+            }
+            contents.push((*id, size, self.source.content(&bytes)));
+        }
+        contents
+    }
+
+    pub fn publish(&mut self) {
+        if self.frozen.is_none() {
+            return;
+        }
+        let contents = self.check_frozen();
+        let (frozen, mut fs) = self.frozen.take().unwrap();
+        // What was open for writing is published as it was read.
+        for (node, _, content) in &contents {
+            let file_id = frozen.state.node(*node).unwrap().attrs.file_id;
+            let inode = fs.inodes.values_mut().find(|inode| inode.file_id == file_id).unwrap();
+            if let super::model::Body::File(data) = &mut inode.body {
+                *data = self.source.all(content);
+            }
+        }
+        let tree = fs.to_tree(&self.source);
+        self.seq += 1;
+        self.base_fs = fs;
+        self.base = tree.clone();
+        let freed = self.view().published(frozen.commit, self.base_ref(), tree, contents).unwrap();
+        drop(freed);
+    }
+
+    pub fn unfreeze(&mut self) {
+        if let Some((frozen, _)) = self.frozen.take() {
+            drop(self.view().unfreeze(frozen.commit).unwrap());
+        }
+    }
+
+    /// Others publish; the view moves there and drops what is local.
+    pub fn reload(&mut self, change: impl FnOnce(&mut Fs)) {
+        self.unfreeze();
+        let mut fs = self.base_fs.clone();
+        fs.now = self.clock.now();
+        change(&mut fs);
+        number(&mut fs, &mut self.next_file_id);
+        self.seq += 1;
+        let base = run(self.source.store(&fs.to_tree(&self.source)));
+        let base_ref = self.base_ref();
+        let attrs = base.attrs.clone();
+        self.view().settle().unwrap();
+        self.view()
+            .reload(base.clone(), |overlay| {
+                let state = OverlayState::succeeding(&overlay.read(), base_ref, attrs);
+                overlay.replace(state, None).map_err(ViewError::from)
+            })
+            .unwrap();
+        self.base = base;
+        self.base_fs = fs.clone();
+        // Handles read on what they opened.
+        for handle in &mut self.handles {
+            let old = self.fs.at(handle.id).clone();
+            let id = fs.next;
+            fs.next += 1;
+            fs.inodes.insert(id, old);
+            handle.id = id;
+        }
+        self.fs = fs;
+        self.source.cool();
+    }
+
+    // ---- comparison ----
+
+    /// Everything that can be seen is as the model says.
+    pub fn check(&mut self) {
+        let view = self.view();
+        let mut todo = vec![(ROOT_INO, ROOT, String::new())];
+        let mut held = Vec::new();
+        let mut seen: BTreeMap<Id, Ino> = BTreeMap::new();
+        let mut numbers: BTreeMap<u64, Id> = BTreeMap::new();
+        while let Some((ino, id, path)) = todo.pop() {
+            let attr = run(view.getattr(&CALLER, ino, None)).unwrap();
+            self.same_attr(&attr, id, &path);
+            let open = run(view.opendir(&CALLER, ino)).unwrap();
+            let mut lines = Vec::new();
+            let mut cookie = 0;
+            loop {
+                let some = run(view.readdirplus(ino, open.fh, cookie, 700)).unwrap();
+                let Some(last) = some.last() else { break };
+                cookie = last.item.cookie;
+                lines.extend(some);
+            }
+            let plain = self.list_plain(ino);
+            view.releasedir(ino, open.fh);
+            assert_eq!((&*lines[0].item.name, &*lines[1].item.name), (&b"."[..], &b".."[..]));
+            let names: Vec<(Vec<u8>, Kind)> =
+                lines[2..].iter().map(|line| (line.item.name.to_vec(), line.item.kind)).collect();
+            assert_eq!(names, self.fs.list(id), "listing of {path}");
+            assert_eq!(names, plain, "plain listing of {path}");
+            for line in &lines[2..] {
+                let name = &line.item.name;
+                let child = self.fs.lookup(id, name).unwrap();
+                let path = format!("{path}/{}", String::from_utf8_lossy(name));
+                let known = line.known.unwrap_or_else(|| panic!("{path} has no attributes in the listing"));
+                held.push(known.ino);
+                assert_eq!(line.item.ino, known.attr.ino, "d_ino of {path}");
+                self.same_attr(&known.attr, child, &path);
+                // One number for one inode, however many names lead to it.
+                assert_eq!(*seen.entry(child).or_insert(known.ino), known.ino, "{path} has two numbers");
+                assert_eq!(*numbers.entry(known.attr.ino).or_insert(child), child, "st_ino of {path} is another's");
+                match &self.fs.at(child).body {
+                    super::model::Body::Dir(_) => todo.push((known.ino, child, path)),
+                    super::model::Body::File(data) => {
+                        assert!(self.read_all(known.ino) == *data, "content of {path}");
+                    }
+                    super::model::Body::Symlink(target) => {
+                        assert_eq!(run(view.readlink(&CALLER, known.ino)).unwrap(), target.as_slice());
+                    }
+                    super::model::Body::Fifo => {}
+                }
+                let list = run(view.listxattr(&CALLER, known.ino)).unwrap();
+                let mut model = Vec::new();
+                for (name, value) in &self.fs.at(child).xattrs {
+                    model.extend_from_slice(name);
+                    model.push(0);
+                    assert_eq!(run(view.getxattr(&CALLER, known.ino, name)).unwrap(), value.as_slice());
+                }
+                assert_eq!(list, model, "xattrs of {path}");
+            }
+        }
+        for ino in held.into_iter().rev() {
+            view.forget(ino, 1);
+        }
+        for handle in self.handles.clone() {
+            if handle.flags.read {
+                let data = self.fs.data(handle.id).clone();
+                let read = run(view.read(handle.ino, handle.fh, 0, data.len() + 10)).unwrap();
+                assert!(read == data.as_slice(), "content of open file {}", handle.id);
+            }
+        }
+    }
+
+    fn list_plain(&self, ino: Ino) -> Vec<(Vec<u8>, Kind)> {
+        let view = self.view();
+        let open = run(view.opendir(&CALLER, ino)).unwrap();
+        let mut names = Vec::new();
+        let mut cookie = 0;
+        loop {
+            let some = run(view.readdir(ino, open.fh, cookie, 100)).unwrap();
+            let Some(last) = some.last() else { break };
+            cookie = last.cookie;
+            names.extend(some.iter().map(|line| (line.name.to_vec(), line.kind)));
+        }
+        view.releasedir(ino, open.fh);
+        names.split_off(2)
+    }
+
+    fn same_attr(&self, attr: &Attr, id: Id, path: &str) {
+        let inode = self.fs.at(id);
+        let size = match &inode.body {
+            super::model::Body::File(data) => data.len() as u64,
+            super::model::Body::Symlink(target) => target.len() as u64,
+            super::model::Body::Dir(_) => attr.size,
+            super::model::Body::Fifo => 0,
+        };
+        assert_eq!(
+            (attr.mode, attr.size, u64::from(attr.nlink), attr.mtime, attr.ctime),
+            (inode.mode, size, self.fs.nlink(id), inode.mtime, inode.ctime),
+            "mode, size, nlink, mtime, ctime of {path}"
+        );
+    }
+
+    pub fn read_all(&self, ino: Ino) -> Vec<u8> {
+        let view = self.view();
+        let flags = OpenFlags {
+            read: true,
+            ..OpenFlags::default()
+        };
+        let open = run(view.open(&CALLER, ino, flags)).unwrap();
+        let mut all = Vec::new();
+        loop {
+            let some = run(view.read(ino, open.fh, all.len() as u64, 100_000)).unwrap();
+            if some.is_empty() {
+                break;
+            }
+            all.extend_from_slice(&some);
+        }
+        view.release(ino, open.fh);
+        all
+    }
+}
+
+/// Gives numbers to what others made.
+fn number(fs: &mut Fs, next: &mut u64) {
+    for inode in fs.inodes.values_mut() {
+        if inode.file_id.0 == 0 {
+            inode.file_id.0 = *next;
+            *next += 1;
+        }
+    }
+}
+
+pub fn open_overlay(dir: &Path, base: BaseRef, tree: &TreeRoot) -> Arc<Overlay> {
+    let options = OverlayOptions::new(dir.join("state"), VolumeId([7; 16]), "test");
+    match Overlay::open(options).unwrap() {
+        Found::Overlay(opened) => opened.overlay,
+        Found::Empty(empty) => empty.begin(base, tree.attrs.clone()).unwrap(),
+    }
+}
+
+/// A question over the namespace, for looking behind the answers.
+pub fn peek<T>(view: &View, question: impl Fn(&crate::view::space::Look<'_>) -> Result<T, Ask>) -> T {
+    match view.with_look(|look| question(&look)) {
+        Ok(answer) => answer,
+        Err(ask) => panic!("{ask:?}"),
+    }
+}
+
+/// A name.
+pub fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).unwrap()
+}

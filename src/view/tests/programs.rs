@@ -1,0 +1,462 @@
+//! Random programs, run on the view and on the model.
+
+use super::harness::{CALLER, Handle, World, errno, run};
+use super::model::{Body, Res};
+use crate::view::{Allocate, CopySide, NodeKind, OpenFlags, RenameMode, SetAttr, SetTime, XattrMode};
+
+/// A small random generator, so that a seed is a program for ever.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        // splitmix64
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}
+
+const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"long-name-of-an-entry"];
+
+fn path(rng: &mut Rng) -> Vec<&'static [u8]> {
+    let len = 1 + rng.below(3);
+    (0..len).map(|_| NAMES[rng.below(NAMES.len())]).collect()
+}
+
+fn same<T, U>(view: Res<T>, model: Res<U>, what: &str) -> Option<(T, U)> {
+    match (view, model) {
+        (Ok(view), Ok(model)) => Some((view, model)),
+        (Err(view), Err(model)) if view == model => None,
+        (view, model) => panic!("{what}: view {:?}, model {:?}", view.map(|_| ()), model.map(|_| ())),
+    }
+}
+
+/// Bytes of which every position tells.
+fn pattern(rng: &mut Rng, len: usize) -> Vec<u8> {
+    let seed = rng.next() as u8;
+    (0..len).map(|i| seed.wrapping_add((i / 7) as u8)).collect()
+}
+
+impl World {
+    /// One random step.
+    pub fn step(&mut self, rng: &mut Rng) {
+        self.tick();
+        match rng.below(100) {
+            0..10 => self.step_make(rng),
+            10..20 => self.step_open(rng),
+            20..38 => self.step_data(rng),
+            38..44 => self.step_close(rng),
+            44..52 => self.step_remove(rng),
+            52..64 => self.step_rename(rng),
+            64..70 => self.step_link(rng),
+            70..80 => self.step_attrs(rng),
+            80..84 => self.step_truncate_path(rng),
+            84..89 => self.step_copy(rng),
+            89..92 => self.forget_all(),
+            92..95 => self.source.cool(),
+            95 => self.freeze(),
+            96 => self.publish(),
+            97 => self.unfreeze(),
+            98 => self.step_remount(rng),
+            _ => self.step_reload(rng),
+        }
+    }
+
+    fn step_make(&mut self, rng: &mut Rng) {
+        let path = path(rng);
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else { return };
+        let view = self.view();
+        let mode = [0o644, 0o755, 0o600][rng.below(3)];
+        let (made, body, mode) = match rng.below(4) {
+            0 | 1 => (run(view.mkdir(&CALLER, dir, name, mode)), Body::Dir(Default::default()), mode),
+            2 => (run(view.symlink(&CALLER, dir, name, b"x/y")), Body::Symlink(b"x/y".to_vec()), 0o777),
+            _ => (run(view.mknod(&CALLER, dir, name, NodeKind::Fifo, mode)), Body::Fifo, mode),
+        };
+        let model = self.fs.make(dir_id, name, body, mode);
+        if let Some((known, _)) = same(errno(made), model, "make") {
+            self.held.push(known.ino);
+        }
+    }
+
+    fn step_open(&mut self, rng: &mut Rng) {
+        let path = path(rng);
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else { return };
+        let view = self.view();
+        let flags = OpenFlags {
+            read: true,
+            write: rng.chance(60),
+            append: rng.chance(20),
+            truncate: false,
+            exclusive: false,
+        };
+        if rng.chance(50) {
+            let made = errno(run(view.create(&CALLER, dir, name, 0o644, flags)));
+            let there = self.fs.lookup(dir_id, name);
+            let model = match there {
+                Ok(id) if matches!(self.fs.at(id).body, Body::File(_)) => Ok(id),
+                Ok(_) => Err(libc::EEXIST),
+                Err(_) => self.fs.make(dir_id, name, Body::File(Vec::new()), 0o644),
+            };
+            if let Some(((known, open), id)) = same(made, model, "create") {
+                self.held.push(known.ino);
+                self.handles.push(Handle {
+                    fh: open.fh,
+                    ino: known.ino,
+                    id,
+                    flags,
+                });
+            }
+            return;
+        }
+        let truncate = flags.write && rng.chance(25);
+        let flags = OpenFlags { truncate, ..flags };
+        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else { return };
+        let model = match &self.fs.at(id).body {
+            Body::File(_) => Ok(id),
+            Body::Dir(_) => Err(libc::EISDIR),
+            _ => Err(libc::EINVAL),
+        };
+        if let Some((open, id)) = same(errno(run(view.open(&CALLER, ino, flags))), model, "open") {
+            if truncate {
+                self.fs.truncate(id, 0);
+            }
+            self.handles.push(Handle {
+                fh: open.fh,
+                ino,
+                id,
+                flags,
+            });
+        }
+    }
+
+    fn step_close(&mut self, rng: &mut Rng) {
+        if self.handles.is_empty() {
+            return;
+        }
+        let handle = self.handles.swap_remove(rng.below(self.handles.len()));
+        self.view().release(handle.ino, handle.fh);
+    }
+
+    fn any_handle(&self, rng: &mut Rng) -> Option<Handle> {
+        (!self.handles.is_empty()).then(|| self.handles[rng.below(self.handles.len())].clone())
+    }
+
+    /// Mostly small places, sometimes around the edges of frames.
+    fn place(rng: &mut Rng, size: usize) -> usize {
+        match rng.below(8) {
+            0 => size,
+            1 => size + rng.below(5000),
+            2 => (rng.below(6) << 20).saturating_sub(rng.below(3)),
+            3 => rng.below(6 << 20),
+            _ => rng.below(size + 1),
+        }
+    }
+
+    fn step_data(&mut self, rng: &mut Rng) {
+        let Some(handle) = self.any_handle(rng) else { return };
+        let view = self.view();
+        let size = self.fs.data(handle.id).len();
+        let offset = Self::place(rng, size);
+        let len = match rng.below(6) {
+            0 => rng.below(3 << 20),
+            1 => 1 << 20,
+            _ => 1 + rng.below(3000),
+        };
+        match rng.below(6) {
+            0 | 1 => {
+                let read = errno(run(view.read(handle.ino, handle.fh, offset as u64, len)));
+                let data = self.fs.data(handle.id);
+                let from = offset.min(data.len());
+                let model = &data[from..(from + len).min(data.len())];
+                assert!(read.unwrap() == model, "read {len} at {offset} of {}", handle.id);
+            }
+            2 | 3 => {
+                let bytes = pattern(rng, len);
+                let wrote = errno(run(view.write(handle.ino, handle.fh, offset as u64, &bytes, false)));
+                let model = if handle.flags.write { Ok(()) } else { Err(libc::EBADF) };
+                if same(wrote, model, "write").is_some() {
+                    let offset = if handle.flags.append { size } else { offset };
+                    if len > 0 {
+                        self.fs.write(handle.id, offset, &bytes);
+                    }
+                }
+            }
+            4 if handle.flags.write => {
+                let set = SetAttr {
+                    size: Some(offset as u64),
+                    fh: Some(handle.fh),
+                    ..SetAttr::default()
+                };
+                run(view.setattr(&CALLER, handle.ino, &set)).unwrap();
+                self.fs.truncate(handle.id, offset);
+            }
+            5 if handle.flags.write => {
+                let len = len.max(1);
+                let what = [
+                    Allocate::Extend,
+                    Allocate::KeepSize,
+                    Allocate::PunchHole,
+                    Allocate::ZeroRange { keep_size: false },
+                    Allocate::ZeroRange { keep_size: true },
+                ][rng.below(5)];
+                run(view.fallocate(handle.ino, handle.fh, offset as u64, len as u64, what)).unwrap();
+                let end = offset + len;
+                let grows = matches!(what, Allocate::Extend | Allocate::ZeroRange { keep_size: false });
+                if matches!(what, Allocate::PunchHole | Allocate::ZeroRange { .. }) {
+                    self.fs.zero(handle.id, offset, len);
+                }
+                if grows && end > size {
+                    self.fs.truncate(handle.id, end);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn step_truncate_path(&mut self, rng: &mut Rng) {
+        let path = path(rng);
+        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else { return };
+        let Body::File(data) = &self.fs.at(id).body else { return };
+        let size = if rng.chance(40) { 0 } else { Self::place(rng, data.len()) };
+        let set = SetAttr {
+            size: Some(size as u64),
+            ..SetAttr::default()
+        };
+        run(self.view().setattr(&CALLER, ino, &set)).unwrap();
+        self.fs.truncate(id, size);
+    }
+
+    fn step_copy(&mut self, rng: &mut Rng) {
+        let (Some(from), Some(to)) = (self.any_handle(rng), self.any_handle(rng)) else { return };
+        if from.id == to.id || !to.flags.write || to.flags.append {
+            return;
+        }
+        let size = self.fs.data(from.id).len();
+        let (from_offset, to_offset) = if rng.chance(60) {
+            let at = [0, self.fs.data(to.id).len()][rng.below(2)];
+            (at, at)
+        } else {
+            (rng.below(size + 1), rng.below(size + 1))
+        };
+        let len = if rng.chance(50) { usize::MAX / 2 } else { rng.below(4 << 20) };
+        let side = |handle: &Handle, offset: usize| CopySide {
+            ino: handle.ino,
+            fh: handle.fh,
+            offset: offset as u64,
+        };
+        let copy = self.view();
+        let copied = run(copy.copy_file_range(side(&from, from_offset), side(&to, to_offset), len as u64));
+        let copied = errno(copied).unwrap() as usize;
+        let there = size.saturating_sub(from_offset).min(len);
+        assert!(copied <= there && (copied > 0) == (there > 0), "copied {copied} of {there}");
+        if copied > 0 {
+            let bytes = self.fs.data(from.id)[from_offset..from_offset + copied].to_vec();
+            self.fs.write(to.id, to_offset, &bytes);
+        }
+    }
+
+    fn step_remove(&mut self, rng: &mut Rng) {
+        let path = path(rng);
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else { return };
+        let view = self.view();
+        if rng.chance(60) {
+            same(errno(run(view.unlink(&CALLER, dir, name))), self.fs.unlink(dir_id, name), "unlink");
+        } else {
+            same(errno(run(view.rmdir(&CALLER, dir, name))), self.fs.rmdir(dir_id, name), "rmdir");
+        }
+    }
+
+    fn step_rename(&mut self, rng: &mut Rng) {
+        let (from, to) = (path(rng), path(rng));
+        let mode = match rng.below(5) {
+            0 => RenameMode::NoReplace,
+            1 => RenameMode::Exchange,
+            _ => RenameMode::Replace,
+        };
+        let (Ok(from_dir), Ok(from_id), from_name) = self.dir_of(&from) else { return };
+        let (Ok(to_dir), Ok(to_id), to_name) = self.dir_of(&to) else { return };
+        let view = errno(run(self.view().rename(&CALLER, (from_dir, from_name), (to_dir, to_name), mode)));
+        let model = self.fs.rename((from_id, from_name), (to_id, to_name), mode);
+        same(view, model, "rename");
+    }
+
+    fn step_link(&mut self, rng: &mut Rng) {
+        let (from, to) = (path(rng), path(rng));
+        let (Ok(ino), Ok(id)) = (self.walk(&from), self.fs.walk(&from)) else { return };
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&to) else { return };
+        let view = errno(run(self.view().link(&CALLER, ino, dir, name)));
+        if let Some((known, ())) = same(view, self.fs.link(id, dir_id, name), "link") {
+            self.held.push(known.ino);
+        }
+    }
+
+    fn step_attrs(&mut self, rng: &mut Rng) {
+        let path = path(rng);
+        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else { return };
+        let view = self.view();
+        let now = self.fs.now;
+        match rng.below(4) {
+            0 => {
+                let mode = [0o600, 0o640, 0o777][rng.below(3)];
+                let set = SetAttr {
+                    mode: Some(mode),
+                    ..SetAttr::default()
+                };
+                run(view.setattr(&CALLER, ino, &set)).unwrap();
+                let inode = self.fs.at_mut(id);
+                (inode.mode, inode.ctime) = (mode, now);
+            }
+            1 => {
+                let time = crate::model::Timestamp {
+                    secs: 1_000_000 + rng.below(1000) as i64,
+                    nanos: 5,
+                };
+                let set = SetAttr {
+                    mtime: Some(SetTime::At(time)),
+                    ..SetAttr::default()
+                };
+                run(view.setattr(&CALLER, ino, &set)).unwrap();
+                let inode = self.fs.at_mut(id);
+                (inode.mtime, inode.ctime) = (time, now);
+            }
+            _ if !matches!(self.fs.at(id).body, Body::File(_) | Body::Dir(_)) => {}
+            2 => {
+                let name = [&b"user.a"[..], b"user.b"][rng.below(2)];
+                let value = pattern(rng, 10);
+                let mode = [XattrMode::Any, XattrMode::Create, XattrMode::Replace][rng.below(3)];
+                let view = errno(run(view.setxattr(&CALLER, ino, name, &value, mode)));
+                let model = match (mode, self.fs.at(id).xattrs.contains_key(name)) {
+                    (XattrMode::Create, true) => Err(libc::EEXIST),
+                    (XattrMode::Replace, false) => Err(libc::ENODATA),
+                    _ => Ok(()),
+                };
+                if same(view, model, "setxattr").is_some() {
+                    let inode = self.fs.at_mut(id);
+                    inode.xattrs.insert(name.to_vec(), value);
+                    inode.ctime = now;
+                }
+            }
+            _ => {
+                let view = errno(run(view.removexattr(&CALLER, ino, b"user.a")));
+                let model = match self.fs.at(id).xattrs.contains_key(&b"user.a"[..]) {
+                    true => Ok(()),
+                    false => Err(libc::ENODATA),
+                };
+                if same(view, model, "removexattr").is_some() {
+                    let inode = self.fs.at_mut(id);
+                    inode.xattrs.remove(&b"user.a"[..]);
+                    inode.ctime = now;
+                }
+            }
+        }
+    }
+
+    fn step_remount(&mut self, rng: &mut Rng) {
+        self.stop(rng.chance(50));
+        self.mount();
+        if self.overlay.as_ref().unwrap().read().frozen.is_some() {
+            let commit = self.overlay.as_ref().unwrap().read().last_commit;
+            drop(self.view().unfreeze(commit).unwrap());
+        }
+    }
+
+    fn step_reload(&mut self, rng: &mut Rng) {
+        // Files open for writing are kept by the mount; here they are closed first.
+        let writers: Vec<Handle> = self.handles.iter().filter(|handle| handle.flags.write).cloned().collect();
+        for handle in writers {
+            self.view().release(handle.ino, handle.fh);
+        }
+        self.handles.retain(|handle| !handle.flags.write);
+        self.reload(|fs| {
+            for _ in 0..rng.below(6) {
+                let (one, other) = (path(rng), path(rng));
+                let Ok(dir) = fs.walk(&one[..one.len() - 1]) else { continue };
+                let name = one[one.len() - 1];
+                let _ = match rng.below(5) {
+                    0 => fs.make(dir, name, Body::Dir(Default::default()), 0o755).map(|_| ()),
+                    1 => {
+                        let data = pattern(rng, [10, 3000, 5 << 20][rng.below(3)]);
+                        fs.make(dir, name, Body::File(data), 0o644).map(|_| ())
+                    }
+                    2 => fs.unlink(dir, name),
+                    3 => match (fs.walk(&other[..other.len() - 1]), other[other.len() - 1]) {
+                        (Ok(to), to_name) => fs.rename((dir, name), (to, to_name), RenameMode::Replace),
+                        _ => Ok(()),
+                    },
+                    _ => match fs.lookup(dir, name) {
+                        Ok(id) if matches!(fs.at(id).body, Body::File(_)) => {
+                            fs.write(id, 0, &pattern(rng, 2000));
+                            Ok(())
+                        }
+                        _ => Ok(()),
+                    },
+                };
+            }
+        });
+    }
+}
+
+/// A volume to begin with.
+pub fn seeded_world(rng: &mut Rng) -> World {
+    let mut contents: Vec<Vec<u8>> = Vec::new();
+    for len in [0, 5, 300, 5000, (5 << 20) + 17] {
+        contents.push(pattern(rng, len));
+    }
+    World::new(|fs| {
+        for dir in [&b"a"[..], b"b"] {
+            let id = fs.make(1, dir, Body::Dir(Default::default()), 0o755).unwrap();
+            let below = fs.make(id, b"a", Body::Dir(Default::default()), 0o755).unwrap();
+            for (i, data) in contents.iter().enumerate() {
+                let name = format!("f{i}");
+                fs.make(below, name.as_bytes(), Body::File(data.clone()), 0o644).unwrap();
+            }
+            fs.make(id, b"b", Body::File(contents[3].clone()), 0o644).unwrap();
+            let large = fs.make(id, b"c", Body::File(contents[4].clone()), 0o644).unwrap();
+            if dir == b"a" {
+                fs.link(large, 1, b"d").unwrap();
+            }
+        }
+        fs.make(1, b"c", Body::Symlink(b"a/b".to_vec()), 0o777).unwrap();
+    })
+}
+
+fn program(seed: u64, steps: usize) {
+    let mut rng = Rng(seed);
+    let mut world = seeded_world(&mut rng);
+    world.check();
+    for step in 0..steps {
+        world.step(&mut rng);
+        if step % 20 == 19 {
+            world.check();
+        }
+    }
+    world.check();
+}
+
+#[test]
+fn the_view_does_what_a_local_filesystem_does() {
+    // To replay one: SAILVOL_SEED=n cargo test --lib view::tests::programs
+    if let Ok(seed) = std::env::var("SAILVOL_SEED") {
+        let steps = std::env::var("SAILVOL_STEPS").ok().and_then(|steps| steps.parse().ok());
+        program(seed.parse().unwrap(), steps.unwrap_or(300));
+        return;
+    }
+    let programs = std::env::var("SAILVOL_PROGRAMS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
+    for seed in 1..=programs {
+        let run = std::panic::AssertUnwindSafe(|| program(seed, 150));
+        if let Err(panic) = std::panic::catch_unwind(run) {
+            eprintln!("failing seed: {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
