@@ -37,9 +37,10 @@ impl View {
             return Ok(0);
         }
         if !Arc::ptr_eq(&source.file, &target.file) && from.offset == to.offset {
-            let copied = self.share(&source.file, &target.file, from.offset, len).await?;
-            if copied > 0 {
-                return Ok(copied);
+            match self.share(&source.file, &target.file, from.offset, len).await {
+                // Nothing to share, or nothing in the overlay to share it with: byte by byte.
+                Ok(0) | Err(ViewError::Stale { .. }) => {}
+                shared => return shared,
             }
         }
         let mut copied = 0;
@@ -112,7 +113,7 @@ impl View {
         if rustix::fs::ioctl_ficlone(clone.as_fd(), source.as_fd()).is_ok() {
             return Ok(Some(clone));
         }
-        overlay.discard_body(clone);
+        overlay.discard_body(&clone);
         Ok(None)
     }
 
@@ -153,7 +154,7 @@ impl View {
         match taken {
             Ok(true) => Ok(len),
             other => {
-                overlay.discard_body(clone);
+                overlay.discard_body(&clone);
                 other.map(|_| 0)
             }
         }
@@ -257,7 +258,7 @@ impl View {
                 dirty: true,
             })),
             other => {
-                overlay.discard_body(body);
+                overlay.discard_body(&body);
                 other.map(|_| None)
             }
         }

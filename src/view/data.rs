@@ -139,9 +139,10 @@ impl View {
         step: impl Fn(&mut FileBytes, &Brought) -> Result<Step<T>, ViewError>,
     ) -> Result<T, ViewError> {
         let mut brought = Brought::new();
+        let mut unsure = file.is_clean();
         loop {
             // An open file of an older generation finds out first whether it is still what its path leads to.
-            if file.is_clean() {
+            if std::mem::take(&mut unsure) {
                 self.look(|_, look| match look.inode(file.ino) {
                     Err(Ask::Fail(ViewError::Stale { .. })) => Ok(()),
                     other => other.map(|_| ()),
@@ -155,7 +156,7 @@ impl View {
             };
             match outcome {
                 Step::Done(done) => return Ok(done),
-                Step::Again => {}
+                Step::Again => unsure = true,
                 Step::Need(need) => {
                     let bytes = self
                         .source
@@ -277,6 +278,7 @@ impl View {
             let (size, content) = (*size, content.clone());
             let whole = match fill {
                 Fill::Cut => Some(Bytes::new()),
+                Fill::Kept if size == 0 => Some(Bytes::new()),
                 Fill::Replaced(data) => Some(Bytes::copy_from_slice(data)),
                 Fill::Kept if size <= WHOLE_BYTES_MAX => {
                     let len = usize::try_from(size).unwrap_or(usize::MAX);
@@ -354,11 +356,11 @@ impl View {
                 body,
             })),
             Ok(None) => {
-                overlay.discard_body(body);
+                overlay.discard_body(&body);
                 Ok(None)
             }
             Err(error) => {
-                overlay.discard_body(body);
+                overlay.discard_body(&body);
                 Err(error)
             }
         }
@@ -392,7 +394,7 @@ impl View {
                 Ok(true)
             }
             other => {
-                overlay.discard_body(copy);
+                overlay.discard_body(&copy);
                 other
             }
         }

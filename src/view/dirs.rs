@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::inodes::{FIRST_FILE_ID, SURROGATES, What};
+use super::inodes::{SURROGATES, What};
 use super::space::{Ask, Child, Look};
 use super::types::{Caller, DirItem, DirItemPlus, Fh, Ino, OpenDir, ROOT_INO};
 use super::{View, ViewError};
@@ -156,11 +156,14 @@ impl View {
                 }
             }
             let mut items = Vec::with_capacity(found.len());
-            for (item, child) in found {
+            for (mut item, child) in found {
                 let known = match child {
                     Some(child) => edit.answer(src, ino, &item.name, child).ok(),
                     None => None,
                 };
+                if let Some(known) = &known {
+                    item.ino = known.attr.ino;
+                }
                 items.push(DirItemPlus { item, known });
             }
             Ok(items)
@@ -338,12 +341,9 @@ fn shown(look: Look<'_>, known: Option<Ino>, file_id: FileId) -> u64 {
     if let Some(inode) = known.and_then(|ino| look.space.inodes.get(ino)) {
         return inode.shown;
     }
-    // A line without a number would be skipped by readers.
-    if (FIRST_FILE_ID..SURROGATES).contains(&file_id.0) {
-        file_id.0
-    } else {
-        SURROGATES
-    }
+    // One that the table does not know has no surrogate yet; a line without any number would be skipped by readers.
+    let free = look.space.inodes.free_to_show(file_id, look.space.generation);
+    free.unwrap_or(SURROGATES)
 }
 
 impl Listing {

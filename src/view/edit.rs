@@ -93,6 +93,7 @@ impl Edit<'_> {
         if let Some(old) = old {
             if self.look().still_is(old, &what) {
                 self.space.inodes.become_(old, what, place, generation);
+                self.space.inodes.show(old, file_id, generation);
                 return Ok(old);
             }
             self.detach(old);

@@ -202,6 +202,8 @@ impl FileData {
             Turn::Private => {
                 if let FileBytes::Local(local) = bytes {
                     local.node = None;
+                    // The body may be a stash's by now.
+                    self.frozen.store(true, Ordering::Relaxed);
                 }
             }
         }

@@ -75,6 +75,8 @@ pub(super) struct Inodes {
     map: HashMap<Ino, Inode>,
     by_node: HashMap<NodeId, Ino>,
     by_link: HashMap<LinkId, Ino>,
+    /// Who shows a number as `st_ino`; of several, the last one that is known to be there.
+    by_shown: HashMap<u64, Ino>,
     next_surrogate: u64,
 }
 
@@ -85,6 +87,7 @@ impl Inodes {
             map: HashMap::new(),
             by_node: HashMap::new(),
             by_link: HashMap::new(),
+            by_shown: HashMap::from([(ROOT_INO, ROOT_INO)]),
             next_surrogate: SURROGATES,
         };
         inodes.by_node.insert(root, ROOT_INO);
@@ -133,25 +136,44 @@ impl Inodes {
         generation: u64,
     ) -> Ino {
         let ino = self.free_number(file_id);
-        let usable = file_id.0 >= FIRST_FILE_ID && file_id.0 < SURROGATES;
-        // The number is held by something that no path leads to any more: the true id can still be told by getattr.
-        // Held by another living inode, two files with one id would look like hard links: the surrogate is shown.
-        let holder_lives = self
-            .map
-            .get(&file_id.0)
-            .is_some_and(|held| held.generation == generation && !matches!(held.what, What::Gone(_)));
-        let shown = if usable && !holder_lives { file_id.0 } else { ino };
         self.enter(ino, &what);
         if let Some((dir, name)) = &place {
             self.hang(ino, *dir, name);
         }
         let inode = Inode {
-            shown,
             place,
             ..Inode::new(what, generation)
         };
         self.map.insert(ino, inode);
+        self.show(ino, file_id, generation);
         ino
+    }
+
+    /// The `st_ino` that an inode of this file id would show: the id, unless another inode that is known to be there shows
+    /// it (they would look like names of one file), or it is no id.
+    pub fn free_to_show(&self, file_id: FileId, generation: u64) -> Option<u64> {
+        let usable = (FIRST_FILE_ID..SURROGATES).contains(&file_id.0) || file_id == FileId::ROOT;
+        let held = self.by_shown.get(&file_id.0).and_then(|ino| self.map.get(ino));
+        let lives = held.is_some_and(|held| held.generation == generation && !matches!(held.what, What::Gone(_)));
+        (usable && !lives).then_some(file_id.0)
+    }
+
+    /// Settles the `st_ino` of an inode that has just been found to be of this file id.
+    pub fn show(&mut self, ino: Ino, file_id: FileId, generation: u64) {
+        if self.map.get(&ino).is_some_and(|inode| inode.shown == file_id.0 && self.by_shown.get(&file_id.0) == Some(&ino))
+        {
+            return;
+        }
+        let shown = self
+            .free_to_show(file_id, generation)
+            .or_else(|| (!self.by_shown.contains_key(&ino)).then_some(ino))
+            .unwrap_or_else(|| self.free_surrogate());
+        let Some(inode) = self.map.get_mut(&ino) else { return };
+        let before = std::mem::replace(&mut inode.shown, shown);
+        if self.by_shown.get(&before) == Some(&ino) {
+            self.by_shown.remove(&before);
+        }
+        self.by_shown.insert(shown, ino);
     }
 
     /// Makes an inode mean something else. A clean entry keeps or gets `place`, others lose theirs.
@@ -160,6 +182,7 @@ impl Inodes {
             return;
         };
         inode.generation = generation;
+        *inode.local.get_mut() = None;
         let old = std::mem::replace(&mut inode.what, what);
         let old_place = std::mem::replace(&mut inode.place, place.clone());
         match old {
@@ -216,6 +239,9 @@ impl Inodes {
                 break;
             }
             let Some(inode) = self.map.remove(&ino) else { break };
+            if self.by_shown.get(&inode.shown) == Some(&ino) {
+                self.by_shown.remove(&inode.shown);
+            }
             match inode.what {
                 What::Node(id) => {
                     self.by_node.remove(&id);
@@ -267,11 +293,16 @@ impl Inodes {
         if usable && !self.map.contains_key(&file_id.0) {
             return file_id.0;
         }
+        self.free_surrogate()
+    }
+
+    /// A number that is neither known nor shown.
+    fn free_surrogate(&mut self) -> u64 {
         loop {
-            let ino = self.next_surrogate;
+            let number = self.next_surrogate;
             self.next_surrogate += 1;
-            if !self.map.contains_key(&ino) {
-                return ino;
+            if !self.map.contains_key(&number) && !self.by_shown.contains_key(&number) {
+                return number;
             }
         }
     }

@@ -66,7 +66,13 @@ impl Edit<'_> {
             }
         };
         if look.still_is(ino, &what) {
+            let file_id = match &what {
+                What::Node(id) => look.node(*id)?.attrs.file_id,
+                What::Link(_, link) => link.entry.attrs.file_id,
+                What::Clean(entry) | What::Gone(entry) => entry.attrs.file_id,
+            };
             self.space.inodes.become_(ino, what, place, generation);
+            self.space.inodes.show(ino, file_id, generation);
         } else {
             self.detach(ino);
         }

@@ -200,7 +200,11 @@ impl<'a> Look<'a> {
         if let Some(found) = self.space.base_dirs.lock().get(&id) {
             return Ok(Some(found.clone()));
         }
-        let found = match &self.node(id)?.origin {
+        let node = self.node(id)?;
+        if node.kind() != Kind::Dir {
+            return Ok(None);
+        }
+        let found = match &node.origin {
             None => return Ok(None),
             Some(Origin::Root) => BaseDir {
                 tree: self.space.base.tree.clone(),

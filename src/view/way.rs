@@ -53,13 +53,14 @@ impl Look<'_> {
         if let Some(open) = &inode.file {
             return Ok(open.local_size());
         }
-        let mut known = inode.local.lock();
-        if let Some(known) = *known {
-            return Ok(known);
+        if file.body.is_none() {
+            return self.body_size(file);
         }
-        let found = self.body_size(file)?;
-        *known = file.body.is_some().then_some(found);
-        Ok(found)
+        let mut known = inode.local.lock();
+        match *known {
+            Some(known) => Ok(known),
+            None => Ok(*known.insert(self.body_size(file)?)),
+        }
     }
 
     /// The same, asked of the body or the descriptor.

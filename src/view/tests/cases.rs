@@ -1,1 +1,546 @@
 //! Single cases.
+
+use std::sync::atomic::Ordering;
+
+use super::harness::{CALLER, World, at_once, errno, peek, run};
+use super::model::{Body, Fs, ROOT};
+use crate::model::{FileId, PATH_DEPTH_MAX, Timestamp};
+use crate::overlay::NodeBody;
+use crate::view::inodes::{SURROGATES, What};
+use crate::view::{
+    Caller, CopySide, Ino, NodeKind, OpenFlags, ROOT_INO, RenameMode, Seek, SetAttr, SetTime, View, XattrMode,
+};
+
+const RW: OpenFlags = OpenFlags {
+    read: true,
+    write: true,
+    append: false,
+    truncate: false,
+    exclusive: false,
+};
+const RO: OpenFlags = OpenFlags {
+    write: false,
+    ..RW
+};
+
+fn dir(fs: &mut Fs, at: u64, name: &str) -> u64 {
+    fs.make(at, name.as_bytes(), Body::Dir(Default::default()), 0o755).unwrap()
+}
+
+fn file(fs: &mut Fs, at: u64, name: &str, data: Vec<u8>) -> u64 {
+    fs.make(at, name.as_bytes(), Body::File(data), 0o644).unwrap()
+}
+
+fn known(view: &View, at: Ino, name: &str) -> crate::view::Known {
+    run(view.lookup(&CALLER, at, name.as_bytes())).unwrap().unwrap()
+}
+
+fn chunky(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i / 1000) as u8 | 1).collect()
+}
+
+#[test]
+fn what_is_here_is_answered_at_once() {
+    let world = World::new(|fs| {
+        let a = dir(fs, ROOT, "a");
+        file(fs, a, "f", b"hello".to_vec());
+    });
+    let view = world.view();
+    let a = known(&view, ROOT_INO, "a").ino;
+    known(&view, a, "f");
+    let f = at_once(view.lookup(&CALLER, a, b"f")).unwrap().unwrap().ino;
+    let open = at_once(view.open(&CALLER, f, RW)).unwrap();
+    assert_eq!(at_once(view.read(f, open.fh, 0, 100)).unwrap(), &b"hello"[..]);
+    assert_eq!(at_once(view.write(f, open.fh, 5, b" world", false)).unwrap(), 6);
+    assert_eq!(at_once(view.getattr(&CALLER, f, None)).unwrap().size, 11);
+    at_once(view.rename(&CALLER, (a, b"f"), (ROOT_INO, b"g"), RenameMode::Replace)).unwrap();
+    at_once(view.mkdir(&CALLER, a, b"new", 0o755)).unwrap();
+    at_once(view.unlink(&CALLER, ROOT_INO, b"g")).unwrap();
+    assert_eq!(at_once(view.read(f, open.fh, 0, 100)).unwrap(), &b"hello world"[..]);
+    view.release(f, open.fh);
+}
+
+#[test]
+fn what_a_commit_would_refuse_is_refused_here() {
+    let world = World::new(|_| ());
+    let view = world.view();
+    let long = [b'x'; 256];
+    assert_eq!(errno(run(view.mkdir(&CALLER, ROOT_INO, &long, 0o755))).unwrap_err(), libc::ENAMETOOLONG);
+    assert_eq!(errno(run(view.lookup(&CALLER, ROOT_INO, &long))).unwrap_err(), libc::ENAMETOOLONG);
+    let target = vec![b'x'; 4096];
+    assert_eq!(errno(run(view.symlink(&CALLER, ROOT_INO, b"s", &target))).unwrap_err(), libc::ENAMETOOLONG);
+    assert!(run(view.symlink(&CALLER, ROOT_INO, b"s", &target[1..])).is_ok());
+    let set = |name: &[u8], value: &[u8]| errno(run(view.setxattr(&CALLER, ROOT_INO, name, value, XattrMode::Any)));
+    assert_eq!(set(b"user.a", &[0; 65537]).unwrap_err(), libc::E2BIG);
+    set(b"user.a", &[0; 60000]).unwrap();
+    assert_eq!(set(b"user.b", &[0; 6000]).unwrap_err(), libc::ENOSPC);
+    assert_eq!(set(b"system.posix_acl_access", b"x").unwrap_err(), libc::EOPNOTSUPP);
+    let open = run(view.create(&CALLER, ROOT_INO, b"f", 0o644, RW)).unwrap();
+    let (f, fh) = (open.0.ino, open.1.fh);
+    assert_eq!(errno(run(view.write(f, fh, u64::MAX - 2, b"abc", false))).unwrap_err(), libc::EFBIG);
+    view.release(f, fh);
+}
+
+#[test]
+fn paths_do_not_get_too_deep_by_mkdir_nor_by_rename() {
+    let world = World::new(|fs| {
+        let top = dir(fs, ROOT, "wide");
+        for i in 0..1100 {
+            dir(fs, top, &format!("{i}"));
+        }
+    });
+    let view = world.view();
+    let mut at = ROOT_INO;
+    for _ in 0..PATH_DEPTH_MAX {
+        at = run(view.mkdir(&CALLER, at, b"d", 0o755)).unwrap().ino;
+    }
+    assert_eq!(errno(run(view.mkdir(&CALLER, at, b"d", 0o755))).unwrap_err(), libc::ENAMETOOLONG);
+    let mut parents = vec![ROOT_INO];
+    for _ in 0..PATH_DEPTH_MAX {
+        parents.push(known(&view, parents[parents.len() - 1], "d").ino);
+    }
+    // A directory with more directories than there is room for below, but none of them deep: it fits by one.
+    let wide = |depth: usize| run(view.rename(&CALLER, (ROOT_INO, b"wide"), (parents[depth], b"w"), RenameMode::Replace));
+    assert_eq!(errno(wide(PATH_DEPTH_MAX - 1)).unwrap_err(), libc::ENAMETOOLONG);
+    wide(PATH_DEPTH_MAX - 2).unwrap();
+}
+
+#[test]
+fn setgid_directories_hand_down_their_group() {
+    let world = World::new(|_| ());
+    let view = world.view();
+    let d = run(view.mkdir(&CALLER, ROOT_INO, b"d", 0o2775)).unwrap().ino;
+    let set = SetAttr {
+        gid: Some(50),
+        ..SetAttr::default()
+    };
+    run(view.setattr(&CALLER, d, &set)).unwrap();
+    let user = Caller {
+        uid: 7,
+        gid: 8,
+        ..CALLER
+    };
+    let sub = run(view.mkdir(&user, d, b"sub", 0o755)).unwrap();
+    assert_eq!((sub.attr.mode, sub.attr.uid, sub.attr.gid), (0o2755, 7, 50));
+    let f = run(view.mknod(&user, d, b"f", NodeKind::File, 0o644)).unwrap();
+    assert_eq!((f.attr.mode, f.attr.gid), (0o644, 50));
+}
+
+#[test]
+fn writes_chown_and_truncation_take_setuid_off() {
+    let world = World::new(|fs| {
+        let f = file(fs, ROOT, "f", b"program".to_vec());
+        fs.at_mut(f).mode = 0o6755;
+    });
+    let view = world.view();
+    let user = Caller {
+        uid: 7,
+        gid: 8,
+        ..CALLER
+    };
+    let f = known(&view, ROOT_INO, "f").ino;
+    let mode = |mode: u16| {
+        let set = SetAttr {
+            mode: Some(mode),
+            ..SetAttr::default()
+        };
+        run(view.setattr(&CALLER, f, &set)).unwrap()
+    };
+    let now = || run(view.getattr(&CALLER, f, None)).unwrap().mode;
+    let open = run(view.open(&CALLER, f, RW)).unwrap();
+    run(view.write(f, open.fh, 0, b"P", false)).unwrap();
+    assert_eq!(now(), 0o6755);
+    run(view.write(f, open.fh, 0, b"P", true)).unwrap();
+    assert_eq!(now(), 0o755);
+    mode(0o6745);
+    run(view.write(f, open.fh, 0, b"P", true)).unwrap();
+    // Without group execute setgid is no such bit.
+    assert_eq!(now(), 0o2745);
+    view.release(f, open.fh);
+    mode(0o6755);
+    let chown = SetAttr {
+        uid: Some(9),
+        ..SetAttr::default()
+    };
+    assert_eq!(run(view.setattr(&CALLER, f, &chown)).unwrap().mode, 0o755);
+    mode(0o4755);
+    let cut = SetAttr {
+        size: Some(3),
+        ..SetAttr::default()
+    };
+    assert_eq!(run(view.setattr(&user, f, &cut)).unwrap().mode, 0o755);
+    mode(0o4755);
+    // A passthrough write tells by asking for nothing.
+    assert_eq!(run(view.setattr(&CALLER, f, &SetAttr::default())).unwrap().mode, 0o4755);
+    assert_eq!(run(view.setattr(&user, f, &SetAttr::default())).unwrap().mode, 0o755);
+    mode(0o4755);
+    let truncate = OpenFlags {
+        truncate: true,
+        ..RW
+    };
+    let open = run(view.open(&user, f, truncate)).unwrap();
+    assert_eq!(now(), 0o755);
+    view.release(f, open.fh);
+}
+
+#[test]
+fn a_listing_is_as_of_opendir_and_can_be_taken_up_anywhere() {
+    let mut world = World::new(|fs| {
+        let d = dir(fs, ROOT, "d");
+        for i in 0..3000 {
+            file(fs, d, &format!("{i:05}"), Vec::new());
+        }
+    });
+    let view = world.view();
+    let d = known(&view, ROOT_INO, "d").ino;
+    run(view.mknod(&CALLER, d, b"01000x", NodeKind::Fifo, 0o644)).unwrap();
+    let open = run(view.opendir(&CALLER, d)).unwrap();
+    let first = run(view.readdir(d, open.fh, 0, 4096)).unwrap();
+    // Changes while it is read.
+    for i in 0..3000 {
+        if i % 3 == 0 {
+            run(view.unlink(&CALLER, d, format!("{i:05}").as_bytes())).unwrap();
+        }
+    }
+    run(view.mknod(&CALLER, d, b"00000new", NodeKind::Fifo, 0o644)).unwrap();
+    let mut all = first.clone();
+    let mut cookies = vec![0];
+    while let Some(last) = all.last() {
+        cookies.push(last.cookie);
+        let more = run(view.readdir(d, open.fh, last.cookie, 4096)).unwrap();
+        if more.is_empty() {
+            break;
+        }
+        all.extend(more);
+    }
+    assert_eq!(all.len(), 2 + 3001);
+    assert!(all[2..].is_sorted_by(|a, b| a.name < b.name));
+    assert!(all.iter().enumerate().all(|(i, line)| line.cookie == i as u64 + 1));
+    // Somewhere in between, backwards.
+    for cookie in cookies.iter().rev().skip(1) {
+        if *cookie == 0 {
+            continue;
+        }
+        let again = run(view.readdir(d, open.fh, *cookie, 300)).unwrap();
+        let at = *cookie as usize;
+        assert_eq!(again, all[at..at + again.len()]);
+    }
+    // From the start it is taken anew.
+    let fresh = run(view.readdir(d, open.fh, 0, 200)).unwrap();
+    assert_eq!(&*fresh[2].name, b"00000new");
+    view.releasedir(d, open.fh);
+    world.forget_all();
+}
+
+#[test]
+fn a_small_write_into_a_large_file_fetches_one_frame() {
+    let world = World::new(|fs| {
+        file(fs, ROOT, "large", chunky(20 << 20));
+    });
+    let view = world.view();
+    let f = known(&view, ROOT_INO, "large").ino;
+    let open = run(view.open(&CALLER, f, RW)).unwrap();
+    // A frame covered whole needs nothing.
+    run(view.write(f, open.fh, 3 << 20, &vec![9; 1 << 20], false)).unwrap();
+    assert_eq!(world.source.reads.load(Ordering::Relaxed), 0);
+    run(view.write(f, open.fh, (7 << 20) + 5, b"xyz", false)).unwrap();
+    assert_eq!(world.source.reads.load(Ordering::Relaxed), 1 << 20);
+    let mut expected = chunky(20 << 20);
+    expected[3 << 20..4 << 20].fill(9);
+    expected[(7 << 20) + 5..][..3].copy_from_slice(b"xyz");
+    assert!(run(view.read(f, open.fh, 0, 20 << 20)).unwrap() == expected);
+    view.release(f, open.fh);
+}
+
+#[test]
+fn copies_share_content() {
+    let world = World::new(|fs| {
+        file(fs, ROOT, "small", chunky(100_000));
+        file(fs, ROOT, "large", chunky(20 << 20));
+    });
+    let view = world.view();
+    for (name, len, pieces) in [("small", 100_000u64, 1), ("large", 20 << 20, 2)] {
+        let from = known(&view, ROOT_INO, name).ino;
+        let open = run(view.open(&CALLER, from, RO)).unwrap();
+        let copy = format!("{name}-copy");
+        let (to, to_open) = run(view.create(&CALLER, ROOT_INO, copy.as_bytes(), 0o644, RW)).unwrap();
+        let mut at = 0;
+        let mut calls = 0;
+        while at < len {
+            let side = |ino, fh| CopySide {
+                ino,
+                fh,
+                offset: at,
+            };
+            let want = (len / pieces + 100).min(len - at);
+            at += run(view.copy_file_range(side(from, open.fh), side(to.ino, to_open.fh), want)).unwrap();
+            calls += 1;
+            assert!(calls < 10);
+        }
+        view.release(from, open.fh);
+        view.release(to.ino, to_open.fh);
+        let shared = peek(&view, |look| match &look.inode(to.ino)?.what {
+            What::Node(id) => Ok(match &look.node(*id)?.body {
+                NodeBody::File(file) => file.body.is_none() && file.base.as_ref().is_some_and(|base| base.0 == len),
+                _ => false,
+            }),
+            _ => Ok(false),
+        });
+        assert!(shared, "{name} was copied byte by byte");
+        assert_eq!(run(view.getattr(&CALLER, to.ino, None)).unwrap().size, len);
+    }
+    assert_eq!(world.source.reads.load(Ordering::Relaxed), 0);
+    let copy = known(&view, ROOT_INO, "large-copy").ino;
+    assert!(world.read_all(copy) == chunky(20 << 20));
+}
+
+#[test]
+fn reload_keeps_directories_and_gives_changed_files_new_numbers() {
+    let mut world = World::new(|fs| {
+        let a = dir(fs, ROOT, "a");
+        file(fs, a, "same", b"same".to_vec());
+        file(fs, a, "changed", b"before".to_vec());
+        file(fs, a, "removed", b"removed".to_vec());
+        dir(fs, ROOT, "gone");
+    });
+    let view = world.view();
+    let a = known(&view, ROOT_INO, "a").ino;
+    let gone = known(&view, ROOT_INO, "gone").ino;
+    let same = known(&view, a, "same");
+    let changed = known(&view, a, "changed");
+    let removed = known(&view, a, "removed").ino;
+    let open = run(view.open(&CALLER, changed.ino, RO)).unwrap();
+    let listing = run(view.opendir(&CALLER, a)).unwrap();
+    assert!(!listing.keep_cache);
+    assert!(run(view.opendir(&CALLER, a)).unwrap().keep_cache);
+    run(view.mkdir(&CALLER, a, b"local", 0o755)).unwrap();
+    let file_id = changed.attr.ino;
+    world.reload(|fs| {
+        let a = fs.walk(&[b"a"]).unwrap();
+        let id = fs.walk(&[b"a", b"changed"]).unwrap();
+        fs.write(id, 0, b"after!");
+        fs.unlink(a, b"removed").unwrap();
+        fs.rmdir(ROOT, b"gone").unwrap();
+        file(fs, a, "new", b"new".to_vec());
+    });
+    // A working directory sees the new names; one that is gone behaves as removed.
+    assert_eq!(run(view.getattr(&CALLER, a, None)).unwrap().nlink, 2);
+    assert!(run(view.lookup(&CALLER, a, b"new")).unwrap().is_some());
+    assert!(run(view.lookup(&CALLER, a, b"local")).unwrap().is_none());
+    assert!(!run(view.opendir(&CALLER, a)).unwrap().keep_cache);
+    assert_eq!(run(view.getattr(&CALLER, gone, None)).unwrap().nlink, 0);
+    assert_eq!(errno(run(view.mkdir(&CALLER, gone, b"x", 0o755))).unwrap_err(), libc::ENOENT);
+    // The listing that was open is the old one.
+    let names: Vec<_> = run(view.readdir(a, listing.fh, 2, 4096)).unwrap();
+    assert_eq!(names.iter().map(|line| &*line.name).collect::<Vec<_>>(), [&b"changed"[..], b"removed", b"same"]);
+    // Same content: same number. Changed: another, but the true st_ino can be asked for.
+    assert_eq!(known(&view, a, "same").ino, same.ino);
+    let now = known(&view, a, "changed");
+    assert_ne!(now.ino, changed.ino);
+    assert!(now.ino >= SURROGATES && !now.settled);
+    assert_eq!(now.attr.ino, file_id);
+    assert_eq!(run(view.read(changed.ino, open.fh, 0, 100)).unwrap(), &b"before"[..]);
+    assert_eq!(world.read_all(now.ino), b"after!");
+    assert_eq!(run(view.getattr(&CALLER, removed, None)).unwrap().nlink, 0);
+    assert_eq!(run(view.getattr(&CALLER, changed.ino, None)).unwrap().nlink, 0);
+    // Writing to what is no longer there finds the new file by its path.
+    assert_eq!(errno(run(view.open(&CALLER, changed.ino, RW))).unwrap_err(), libc::ESTALE);
+    view.release(changed.ino, open.fh);
+    view.releasedir(a, listing.fh);
+}
+
+#[test]
+fn two_files_with_one_file_id_show_two_numbers() {
+    let world = World::new(|fs| {
+        for name in ["x", "y"] {
+            let id = file(fs, ROOT, name, name.as_bytes().to_vec());
+            fs.at_mut(id).file_id = FileId(4711);
+        }
+    });
+    let view = world.view();
+    let (x, y) = (known(&view, ROOT_INO, "x"), known(&view, ROOT_INO, "y"));
+    assert_eq!((x.ino, x.attr.ino), (4711, 4711));
+    assert_ne!(y.attr.ino, 4711);
+    assert_eq!(y.ino, y.attr.ino);
+    assert!(x.settled && y.settled);
+}
+
+#[test]
+fn a_write_keeps_its_time_and_size_through_a_kill() {
+    let mut world = World::new(|fs| {
+        let f = file(fs, ROOT, "f", b"old".to_vec());
+        let long_ago = Timestamp { secs: 1000, nanos: 0 };
+        (fs.at_mut(f).mtime, fs.at_mut(f).ctime) = (long_ago, long_ago);
+    });
+    let view = world.view();
+    let f = known(&view, ROOT_INO, "f").ino;
+    let open = run(view.open(&CALLER, f, RW)).unwrap();
+    run(view.write(f, open.fh, 3, b" and new", false)).unwrap();
+    // Killed: nothing is released or settled.
+    drop(view);
+    world.view = None;
+    let overlay = world.overlay.take().unwrap();
+    drop(overlay);
+    world.handles.clear();
+    world.mount();
+    let view = world.view();
+    let f = known(&view, ROOT_INO, "f");
+    assert_eq!(f.attr.size, 11);
+    // The body was stamped by the machine's clock.
+    assert!(f.attr.mtime.secs > 1_000_000_000, "{:?}", f.attr.mtime);
+    assert_eq!(world.read_all(f.ino), b"old and new");
+    // A time that a program sets afterwards is the later word.
+    let past = Timestamp { secs: 77, nanos: 0 };
+    let set = SetAttr {
+        mtime: Some(SetTime::At(past)),
+        ..SetAttr::default()
+    };
+    run(view.setattr(&CALLER, f.ino, &set)).unwrap();
+    drop(view);
+    world.view = None;
+    drop(world.overlay.take());
+    world.mount();
+    assert_eq!(known(&world.view(), ROOT_INO, "f").attr.mtime, past);
+}
+
+#[test]
+fn without_the_store_nothing_is_half_done() {
+    let world = World::new(|fs| {
+        let a = dir(fs, ROOT, "a");
+        for i in 0..50 {
+            file(fs, a, &format!("f{i}"), chunky(3000));
+        }
+        dir(fs, ROOT, "b");
+    });
+    let view = world.view();
+    let a = known(&view, ROOT_INO, "a").ino;
+    let f = known(&view, a, "f7").ino;
+    let before = run(view.getattr(&CALLER, f, None)).unwrap();
+    let open = run(view.open(&CALLER, f, RW)).unwrap();
+    world.source.cool();
+    world.source.offline.store(true, Ordering::Relaxed);
+    let io = |result: Result<(), crate::view::ViewError>| assert_eq!(result.unwrap_err().errno(), libc::EIO);
+    io(run(view.write(f, open.fh, 1, b"x", false)).map(|_| ()));
+    io(run(view.read(f, open.fh, 0, 10)).map(|_| ()));
+    io(run(view.rename(&CALLER, (a, b"f7"), (ROOT_INO, b"g"), RenameMode::Replace)));
+    io(run(view.unlink(&CALLER, a, b"f8")));
+    // What needs nothing goes on: new files, and overwriting whole.
+    run(view.create(&CALLER, ROOT_INO, b"new", 0o644, RW)).unwrap();
+    assert_eq!(run(view.getattr(&CALLER, f, None)).unwrap(), before);
+    world.source.offline.store(false, Ordering::Relaxed);
+    assert_eq!(run(view.read(f, open.fh, 0, 5000)).unwrap(), chunky(3000));
+    view.release(f, open.fh);
+    let changes = peek(&view, |look| {
+        let root = look.node(crate::overlay::ROOT_NODE)?;
+        Ok(root.body.as_dir().map(|dir| dir.changes.len()))
+    });
+    assert_eq!(changes, Some(1), "a refused change left something behind");
+}
+
+#[test]
+fn seeking_finds_holes() {
+    let world = World::new(|fs| {
+        let mut data = vec![0; 24 << 20];
+        data[..5].copy_from_slice(b"start");
+        data[17 << 20] = 1;
+        file(fs, ROOT, "holes", data);
+    });
+    let view = world.view();
+    let f = known(&view, ROOT_INO, "holes");
+    assert_eq!(f.attr.blocks, (16 << 20) / 512, "the chunk that is a hole takes no blocks");
+    let open = run(view.open(&CALLER, f.ino, RW)).unwrap();
+    let seek = |at: u64, what| errno(run(view.lseek(f.ino, open.fh, at, what)));
+    let mib = |n: u64| n << 20;
+    assert_eq!(seek(0, Seek::Hole), Ok(mib(8)));
+    assert_eq!(seek(mib(9), Seek::Data), Ok(mib(16)));
+    assert_eq!(seek(mib(17), Seek::Hole), Ok(mib(24)));
+    assert_eq!(seek(mib(24), Seek::Data), Err(libc::ENXIO));
+    let (n, n_open) = run(view.create(&CALLER, ROOT_INO, b"new", 0o644, RW)).unwrap();
+    run(view.write(n.ino, n_open.fh, mib(5), b"x", false)).unwrap();
+    assert_eq!(errno(run(view.lseek(n.ino, n_open.fh, 0, Seek::Data))), Ok(mib(5)));
+    assert_eq!(errno(run(view.lseek(n.ino, n_open.fh, 0, Seek::Hole))), Ok(0));
+}
+
+#[test]
+fn inodes_leave_the_table_with_their_last_reference() {
+    let mut world = World::new(|fs| {
+        let a = dir(fs, ROOT, "a");
+        let b = dir(fs, a, "b");
+        file(fs, b, "f", b"x".to_vec());
+    });
+    let view = world.view();
+    world.walk(&[b"a", b"b", b"f"]).unwrap();
+    assert_eq!(view.inodes(), 4);
+    world.forget_all();
+    assert_eq!(view.inodes(), 1);
+    // An unlinked file that was open leaves the overlay with its last handle.
+    let (f, open) = run(view.create(&CALLER, ROOT_INO, b"t", 0o600, RW)).unwrap();
+    run(view.write(f.ino, open.fh, 0, b"temporary", false)).unwrap();
+    run(view.unlink(&CALLER, ROOT_INO, b"t")).unwrap();
+    view.forget(f.ino, 1);
+    assert_eq!(run(view.read(f.ino, open.fh, 0, 100)).unwrap(), &b"temporary"[..]);
+    view.release(f.ino, open.fh);
+    assert_eq!(view.inodes(), 1);
+    let nodes = peek(&view, |look| Ok(look.state.nodes.len()));
+    assert_eq!(nodes, 1);
+    let used = view.statfs().unwrap();
+    assert_eq!(used.files - used.files_free, 4);
+}
+
+#[test]
+fn a_read_only_view_refuses_every_change() {
+    let world = World::new(|fs| {
+        let a = dir(fs, ROOT, "a");
+        file(fs, a, "f", b"x".to_vec());
+    });
+    let parts = crate::view::ViewParts {
+        source: world.source.clone(),
+        room: None,
+        clock: world.clock.clone(),
+    };
+    let options = crate::view::ViewOptions {
+        read_only: false,
+        first_file_id: 1,
+        quota_bytes: 0,
+    };
+    let view = View::read_only(options, world.base.clone(), world.base_ref(), parts);
+    let a = known(&view, ROOT_INO, "a").ino;
+    let f = known(&view, a, "f").ino;
+    assert_eq!(errno(run(view.unlink(&CALLER, a, b"f"))), Err(libc::EROFS));
+    assert_eq!(errno(run(view.open(&CALLER, f, RW)).map(|_| ())), Err(libc::EROFS));
+    assert_eq!(errno(run(view.setattr(&CALLER, f, &SetAttr::default())).map(|_| ())), Err(libc::EROFS));
+    assert_eq!(errno(run(view.mkdir(&CALLER, a, b"d", 0o755)).map(|_| ())), Err(libc::EROFS));
+    let open = run(view.open(&CALLER, f, RO)).unwrap();
+    assert_eq!(run(view.read(f, open.fh, 0, 9)).unwrap(), &b"x"[..]);
+    view.release(f, open.fh);
+}
+
+#[test]
+fn quota_stops_growth_and_nothing_else() {
+    let world = World::new(|fs| {
+        file(fs, ROOT, "f", vec![1; 1000]);
+    });
+    let parts = crate::view::ViewParts {
+        source: world.source.clone(),
+        room: None,
+        clock: world.clock.clone(),
+    };
+    let options = crate::view::ViewOptions {
+        read_only: false,
+        first_file_id: 1,
+        quota_bytes: 1500,
+    };
+    let view = View::new(options, world.overlay.clone().unwrap(), world.base.clone(), parts).unwrap();
+    let f = known(&view, ROOT_INO, "f").ino;
+    let open = run(view.open(&CALLER, f, RW)).unwrap();
+    assert_eq!(errno(run(view.write(f, open.fh, 1000, &[2; 501], false))), Err(libc::EDQUOT));
+    run(view.write(f, open.fh, 1000, &[2; 500], false)).unwrap();
+    run(view.write(f, open.fh, 0, &[3; 1500], false)).unwrap();
+    let cut = SetAttr {
+        size: Some(10),
+        ..SetAttr::default()
+    };
+    run(view.setattr(&CALLER, f, &cut)).unwrap();
+    run(view.write(f, open.fh, 10, &[2; 1490], false)).unwrap();
+    view.release(f, open.fh);
+}

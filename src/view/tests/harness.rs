@@ -68,6 +68,8 @@ pub struct World {
     pub held: Vec<Ino>,
     pub frozen: Option<(FrozenView, Fs)>,
     pub next_file_id: u64,
+    /// Tell every step.
+    pub logging: bool,
 }
 
 impl World {
@@ -94,6 +96,7 @@ impl World {
             held: Vec::new(),
             frozen: None,
             next_file_id,
+            logging: std::env::var("SAILVOL_LOG").is_ok(),
         };
         world.mount();
         world
@@ -334,7 +337,8 @@ impl World {
             let mut lines = Vec::new();
             let mut cookie = 0;
             loop {
-                let some = run(view.readdirplus(ino, open.fh, cookie, 700)).unwrap();
+                let some = run(view.readdirplus(ino, open.fh, cookie, 700));
+                let some = some.unwrap_or_else(|error| panic!("listing {path}: {error}"));
                 let Some(last) = some.last() else { break };
                 cookie = last.item.cookie;
                 lines.extend(some);
@@ -358,7 +362,7 @@ impl World {
                 assert_eq!(*seen.entry(child).or_insert(known.ino), known.ino, "{path} has two numbers");
                 assert_eq!(*numbers.entry(known.attr.ino).or_insert(child), child, "st_ino of {path} is another's");
                 match &self.fs.at(child).body {
-                    super::model::Body::Dir(_) => todo.push((known.ino, child, path)),
+                    super::model::Body::Dir(_) => todo.push((known.ino, child, path.clone())),
                     super::model::Body::File(data) => {
                         assert!(self.read_all(known.ino) == *data, "content of {path}");
                     }

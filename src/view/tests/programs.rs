@@ -47,11 +47,29 @@ fn pattern(rng: &mut Rng, len: usize) -> Vec<u8> {
     (0..len).map(|i| seed.wrapping_add((i / 7) as u8)).collect()
 }
 
+/// Paths of a line of the log.
+struct Shown<'a>(&'a [&'static [u8]]);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|name| write!(f, "/{}", String::from_utf8_lossy(name)))
+    }
+}
+
 impl World {
+    /// Told when a program fails, if SAILVOL_LOG is set.
+    fn log(&self, what: std::fmt::Arguments<'_>) {
+        if self.logging {
+            eprintln!("{what}");
+        }
+    }
+
     /// One random step.
     pub fn step(&mut self, rng: &mut Rng) {
         self.tick();
-        match rng.below(100) {
+        let dice = rng.below(100);
+        self.log(format_args!("step {dice}"));
+        match dice {
             0..10 => self.step_make(rng),
             10..20 => self.step_open(rng),
             20..38 => self.step_data(rng),
@@ -77,6 +95,7 @@ impl World {
         let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else { return };
         let view = self.view();
         let mode = [0o644, 0o755, 0o600][rng.below(3)];
+        self.log(format_args!("make {}", Shown(&path)));
         let (made, body, mode) = match rng.below(4) {
             0 | 1 => (run(view.mkdir(&CALLER, dir, name, mode)), Body::Dir(Default::default()), mode),
             2 => (run(view.symlink(&CALLER, dir, name, b"x/y")), Body::Symlink(b"x/y".to_vec()), 0o777),
@@ -99,6 +118,7 @@ impl World {
             truncate: false,
             exclusive: false,
         };
+        self.log(format_args!("open {} {flags:?}", Shown(&path)));
         if rng.chance(50) {
             let made = errno(run(view.create(&CALLER, dir, name, 0o644, flags)));
             let there = self.fs.lookup(dir_id, name);
@@ -167,6 +187,7 @@ impl World {
         let view = self.view();
         let size = self.fs.data(handle.id).len();
         let offset = Self::place(rng, size);
+        self.log(format_args!("data of {}", handle.id));
         let len = match rng.below(6) {
             0 => rng.below(3 << 20),
             1 => 1 << 20,
@@ -227,6 +248,7 @@ impl World {
         let path = path(rng);
         let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else { return };
         let Body::File(data) = &self.fs.at(id).body else { return };
+        self.log(format_args!("truncate {}", Shown(&path)));
         let size = if rng.chance(40) { 0 } else { Self::place(rng, data.len()) };
         let set = SetAttr {
             size: Some(size as u64),
@@ -269,6 +291,7 @@ impl World {
         let path = path(rng);
         let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else { return };
         let view = self.view();
+        self.log(format_args!("remove {}", Shown(&path)));
         if rng.chance(60) {
             same(errno(run(view.unlink(&CALLER, dir, name))), self.fs.unlink(dir_id, name), "unlink");
         } else {
@@ -285,6 +308,7 @@ impl World {
         };
         let (Ok(from_dir), Ok(from_id), from_name) = self.dir_of(&from) else { return };
         let (Ok(to_dir), Ok(to_id), to_name) = self.dir_of(&to) else { return };
+        self.log(format_args!("rename {} {} {mode:?}", Shown(&from), Shown(&to)));
         let view = errno(run(self.view().rename(&CALLER, (from_dir, from_name), (to_dir, to_name), mode)));
         let model = self.fs.rename((from_id, from_name), (to_id, to_name), mode);
         same(view, model, "rename");
@@ -294,6 +318,7 @@ impl World {
         let (from, to) = (path(rng), path(rng));
         let (Ok(ino), Ok(id)) = (self.walk(&from), self.fs.walk(&from)) else { return };
         let (Ok(dir), Ok(dir_id), name) = self.dir_of(&to) else { return };
+        self.log(format_args!("link {} {}", Shown(&from), Shown(&to)));
         let view = errno(run(self.view().link(&CALLER, ino, dir, name)));
         if let Some((known, ())) = same(view, self.fs.link(id, dir_id, name), "link") {
             self.held.push(known.ino);
@@ -305,6 +330,7 @@ impl World {
         let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else { return };
         let view = self.view();
         let now = self.fs.now;
+        self.log(format_args!("attributes of {}", Shown(&path)));
         match rng.below(4) {
             0 => {
                 let mode = [0o600, 0o640, 0o777][rng.below(3)];
@@ -385,7 +411,8 @@ impl World {
                 let _ = match rng.below(5) {
                     0 => fs.make(dir, name, Body::Dir(Default::default()), 0o755).map(|_| ()),
                     1 => {
-                        let data = pattern(rng, [10, 3000, 5 << 20][rng.below(3)]);
+                        let len = [10, 3000, 5 << 20][rng.below(3)];
+                        let data = pattern(rng, len);
                         fs.make(dir, name, Body::File(data), 0o644).map(|_| ())
                     }
                     2 => fs.unlink(dir, name),
@@ -434,9 +461,11 @@ fn program(seed: u64, steps: usize) {
     let mut rng = Rng(seed);
     let mut world = seeded_world(&mut rng);
     world.check();
+    // A check changes what is loaded and known: often is for finding, seldom for trying.
+    let often = std::env::var("SAILVOL_CHECK").is_ok();
     for step in 0..steps {
         world.step(&mut rng);
-        if step % 20 == 19 {
+        if often || step % 20 == 19 {
             world.check();
         }
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-use crate::format::{Node, content_id};
+use crate::format::{Node, chunks_cid, content_id};
 use crate::model::{
     BlobRef, ChunkRef, Content, Epoch, Hash, ITEM_BYTES_MAX, PackRef, Ptr, TINY_BYTES_MAX, Timestamp, TreeRoot,
     chunk_count, chunk_range,
@@ -41,9 +41,10 @@ impl TestSource {
         if size <= TINY_BYTES_MAX {
             return Content::Tiny(bytes.into());
         }
-        let id = content_id(bytes);
-        self.contents.lock().insert(id, Bytes::copy_from_slice(bytes));
+        let keep = |id| self.contents.lock().insert(id, Bytes::copy_from_slice(bytes));
         if size < ITEM_BYTES_MAX {
+            let id = content_id(bytes);
+            keep(id);
             return Content::Blob(BlobRef {
                 pack: PackRef { epoch: EPOCH, id },
                 offset: 4,
@@ -66,10 +67,12 @@ impl TestSource {
             });
             at = start + len;
         }
+        let cid = chunks_cid(size, 0, &chunks);
+        keep(cid);
         Content::Chunks {
             tier: 0,
             chunks: chunks.into(),
-            cid: id,
+            cid,
         }
     }
 
