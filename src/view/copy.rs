@@ -113,7 +113,7 @@ impl View {
         if rustix::fs::ioctl_ficlone(clone.as_fd(), source.as_fd()).is_ok() {
             return Ok(Some(clone));
         }
-        overlay.discard_body(&clone);
+        overlay.discard_body(clone);
         Ok(None)
     }
 
@@ -154,7 +154,7 @@ impl View {
         match taken {
             Ok(true) => Ok(len),
             other => {
-                overlay.discard_body(&clone);
+                overlay.discard_body(clone);
                 other.map(|_| 0)
             }
         }
@@ -258,7 +258,7 @@ impl View {
                 dirty: true,
             })),
             other => {
-                overlay.discard_body(&body);
+                overlay.discard_body(body);
                 other.map(|_| None)
             }
         }

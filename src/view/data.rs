@@ -356,11 +356,11 @@ impl View {
                 body,
             })),
             Ok(None) => {
-                overlay.discard_body(&body);
+                overlay.discard_body(body);
                 Ok(None)
             }
             Err(error) => {
-                overlay.discard_body(&body);
+                overlay.discard_body(body);
                 Err(error)
             }
         }
@@ -394,7 +394,7 @@ impl View {
                 Ok(true)
             }
             other => {
-                overlay.discard_body(&copy);
+                overlay.discard_body(copy);
                 other
             }
         }
