@@ -19,7 +19,8 @@ use super::types::{Ino, OpenForWrite};
 use super::{View, ViewError};
 use crate::model::{Content, Entry, EntryBody, FRAME_BYTES, LinkId, LinkInode, Name, TreeRoot, VolPath};
 use crate::overlay::{
-    BaseRef, Body, FileState, FreedBody, NodeBody, NodeId, Op, OverlayNode, OverlayState, PublishedContent, ROOT_NODE,
+    BaseRef, Body, FileState, FreedBody, NodeBody, NodeId, Op, OverlayNode, OverlayState, PublishedContent,
+    ROOT_NODE,
 };
 
 /// Generation of an inode that has to look itself up again.
@@ -124,15 +125,25 @@ impl View {
             // Nodes are shared, not copied.
             (state.nodes.clone(), bytes)
         };
-        bytes.extend(contents.iter().map(|(id, size, content)| (*id, (*size, content.clone()))));
-        let freed = overlay.apply_freeing(&Op::Published { commit, base, contents })?;
+        bytes.extend(
+            contents
+                .iter()
+                .map(|(id, size, content)| (*id, (*size, content.clone()))),
+        );
+        let freed = overlay.apply_freeing(&Op::Published {
+            commit,
+            base,
+            contents,
+        })?;
         let state = overlay.read();
         // Places first: an inode that leaves is no longer found by its node.
         let leaving: Vec<(Ino, NodeId, Option<(Ino, Name)>)> = space
             .inodes
             .iter()
             .filter_map(|(ino, inode)| match inode.what {
-                What::Node(id) if state.node(id).is_none() => Some((ino, id, space.place_of(before.get(&id)?))),
+                What::Node(id) if state.node(id).is_none() => {
+                    Some((ino, id, space.place_of(before.get(&id)?)))
+                }
                 _ => None,
             })
             .collect();
@@ -146,9 +157,10 @@ impl View {
                 }),
                 _ => None,
             };
-            if let (Some((size, content)), Some(file)) =
-                (&content, space.inodes.get(ino).and_then(|inode| inode.file.clone()))
-                && !file.is_clean()
+            if let (Some((size, content)), Some(file)) = (
+                &content,
+                space.inodes.get(ino).and_then(|inode| inode.file.clone()),
+            ) && !file.is_clean()
             {
                 file.turn(Turn::Published {
                     size: *size,
@@ -204,9 +216,13 @@ impl View {
                     if let Some((size, content)) = &file.base
                         && at < valid.min(*size)
                     {
-                        let len = part.len().min(usize::try_from(valid.min(*size) - at).unwrap_or(usize::MAX));
+                        let len = part
+                            .len()
+                            .min(usize::try_from(valid.min(*size) - at).unwrap_or(usize::MAX));
                         let bytes = self.source.read(content, *size, at, len).await?;
-                        part.get_mut(..bytes.len()).unwrap_or_default().copy_from_slice(&bytes);
+                        part.get_mut(..bytes.len())
+                            .unwrap_or_default()
+                            .copy_from_slice(&bytes);
                     }
                 }
             }
@@ -253,7 +269,12 @@ impl View {
     /// Puts the times of all writes into the overlay, so that its state says everything that stat does.
     pub fn settle(&self) -> Result<(), ViewError> {
         self.with_edit(|edit| {
-            let files: Vec<_> = edit.space.inodes.iter().filter_map(|(_, inode)| inode.file.clone()).collect();
+            let files: Vec<_> = edit
+                .space
+                .inodes
+                .iter()
+                .filter_map(|(_, inode)| inode.file.clone())
+                .collect();
             files.iter().try_for_each(|file| edit.settle(file))
         })
     }

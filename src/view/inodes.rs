@@ -154,13 +154,17 @@ impl Inodes {
     pub fn free_to_show(&self, file_id: FileId, generation: u64) -> Option<u64> {
         let usable = (FIRST_FILE_ID..SURROGATES).contains(&file_id.0) || file_id == FileId::ROOT;
         let held = self.by_shown.get(&file_id.0).and_then(|ino| self.map.get(ino));
-        let lives = held.is_some_and(|held| held.generation == generation && !matches!(held.what, What::Gone(_)));
+        let lives =
+            held.is_some_and(|held| held.generation == generation && !matches!(held.what, What::Gone(_)));
         (usable && !lives).then_some(file_id.0)
     }
 
     /// Settles the `st_ino` of an inode that has just been found to be of this file id.
     pub fn show(&mut self, ino: Ino, file_id: FileId, generation: u64) {
-        if self.map.get(&ino).is_some_and(|inode| inode.shown == file_id.0 && self.by_shown.get(&file_id.0) == Some(&ino))
+        if self
+            .map
+            .get(&ino)
+            .is_some_and(|inode| inode.shown == file_id.0 && self.by_shown.get(&file_id.0) == Some(&ino))
         {
             return;
         }
@@ -168,7 +172,9 @@ impl Inodes {
             .free_to_show(file_id, generation)
             .or_else(|| (!self.by_shown.contains_key(&ino)).then_some(ino))
             .unwrap_or_else(|| self.free_surrogate());
-        let Some(inode) = self.map.get_mut(&ino) else { return };
+        let Some(inode) = self.map.get_mut(&ino) else {
+            return;
+        };
         let before = std::mem::replace(&mut inode.shown, shown);
         if self.by_shown.get(&before) == Some(&ino) {
             self.by_shown.remove(&before);

@@ -30,7 +30,9 @@ impl View {
         base: TreeRoot,
         switch: impl FnOnce(&Overlay) -> Result<T, E>,
     ) -> Result<(T, u64), E> {
-        let Dirty::Overlay(overlay) = &self.dirty else { return Err(ViewError::ReadOnly.into()) };
+        let Dirty::Overlay(overlay) = &self.dirty else {
+            return Err(ViewError::ReadOnly.into());
+        };
         let mut space = self.space.write();
         let before: Vec<Leaving> = {
             let state = overlay.read();
@@ -59,7 +61,10 @@ impl View {
         let generation = space.generation;
         let state = overlay.read();
         for was in before {
-            if state.node(was.id).is_some_and(|node| node.kind() == was.node.kind()) {
+            if state
+                .node(was.id)
+                .is_some_and(|node| node.kind() == was.node.kind())
+            {
                 let what = What::Node(was.id);
                 space.inodes.become_(was.ino, what, None, generation);
                 continue;
@@ -72,7 +77,9 @@ impl View {
             let link = was.node.link;
             space.leave_overlay(was.ino, was.place, link, was.node.nlink, was.entry);
         }
-        space.inodes.become_(super::ROOT_INO, What::Node(ROOT_NODE), None, generation);
+        space
+            .inodes
+            .become_(super::ROOT_INO, What::Node(ROOT_NODE), None, generation);
         space.frozen_open.clear();
         space.usage = Usage::new(&state);
         count_bodies(&space.usage, overlay, &state);
@@ -82,12 +89,16 @@ impl View {
 
     /// The same for a read-only mount.
     pub fn reload_read_only(&self, base: TreeRoot, base_ref: BaseRef) -> Result<u64, ViewError> {
-        let Dirty::None(state) = &self.dirty else { return Err(ViewError::Invalid) };
+        let Dirty::None(state) = &self.dirty else {
+            return Err(ViewError::Invalid);
+        };
         let mut space = self.space.write();
         *state.write() = OverlayState::new(base_ref, base.attrs.clone());
         space.generation += 1;
         let generation = space.generation;
-        space.inodes.become_(super::ROOT_INO, What::Node(ROOT_NODE), None, generation);
+        space
+            .inodes
+            .become_(super::ROOT_INO, What::Node(ROOT_NODE), None, generation);
         space.usage = Usage::default();
         space.set_base(base);
         Ok(generation)

@@ -18,13 +18,11 @@ const RW: OpenFlags = OpenFlags {
     truncate: false,
     exclusive: false,
 };
-const RO: OpenFlags = OpenFlags {
-    write: false,
-    ..RW
-};
+const RO: OpenFlags = OpenFlags { write: false, ..RW };
 
 fn dir(fs: &mut Fs, at: u64, name: &str) -> u64 {
-    fs.make(at, name.as_bytes(), Body::Dir(Default::default()), 0o755).unwrap()
+    fs.make(at, name.as_bytes(), Body::Dir(Default::default()), 0o755)
+        .unwrap()
 }
 
 fn file(fs: &mut Fs, at: u64, name: &str, data: Vec<u8>) -> u64 {
@@ -56,7 +54,10 @@ fn what_is_here_is_answered_at_once() {
     at_once(view.rename(&CALLER, (a, b"f"), (ROOT_INO, b"g"), RenameMode::Replace)).unwrap();
     at_once(view.mkdir(&CALLER, a, b"new", 0o755)).unwrap();
     at_once(view.unlink(&CALLER, ROOT_INO, b"g")).unwrap();
-    assert_eq!(at_once(view.read(f, open.fh, 0, 100)).unwrap(), &b"hello world"[..]);
+    assert_eq!(
+        at_once(view.read(f, open.fh, 0, 100)).unwrap(),
+        &b"hello world"[..]
+    );
     view.release(f, open.fh);
 }
 
@@ -65,19 +66,35 @@ fn what_a_commit_would_refuse_is_refused_here() {
     let world = World::new(|_| ());
     let view = world.view();
     let long = [b'x'; 256];
-    assert_eq!(errno(run(view.mkdir(&CALLER, ROOT_INO, &long, 0o755))).unwrap_err(), libc::ENAMETOOLONG);
-    assert_eq!(errno(run(view.lookup(&CALLER, ROOT_INO, &long))).unwrap_err(), libc::ENAMETOOLONG);
+    assert_eq!(
+        errno(run(view.mkdir(&CALLER, ROOT_INO, &long, 0o755))).unwrap_err(),
+        libc::ENAMETOOLONG
+    );
+    assert_eq!(
+        errno(run(view.lookup(&CALLER, ROOT_INO, &long))).unwrap_err(),
+        libc::ENAMETOOLONG
+    );
     let target = vec![b'x'; 4096];
-    assert_eq!(errno(run(view.symlink(&CALLER, ROOT_INO, b"s", &target))).unwrap_err(), libc::ENAMETOOLONG);
+    assert_eq!(
+        errno(run(view.symlink(&CALLER, ROOT_INO, b"s", &target))).unwrap_err(),
+        libc::ENAMETOOLONG
+    );
     assert!(run(view.symlink(&CALLER, ROOT_INO, b"s", &target[1..])).is_ok());
-    let set = |name: &[u8], value: &[u8]| errno(run(view.setxattr(&CALLER, ROOT_INO, name, value, XattrMode::Any)));
+    let set =
+        |name: &[u8], value: &[u8]| errno(run(view.setxattr(&CALLER, ROOT_INO, name, value, XattrMode::Any)));
     assert_eq!(set(b"user.a", &[0; 65537]).unwrap_err(), libc::E2BIG);
     set(b"user.a", &[0; 60000]).unwrap();
     assert_eq!(set(b"user.b", &[0; 6000]).unwrap_err(), libc::ENOSPC);
-    assert_eq!(set(b"system.posix_acl_access", b"x").unwrap_err(), libc::EOPNOTSUPP);
+    assert_eq!(
+        set(b"system.posix_acl_access", b"x").unwrap_err(),
+        libc::EOPNOTSUPP
+    );
     let open = run(view.create(&CALLER, ROOT_INO, b"f", 0o644, RW)).unwrap();
     let (f, fh) = (open.0.ino, open.1.fh);
-    assert_eq!(errno(run(view.write(f, fh, u64::MAX - 2, b"abc", false))).unwrap_err(), libc::EFBIG);
+    assert_eq!(
+        errno(run(view.write(f, fh, u64::MAX - 2, b"abc", false))).unwrap_err(),
+        libc::EFBIG
+    );
     view.release(f, fh);
 }
 
@@ -94,13 +111,23 @@ fn paths_do_not_get_too_deep_by_mkdir_nor_by_rename() {
     for _ in 0..PATH_DEPTH_MAX {
         at = run(view.mkdir(&CALLER, at, b"d", 0o755)).unwrap().ino;
     }
-    assert_eq!(errno(run(view.mkdir(&CALLER, at, b"d", 0o755))).unwrap_err(), libc::ENAMETOOLONG);
+    assert_eq!(
+        errno(run(view.mkdir(&CALLER, at, b"d", 0o755))).unwrap_err(),
+        libc::ENAMETOOLONG
+    );
     let mut parents = vec![ROOT_INO];
     for _ in 0..PATH_DEPTH_MAX {
         parents.push(known(&view, parents[parents.len() - 1], "d").ino);
     }
     // A directory with more directories than there is room for below, but none of them deep: it fits by one.
-    let wide = |depth: usize| run(view.rename(&CALLER, (ROOT_INO, b"wide"), (parents[depth], b"w"), RenameMode::Replace));
+    let wide = |depth: usize| {
+        run(view.rename(
+            &CALLER,
+            (ROOT_INO, b"wide"),
+            (parents[depth], b"w"),
+            RenameMode::Replace,
+        ))
+    };
     assert_eq!(errno(wide(PATH_DEPTH_MAX - 1)).unwrap_err(), libc::ENAMETOOLONG);
     wide(PATH_DEPTH_MAX - 2).unwrap();
 }
@@ -171,13 +198,16 @@ fn writes_chown_and_truncation_take_setuid_off() {
     assert_eq!(run(view.setattr(&user, f, &cut)).unwrap().mode, 0o755);
     mode(0o4755);
     // A passthrough write tells by asking for nothing.
-    assert_eq!(run(view.setattr(&CALLER, f, &SetAttr::default())).unwrap().mode, 0o4755);
-    assert_eq!(run(view.setattr(&user, f, &SetAttr::default())).unwrap().mode, 0o755);
+    assert_eq!(
+        run(view.setattr(&CALLER, f, &SetAttr::default())).unwrap().mode,
+        0o4755
+    );
+    assert_eq!(
+        run(view.setattr(&user, f, &SetAttr::default())).unwrap().mode,
+        0o755
+    );
     mode(0o4755);
-    let truncate = OpenFlags {
-        truncate: true,
-        ..RW
-    };
+    let truncate = OpenFlags { truncate: true, ..RW };
     let open = run(view.open(&user, f, truncate)).unwrap();
     assert_eq!(now(), 0o755);
     view.release(f, open.fh);
@@ -215,7 +245,11 @@ fn a_listing_is_as_of_opendir_and_can_be_taken_up_anywhere() {
     }
     assert_eq!(all.len(), 2 + 3001);
     assert!(all[2..].is_sorted_by(|a, b| a.name < b.name));
-    assert!(all.iter().enumerate().all(|(i, line)| line.cookie == i as u64 + 1));
+    assert!(
+        all.iter()
+            .enumerate()
+            .all(|(i, line)| line.cookie == i as u64 + 1)
+    );
     // Somewhere in between, backwards.
     for cookie in cookies.iter().rev().skip(1) {
         if *cookie == 0 {
@@ -267,11 +301,7 @@ fn copies_share_content() {
         let mut at = 0;
         let mut calls = 0;
         while at < len {
-            let side = |ino, fh| CopySide {
-                ino,
-                fh,
-                offset: at,
-            };
+            let side = |ino, fh| CopySide { ino, fh, offset: at };
             let want = (len / pieces + 100).min(len - at);
             at += run(view.copy_file_range(side(from, open.fh), side(to.ino, to_open.fh), want)).unwrap();
             calls += 1;
@@ -281,7 +311,9 @@ fn copies_share_content() {
         view.release(to.ino, to_open.fh);
         let shared = peek(&view, |look| match &look.inode(to.ino)?.what {
             What::Node(id) => Ok(match &look.node(*id)?.body {
-                NodeBody::File(file) => file.body.is_none() && file.base.as_ref().is_some_and(|base| base.0 == len),
+                NodeBody::File(file) => {
+                    file.body.is_none() && file.base.as_ref().is_some_and(|base| base.0 == len)
+                }
                 _ => false,
             }),
             _ => Ok(false),
@@ -329,22 +361,34 @@ fn reload_keeps_directories_and_gives_changed_files_new_numbers() {
     assert!(run(view.lookup(&CALLER, a, b"local")).unwrap().is_none());
     assert!(!run(view.opendir(&CALLER, a)).unwrap().keep_cache);
     assert_eq!(run(view.getattr(&CALLER, gone, None)).unwrap().nlink, 0);
-    assert_eq!(errno(run(view.mkdir(&CALLER, gone, b"x", 0o755))).unwrap_err(), libc::ENOENT);
+    assert_eq!(
+        errno(run(view.mkdir(&CALLER, gone, b"x", 0o755))).unwrap_err(),
+        libc::ENOENT
+    );
     // The listing that was open is the old one.
     let names: Vec<_> = run(view.readdir(a, listing.fh, 2, 4096)).unwrap();
-    assert_eq!(names.iter().map(|line| &*line.name).collect::<Vec<_>>(), [&b"changed"[..], b"removed", b"same"]);
+    assert_eq!(
+        names.iter().map(|line| &*line.name).collect::<Vec<_>>(),
+        [&b"changed"[..], b"removed", b"same"]
+    );
     // Same content: same number. Changed: another, but the true st_ino can be asked for.
     assert_eq!(known(&view, a, "same").ino, same.ino);
     let now = known(&view, a, "changed");
     assert_ne!(now.ino, changed.ino);
     assert!(now.ino >= SURROGATES && !now.settled);
     assert_eq!(now.attr.ino, file_id);
-    assert_eq!(run(view.read(changed.ino, open.fh, 0, 100)).unwrap(), &b"before"[..]);
+    assert_eq!(
+        run(view.read(changed.ino, open.fh, 0, 100)).unwrap(),
+        &b"before"[..]
+    );
     assert_eq!(world.read_all(now.ino), b"after!");
     assert_eq!(run(view.getattr(&CALLER, removed, None)).unwrap().nlink, 0);
     assert_eq!(run(view.getattr(&CALLER, changed.ino, None)).unwrap().nlink, 0);
     // Writing to what is no longer there finds the new file by its path.
-    assert_eq!(errno(run(view.open(&CALLER, changed.ino, RW))).unwrap_err(), libc::ESTALE);
+    assert_eq!(
+        errno(run(view.open(&CALLER, changed.ino, RW))).unwrap_err(),
+        libc::ESTALE
+    );
     view.release(changed.ino, open.fh);
     view.releasedir(a, listing.fh);
 }
@@ -422,7 +466,12 @@ fn without_the_store_nothing_is_half_done() {
     let io = |result: Result<(), crate::view::ViewError>| assert_eq!(result.unwrap_err().errno(), libc::EIO);
     io(run(view.write(f, open.fh, 1, b"x", false)).map(|_| ()));
     io(run(view.read(f, open.fh, 0, 10)).map(|_| ()));
-    io(run(view.rename(&CALLER, (a, b"f7"), (ROOT_INO, b"g"), RenameMode::Replace)));
+    io(run(view.rename(
+        &CALLER,
+        (a, b"f7"),
+        (ROOT_INO, b"g"),
+        RenameMode::Replace,
+    )));
     io(run(view.unlink(&CALLER, a, b"f8")));
     // What needs nothing goes on: new files, and overwriting whole.
     run(view.create(&CALLER, ROOT_INO, b"new", 0o644, RW)).unwrap();
@@ -447,7 +496,11 @@ fn seeking_finds_holes() {
     });
     let view = world.view();
     let f = known(&view, ROOT_INO, "holes");
-    assert_eq!(f.attr.blocks, (16 << 20) / 512, "the chunk that is a hole takes no blocks");
+    assert_eq!(
+        f.attr.blocks,
+        (16 << 20) / 512,
+        "the chunk that is a hole takes no blocks"
+    );
     let open = run(view.open(&CALLER, f.ino, RW)).unwrap();
     let seek = |at: u64, what| errno(run(view.lseek(f.ino, open.fh, at, what)));
     let mib = |n: u64| n << 20;
@@ -457,7 +510,10 @@ fn seeking_finds_holes() {
     assert_eq!(seek(mib(24), Seek::Data), Err(libc::ENXIO));
     let (n, n_open) = run(view.create(&CALLER, ROOT_INO, b"new", 0o644, RW)).unwrap();
     run(view.write(n.ino, n_open.fh, mib(5), b"x", false)).unwrap();
-    assert_eq!(errno(run(view.lseek(n.ino, n_open.fh, 0, Seek::Data))), Ok(mib(5)));
+    assert_eq!(
+        errno(run(view.lseek(n.ino, n_open.fh, 0, Seek::Data))),
+        Ok(mib(5))
+    );
     assert_eq!(errno(run(view.lseek(n.ino, n_open.fh, 0, Seek::Hole))), Ok(0));
 }
 
@@ -507,9 +563,18 @@ fn a_read_only_view_refuses_every_change() {
     let a = known(&view, ROOT_INO, "a").ino;
     let f = known(&view, a, "f").ino;
     assert_eq!(errno(run(view.unlink(&CALLER, a, b"f"))), Err(libc::EROFS));
-    assert_eq!(errno(run(view.open(&CALLER, f, RW)).map(|_| ())), Err(libc::EROFS));
-    assert_eq!(errno(run(view.setattr(&CALLER, f, &SetAttr::default())).map(|_| ())), Err(libc::EROFS));
-    assert_eq!(errno(run(view.mkdir(&CALLER, a, b"d", 0o755)).map(|_| ())), Err(libc::EROFS));
+    assert_eq!(
+        errno(run(view.open(&CALLER, f, RW)).map(|_| ())),
+        Err(libc::EROFS)
+    );
+    assert_eq!(
+        errno(run(view.setattr(&CALLER, f, &SetAttr::default())).map(|_| ())),
+        Err(libc::EROFS)
+    );
+    assert_eq!(
+        errno(run(view.mkdir(&CALLER, a, b"d", 0o755)).map(|_| ())),
+        Err(libc::EROFS)
+    );
     let open = run(view.open(&CALLER, f, RO)).unwrap();
     assert_eq!(run(view.read(f, open.fh, 0, 9)).unwrap(), &b"x"[..]);
     view.release(f, open.fh);
@@ -533,7 +598,10 @@ fn quota_stops_growth_and_nothing_else() {
     let view = View::new(options, world.overlay.clone().unwrap(), world.base.clone(), parts).unwrap();
     let f = known(&view, ROOT_INO, "f").ino;
     let open = run(view.open(&CALLER, f, RW)).unwrap();
-    assert_eq!(errno(run(view.write(f, open.fh, 1000, &[2; 501], false))), Err(libc::EDQUOT));
+    assert_eq!(
+        errno(run(view.write(f, open.fh, 1000, &[2; 501], false))),
+        Err(libc::EDQUOT)
+    );
     run(view.write(f, open.fh, 1000, &[2; 500], false)).unwrap();
     run(view.write(f, open.fh, 0, &[3; 1500], false)).unwrap();
     let cut = SetAttr {

@@ -29,7 +29,9 @@ pub fn run<T>(operation: impl Future<Output = T>) -> T {
 
 /// Runs an operation that must not wait for anything.
 pub fn at_once<T>(operation: impl Future<Output = T>) -> T {
-    operation.now_or_never().expect("an operation on what is here waited")
+    operation
+        .now_or_never()
+        .expect("an operation on what is here waited")
 }
 
 pub fn errno<T>(result: Result<T, ViewError>) -> Res<T> {
@@ -150,7 +152,11 @@ impl World {
         if clean {
             overlay.close().unwrap();
         }
-        assert_eq!(Arc::strong_count(&overlay), 1, "something still holds the overlay");
+        assert_eq!(
+            Arc::strong_count(&overlay),
+            1,
+            "something still holds the overlay"
+        );
     }
 
     pub fn tick(&mut self) {
@@ -201,7 +207,9 @@ impl World {
         let mut todo = vec![(ROOT_INO, ROOT)];
         let mut held = Vec::new();
         while let Some((ino, id)) = todo.pop() {
-            let super::model::Body::Dir(entries) = self.fs.at(id).body.clone() else { continue };
+            let super::model::Body::Dir(entries) = self.fs.at(id).body.clone() else {
+                continue;
+            };
             for (name, child_id) in entries {
                 let (file_id, link) = run(view.look(|src, look| {
                     Ok(match look.child(src, ino, &name)?.unwrap() {
@@ -252,9 +260,17 @@ impl World {
             let size = view.frozen_size(&frozen, *id).unwrap();
             let bytes = run(view.read_frozen(&frozen, *id, 0, size as usize)).unwrap();
             if !open.contains(id) {
-                let model = fs.inodes.values().find(|inode| inode.file_id == node.attrs.file_id);
-                let super::model::Body::File(data) = &model.unwrap().body else { panic!("no file") };
-                assert!(bytes == data.as_slice(), "frozen file {id} is not what it was at the freeze");
+                let model = fs
+                    .inodes
+                    .values()
+                    .find(|inode| inode.file_id == node.attrs.file_id);
+                let super::model::Body::File(data) = &model.unwrap().body else {
+                    panic!("no file")
+                };
+                assert!(
+                    bytes == data.as_slice(),
+                    "frozen file {id} is not what it was at the freeze"
+                );
             }
             contents.push((*id, size, self.source.content(&bytes)));
         }
@@ -270,7 +286,11 @@ impl World {
         // What was open for writing is published as it was read.
         for (node, _, content) in &contents {
             let file_id = frozen.state.node(*node).unwrap().attrs.file_id;
-            let inode = fs.inodes.values_mut().find(|inode| inode.file_id == file_id).unwrap();
+            let inode = fs
+                .inodes
+                .values_mut()
+                .find(|inode| inode.file_id == file_id)
+                .unwrap();
             if let super::model::Body::File(data) = &mut inode.body {
                 *data = self.source.all(content);
             }
@@ -279,7 +299,10 @@ impl World {
         self.seq += 1;
         self.base_fs = fs;
         self.base = tree.clone();
-        let freed = self.view().published(frozen.commit, self.base_ref(), tree, contents).unwrap();
+        let freed = self
+            .view()
+            .published(frozen.commit, self.base_ref(), tree, contents)
+            .unwrap();
         drop(freed);
     }
 
@@ -345,22 +368,37 @@ impl World {
             }
             let plain = self.list_plain(ino);
             view.releasedir(ino, open.fh);
-            assert_eq!((&*lines[0].item.name, &*lines[1].item.name), (&b"."[..], &b".."[..]));
-            let names: Vec<(Vec<u8>, Kind)> =
-                lines[2..].iter().map(|line| (line.item.name.to_vec(), line.item.kind)).collect();
+            assert_eq!(
+                (&*lines[0].item.name, &*lines[1].item.name),
+                (&b"."[..], &b".."[..])
+            );
+            let names: Vec<(Vec<u8>, Kind)> = lines[2..]
+                .iter()
+                .map(|line| (line.item.name.to_vec(), line.item.kind))
+                .collect();
             assert_eq!(names, self.fs.list(id), "listing of {path}");
             assert_eq!(names, plain, "plain listing of {path}");
             for line in &lines[2..] {
                 let name = &line.item.name;
                 let child = self.fs.lookup(id, name).unwrap();
                 let path = format!("{path}/{}", String::from_utf8_lossy(name));
-                let known = line.known.unwrap_or_else(|| panic!("{path} has no attributes in the listing"));
+                let known = line
+                    .known
+                    .unwrap_or_else(|| panic!("{path} has no attributes in the listing"));
                 held.push(known.ino);
                 assert_eq!(line.item.ino, known.attr.ino, "d_ino of {path}");
                 self.same_attr(&known.attr, child, &path);
                 // One number for one inode, however many names lead to it.
-                assert_eq!(*seen.entry(child).or_insert(known.ino), known.ino, "{path} has two numbers");
-                assert_eq!(*numbers.entry(known.attr.ino).or_insert(child), child, "st_ino of {path} is another's");
+                assert_eq!(
+                    *seen.entry(child).or_insert(known.ino),
+                    known.ino,
+                    "{path} has two numbers"
+                );
+                assert_eq!(
+                    *numbers.entry(known.attr.ino).or_insert(child),
+                    child,
+                    "st_ino of {path} is another's"
+                );
                 match &self.fs.at(child).body {
                     super::model::Body::Dir(_) => todo.push((known.ino, child, path.clone())),
                     super::model::Body::File(data) => {
@@ -376,7 +414,10 @@ impl World {
                 for (name, value) in &self.fs.at(child).xattrs {
                     model.extend_from_slice(name);
                     model.push(0);
-                    assert_eq!(run(view.getxattr(&CALLER, known.ino, name)).unwrap(), value.as_slice());
+                    assert_eq!(
+                        run(view.getxattr(&CALLER, known.ino, name)).unwrap(),
+                        value.as_slice()
+                    );
                 }
                 assert_eq!(list, model, "xattrs of {path}");
             }
@@ -417,7 +458,13 @@ impl World {
             super::model::Body::Fifo => 0,
         };
         assert_eq!(
-            (attr.mode, attr.size, u64::from(attr.nlink), attr.mtime, attr.ctime),
+            (
+                attr.mode,
+                attr.size,
+                u64::from(attr.nlink),
+                attr.mtime,
+                attr.ctime
+            ),
             (inode.mode, size, self.fs.nlink(id), inode.mtime, inode.ctime),
             "mode, size, nlink, mtime, ctime of {path}"
         );

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::model::{
-    Attrs, DirPage, DirTree, Entry, EntryBody, FileId, Kind, LinkId, LinkInode, LinksTree, Name, Timestamp, TreeRoot,
-    Xattrs,
+    Attrs, DirPage, DirTree, Entry, EntryBody, FileId, Kind, LinkId, LinkInode, LinksTree, Name, Timestamp,
+    TreeRoot, Xattrs,
 };
 use crate::tree::recount_page;
 use crate::view::RenameMode;
@@ -176,7 +176,9 @@ impl Fs {
     fn is_below(&self, id: Id, top: Id) -> bool {
         id == top
             || match &self.at(top).body {
-                Body::Dir(entries) => entries.values().any(|child| self.is_dir(*child) && self.is_below(id, *child)),
+                Body::Dir(entries) => entries
+                    .values()
+                    .any(|child| self.is_dir(*child) && self.is_below(id, *child)),
                 _ => false,
             }
     }
@@ -272,7 +274,10 @@ impl Fs {
             Body::Fifo => Kind::Fifo,
         };
         let entries = self.entries(dir).unwrap();
-        entries.iter().map(|(name, id)| (name.clone(), kind(id))).collect()
+        entries
+            .iter()
+            .map(|(name, id)| (name.clone(), kind(id)))
+            .collect()
     }
 
     pub fn nlink(&self, id: Id) -> u64 {
@@ -350,7 +355,10 @@ impl Fs {
 
     fn attrs(&self, id: Id) -> Attrs {
         let inode = self.at(id);
-        let xattrs = inode.xattrs.iter().map(|(name, value)| (name.as_slice().into(), value.as_slice().into()));
+        let xattrs = inode
+            .xattrs
+            .iter()
+            .map(|(name, value)| (name.as_slice().into(), value.as_slice().into()));
         Attrs {
             mode: inode.mode,
             uid: 0,

@@ -37,7 +37,11 @@ fn same<T, U>(view: Res<T>, model: Res<U>, what: &str) -> Option<(T, U)> {
     match (view, model) {
         (Ok(view), Ok(model)) => Some((view, model)),
         (Err(view), Err(model)) if view == model => None,
-        (view, model) => panic!("{what}: view {:?}, model {:?}", view.map(|_| ()), model.map(|_| ())),
+        (view, model) => panic!(
+            "{what}: view {:?}, model {:?}",
+            view.map(|_| ()),
+            model.map(|_| ())
+        ),
     }
 }
 
@@ -52,7 +56,9 @@ struct Shown<'a>(&'a [&'static [u8]]);
 
 impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|name| write!(f, "/{}", String::from_utf8_lossy(name)))
+        self.0
+            .iter()
+            .try_for_each(|name| write!(f, "/{}", String::from_utf8_lossy(name)))
     }
 }
 
@@ -92,14 +98,28 @@ impl World {
 
     fn step_make(&mut self, rng: &mut Rng) {
         let path = path(rng);
-        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else { return };
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else {
+            return;
+        };
         let view = self.view();
         let mode = [0o644, 0o755, 0o600][rng.below(3)];
         self.log(format_args!("make {}", Shown(&path)));
         let (made, body, mode) = match rng.below(4) {
-            0 | 1 => (run(view.mkdir(&CALLER, dir, name, mode)), Body::Dir(Default::default()), mode),
-            2 => (run(view.symlink(&CALLER, dir, name, b"x/y")), Body::Symlink(b"x/y".to_vec()), 0o777),
-            _ => (run(view.mknod(&CALLER, dir, name, NodeKind::Fifo, mode)), Body::Fifo, mode),
+            0 | 1 => (
+                run(view.mkdir(&CALLER, dir, name, mode)),
+                Body::Dir(Default::default()),
+                mode,
+            ),
+            2 => (
+                run(view.symlink(&CALLER, dir, name, b"x/y")),
+                Body::Symlink(b"x/y".to_vec()),
+                0o777,
+            ),
+            _ => (
+                run(view.mknod(&CALLER, dir, name, NodeKind::Fifo, mode)),
+                Body::Fifo,
+                mode,
+            ),
         };
         let model = self.fs.make(dir_id, name, body, mode);
         if let Some((known, _)) = same(errno(made), model, "make") {
@@ -109,7 +129,9 @@ impl World {
 
     fn step_open(&mut self, rng: &mut Rng) {
         let path = path(rng);
-        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else { return };
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else {
+            return;
+        };
         let view = self.view();
         let flags = OpenFlags {
             read: true,
@@ -140,7 +162,9 @@ impl World {
         }
         let truncate = flags.write && rng.chance(25);
         let flags = OpenFlags { truncate, ..flags };
-        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else { return };
+        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else {
+            return;
+        };
         let model = match &self.fs.at(id).body {
             Body::File(_) => Ok(id),
             Body::Dir(_) => Err(libc::EISDIR),
@@ -183,7 +207,9 @@ impl World {
     }
 
     fn step_data(&mut self, rng: &mut Rng) {
-        let Some(handle) = self.any_handle(rng) else { return };
+        let Some(handle) = self.any_handle(rng) else {
+            return;
+        };
         let view = self.view();
         let size = self.fs.data(handle.id).len();
         let offset = Self::place(rng, size);
@@ -203,8 +229,18 @@ impl World {
             }
             2 | 3 => {
                 let bytes = pattern(rng, len);
-                let wrote = errno(run(view.write(handle.ino, handle.fh, offset as u64, &bytes, false)));
-                let model = if handle.flags.write { Ok(()) } else { Err(libc::EBADF) };
+                let wrote = errno(run(view.write(
+                    handle.ino,
+                    handle.fh,
+                    offset as u64,
+                    &bytes,
+                    false,
+                )));
+                let model = if handle.flags.write {
+                    Ok(())
+                } else {
+                    Err(libc::EBADF)
+                };
                 if same(wrote, model, "write").is_some() {
                     let offset = if handle.flags.append { size } else { offset };
                     if len > 0 {
@@ -246,10 +282,18 @@ impl World {
 
     fn step_truncate_path(&mut self, rng: &mut Rng) {
         let path = path(rng);
-        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else { return };
-        let Body::File(data) = &self.fs.at(id).body else { return };
+        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else {
+            return;
+        };
+        let Body::File(data) = &self.fs.at(id).body else {
+            return;
+        };
         self.log(format_args!("truncate {}", Shown(&path)));
-        let size = if rng.chance(40) { 0 } else { Self::place(rng, data.len()) };
+        let size = if rng.chance(40) {
+            0
+        } else {
+            Self::place(rng, data.len())
+        };
         let set = SetAttr {
             size: Some(size as u64),
             ..SetAttr::default()
@@ -259,7 +303,9 @@ impl World {
     }
 
     fn step_copy(&mut self, rng: &mut Rng) {
-        let (Some(from), Some(to)) = (self.any_handle(rng), self.any_handle(rng)) else { return };
+        let (Some(from), Some(to)) = (self.any_handle(rng), self.any_handle(rng)) else {
+            return;
+        };
         if from.id == to.id || !to.flags.write || to.flags.append {
             return;
         }
@@ -270,7 +316,11 @@ impl World {
         } else {
             (rng.below(size + 1), rng.below(size + 1))
         };
-        let len = if rng.chance(50) { usize::MAX / 2 } else { rng.below(4 << 20) };
+        let len = if rng.chance(50) {
+            usize::MAX / 2
+        } else {
+            rng.below(4 << 20)
+        };
         let side = |handle: &Handle, offset: usize| CopySide {
             ino: handle.ino,
             fh: handle.fh,
@@ -280,7 +330,10 @@ impl World {
         let copied = run(copy.copy_file_range(side(&from, from_offset), side(&to, to_offset), len as u64));
         let copied = errno(copied).unwrap() as usize;
         let there = size.saturating_sub(from_offset).min(len);
-        assert!(copied <= there && (copied > 0) == (there > 0), "copied {copied} of {there}");
+        assert!(
+            copied <= there && (copied > 0) == (there > 0),
+            "copied {copied} of {there}"
+        );
         if copied > 0 {
             let bytes = self.fs.data(from.id)[from_offset..from_offset + copied].to_vec();
             self.fs.write(to.id, to_offset, &bytes);
@@ -289,13 +342,23 @@ impl World {
 
     fn step_remove(&mut self, rng: &mut Rng) {
         let path = path(rng);
-        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else { return };
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else {
+            return;
+        };
         let view = self.view();
         self.log(format_args!("remove {}", Shown(&path)));
         if rng.chance(60) {
-            same(errno(run(view.unlink(&CALLER, dir, name))), self.fs.unlink(dir_id, name), "unlink");
+            same(
+                errno(run(view.unlink(&CALLER, dir, name))),
+                self.fs.unlink(dir_id, name),
+                "unlink",
+            );
         } else {
-            same(errno(run(view.rmdir(&CALLER, dir, name))), self.fs.rmdir(dir_id, name), "rmdir");
+            same(
+                errno(run(view.rmdir(&CALLER, dir, name))),
+                self.fs.rmdir(dir_id, name),
+                "rmdir",
+            );
         }
     }
 
@@ -306,18 +369,31 @@ impl World {
             1 => RenameMode::Exchange,
             _ => RenameMode::Replace,
         };
-        let (Ok(from_dir), Ok(from_id), from_name) = self.dir_of(&from) else { return };
-        let (Ok(to_dir), Ok(to_id), to_name) = self.dir_of(&to) else { return };
+        let (Ok(from_dir), Ok(from_id), from_name) = self.dir_of(&from) else {
+            return;
+        };
+        let (Ok(to_dir), Ok(to_id), to_name) = self.dir_of(&to) else {
+            return;
+        };
         self.log(format_args!("rename {} {} {mode:?}", Shown(&from), Shown(&to)));
-        let view = errno(run(self.view().rename(&CALLER, (from_dir, from_name), (to_dir, to_name), mode)));
+        let view = errno(run(self.view().rename(
+            &CALLER,
+            (from_dir, from_name),
+            (to_dir, to_name),
+            mode,
+        )));
         let model = self.fs.rename((from_id, from_name), (to_id, to_name), mode);
         same(view, model, "rename");
     }
 
     fn step_link(&mut self, rng: &mut Rng) {
         let (from, to) = (path(rng), path(rng));
-        let (Ok(ino), Ok(id)) = (self.walk(&from), self.fs.walk(&from)) else { return };
-        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&to) else { return };
+        let (Ok(ino), Ok(id)) = (self.walk(&from), self.fs.walk(&from)) else {
+            return;
+        };
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&to) else {
+            return;
+        };
         self.log(format_args!("link {} {}", Shown(&from), Shown(&to)));
         let view = errno(run(self.view().link(&CALLER, ino, dir, name)));
         if let Some((known, ())) = same(view, self.fs.link(id, dir_id, name), "link") {
@@ -327,7 +403,9 @@ impl World {
 
     fn step_attrs(&mut self, rng: &mut Rng) {
         let path = path(rng);
-        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else { return };
+        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else {
+            return;
+        };
         let view = self.view();
         let now = self.fs.now;
         self.log(format_args!("attributes of {}", Shown(&path)));
@@ -398,7 +476,12 @@ impl World {
 
     fn step_reload(&mut self, rng: &mut Rng) {
         // Files open for writing are kept by the mount; here they are closed first.
-        let writers: Vec<Handle> = self.handles.iter().filter(|handle| handle.flags.write).cloned().collect();
+        let writers: Vec<Handle> = self
+            .handles
+            .iter()
+            .filter(|handle| handle.flags.write)
+            .cloned()
+            .collect();
         for handle in writers {
             self.view().release(handle.ino, handle.fh);
         }
@@ -406,10 +489,14 @@ impl World {
         self.reload(|fs| {
             for _ in 0..rng.below(6) {
                 let (one, other) = (path(rng), path(rng));
-                let Ok(dir) = fs.walk(&one[..one.len() - 1]) else { continue };
+                let Ok(dir) = fs.walk(&one[..one.len() - 1]) else {
+                    continue;
+                };
                 let name = one[one.len() - 1];
                 let _ = match rng.below(5) {
-                    0 => fs.make(dir, name, Body::Dir(Default::default()), 0o755).map(|_| ()),
+                    0 => fs
+                        .make(dir, name, Body::Dir(Default::default()), 0o755)
+                        .map(|_| ()),
                     1 => {
                         let len = [10, 3000, 5 << 20][rng.below(3)];
                         let data = pattern(rng, len);
@@ -445,7 +532,8 @@ pub fn seeded_world(rng: &mut Rng) -> World {
             let below = fs.make(id, b"a", Body::Dir(Default::default()), 0o755).unwrap();
             for (i, data) in contents.iter().enumerate() {
                 let name = format!("f{i}");
-                fs.make(below, name.as_bytes(), Body::File(data.clone()), 0o644).unwrap();
+                fs.make(below, name.as_bytes(), Body::File(data.clone()), 0o644)
+                    .unwrap();
             }
             fs.make(id, b"b", Body::File(contents[3].clone()), 0o644).unwrap();
             let large = fs.make(id, b"c", Body::File(contents[4].clone()), 0o644).unwrap();
@@ -476,11 +564,16 @@ fn program(seed: u64, steps: usize) {
 fn the_view_does_what_a_local_filesystem_does() {
     // To replay one: SAILVOL_SEED=n cargo test --lib view::tests::programs
     if let Ok(seed) = std::env::var("SAILVOL_SEED") {
-        let steps = std::env::var("SAILVOL_STEPS").ok().and_then(|steps| steps.parse().ok());
+        let steps = std::env::var("SAILVOL_STEPS")
+            .ok()
+            .and_then(|steps| steps.parse().ok());
         program(seed.parse().unwrap(), steps.unwrap_or(300));
         return;
     }
-    let programs = std::env::var("SAILVOL_PROGRAMS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
+    let programs = std::env::var("SAILVOL_PROGRAMS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(12);
     for seed in 1..=programs {
         let run = std::panic::AssertUnwindSafe(|| program(seed, 150));
         if let Err(panic) = std::panic::catch_unwind(run) {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use crate::format::{Node, chunks_cid, content_id};
 use crate::model::{
-    BlobRef, ChunkRef, Content, Epoch, Hash, ITEM_BYTES_MAX, PackRef, Ptr, TINY_BYTES_MAX, Timestamp, TreeRoot,
-    chunk_count, chunk_range,
+    BlobRef, ChunkRef, Content, Epoch, Hash, ITEM_BYTES_MAX, PackRef, Ptr, TINY_BYTES_MAX, Timestamp,
+    TreeRoot, chunk_count, chunk_range,
 };
 use crate::tree::{MemorySource, NodeParams, NodeSource, NodeWriter, TreeError, store};
 use crate::view::{Clock, ContentSource};
@@ -83,7 +83,9 @@ impl TestSource {
             page_max: 1200,
             ..NodeParams::default()
         };
-        let stored = store(&self.nodes, tree, NodeWriter::new(EPOCH, params)).await.unwrap();
+        let stored = store(&self.nodes, tree, NodeWriter::new(EPOCH, params))
+            .await
+            .unwrap();
         self.nodes.add(stored.packs);
         stored.root
     }
