@@ -50,7 +50,9 @@ pub struct Counted {
     pub files: u64,
     /// Directories: made, changed or moved.
     pub dirs: u64,
-    /// Logical bytes of files whose content changed.
+    /// Files whose bytes were looked at.
+    pub contents: u64,
+    /// Logical bytes of those.
     pub bytes: u64,
 }
 
@@ -121,9 +123,10 @@ impl Frozen {
         }
     }
 
-    fn count(&self, bytes: u64) -> Counted {
+    fn count(&self, files: &UploadedFiles) -> Counted {
         let mut counted = Counted {
-            bytes,
+            contents: files.contents.len() as u64,
+            bytes: files.bytes,
             ..Counted::default()
         };
         match &self.changes {
@@ -164,7 +167,7 @@ impl Frozen {
         let path = |node| built.paths.get(node).cloned();
         let mut still_written: Vec<VolPath> = files.still_written.iter().filter_map(path).collect();
         still_written.sort();
-        let counted = self.count(files.bytes);
+        let counted = self.count(&files);
         Ok(Uploaded {
             frozen: self,
             files,

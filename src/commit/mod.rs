@@ -41,7 +41,7 @@ pub use ledger::{NoLedger, UploadLedger};
 pub use prepared::PreparedTree;
 pub use progress::{Progress, ProgressCount};
 pub use publish::{CommitDone, NewBase};
-pub use restore::{Target, restore};
+pub use restore::{CarriedOver, Target, carry_over, restore};
 pub use settle::{Settled, settle};
 pub use surroundings::{Commit, CommitOptions};
 pub use upload::{ChunkHints, FileSource, NoHints, UploadLimits};

@@ -294,7 +294,11 @@ impl Publishing<'_> {
         let uploads = Uploads::new(commit.volume.clone());
         let writer = NodeWriter::with_open_pack(merge.open, self.uploaded.files.epoch, params)
             .with_sink(Box::new(uploads.clone()));
-        let stored = tree::store(commit.nodes, &merge.result, writer).await?;
+        let stored = tree::store(commit.nodes, &merge.result, writer).await;
+        let stored = match uploads.take_error() {
+            Some(error) => return Err(error.into()),
+            None => stored?,
+        };
         self.sent += uploads.sent();
         let prepared = match merge.plain {
             true => None,

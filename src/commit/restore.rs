@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::build::foreign;
+use super::build::{Contents, build, foreign};
 use crate::model::{
     Attrs, Content, DirTree, Entry, EntryBody, Kind, LinkId, LinkInode, LocalContent, Name, TreeRoot, VolPath,
 };
@@ -59,6 +59,57 @@ pub async fn restore(src: &dyn NodeSource, target: Target<'_>) -> Result<Overlay
     state.next_node = state.next_node.max(next_node);
     state.generation = state.generation.max(generation);
     Ok(state)
+}
+
+/// Local changes on another base.
+#[derive(Clone, Debug)]
+pub struct CarriedOver {
+    /// The overlay on the new base.
+    pub overlay: OverlayState,
+    /// Changes of the new base that went under, which the mount had not seen.
+    pub overwritten: Vec<tree::Overwritten>,
+}
+
+/// Puts the changes of an overlay on top of another tree: `reload --keep`, and taking up an overlay whose base the
+/// volume does not keep any more. `base` is the tree that `overlay` stands on, `onto` the new one; `contents` holds the
+/// files with bodies as [`Content::Local`]. The sources become S and that of the new base; without local changes those
+/// of the new base alone (FORMAT.md 6.1).
+///
+/// # Errors
+/// As [`restore`] and [`tree::merge`].
+pub async fn carry_over(
+    src: &dyn NodeSource,
+    base: &TreeRoot,
+    overlay: &OverlayState,
+    contents: &Contents,
+    onto: &TreeRoot,
+    mut onto_ref: BaseRef,
+) -> Result<CarriedOver, TreeError> {
+    if overlay.is_clean() {
+        let overlay = OverlayState::succeeding(overlay, onto_ref, onto.attrs.clone());
+        return Ok(CarriedOver {
+            overlay,
+            overwritten: Vec::new(),
+        });
+    }
+    let built = build(src, base, overlay, contents).await?;
+    let merged = tree::merge(src, base, onto, &built.tree, &built.moves).await?;
+    onto_ref.sources.extend_from_slice(&overlay.base.sources);
+    onto_ref.sources.sort_unstable();
+    onto_ref.sources.dedup();
+    let target = Target {
+        head: onto,
+        base: onto_ref,
+        result: &merged.root,
+        moves: &merged.used_hints,
+        live: overlay,
+        others: &[],
+    };
+    let overlay = restore(src, target).await?;
+    Ok(CarriedOver {
+        overlay,
+        overwritten: merged.overwritten,
+    })
 }
 
 /// A directory of the new overlay that is still to be compared.

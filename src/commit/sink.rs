@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::format::FinishedPack;
 use crate::tree::{PackSink, TreeError};
@@ -14,6 +15,7 @@ use crate::volume::{Volume, VolumeError};
 pub(super) struct Uploads {
     volume: Volume,
     sent: Arc<AtomicU64>,
+    failed: Arc<Mutex<Option<VolumeError>>>,
 }
 
 impl Uploads {
@@ -21,7 +23,13 @@ impl Uploads {
         Uploads {
             volume,
             sent: Arc::default(),
+            failed: Arc::default(),
         }
+    }
+
+    /// What went wrong, more exactly than the error that ended the storing.
+    pub fn take_error(&self) -> Option<VolumeError> {
+        self.failed.lock().take()
     }
 
     /// Bytes sent.
@@ -33,12 +41,11 @@ impl Uploads {
 #[async_trait]
 impl PackSink for Uploads {
     async fn take(&mut self, pack: FinishedPack) -> Result<(), TreeError> {
-        self.volume.put_pack(&pack).await.map_err(|error| match error {
-            VolumeError::Store(error) => crate::volume::fetch_error(error),
-            other => TreeError::Unreachable {
-                reason: other.to_string(),
-            },
-        })?;
+        if let Err(error) = self.volume.put_pack(&pack).await {
+            let reason = error.to_string();
+            *self.failed.lock() = Some(error);
+            return Err(TreeError::Unreachable { reason });
+        }
         self.sent.fetch_add(pack.bytes.len() as u64, Relaxed);
         Ok(())
     }

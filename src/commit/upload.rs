@@ -5,15 +5,15 @@
 //! 3. What the store has already is not sent: chunks at the same position of the base, chunks and blobs that occur
 //!    twice, what an interrupted attempt has brought (the ledger), and chunk objects that a hint knows and a HEAD
 //!    confirms. Of large files only chunks that dirty frames touch are read.
-//! 4. Memory: chunks in flight hold permits for their bytes; small files and packs are bounded by their number.
+//! 4. Memory: what is read holds permits for its bytes until it is sent or packed; packs in flight are bounded by number.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{StreamExt, TryStreamExt};
+use futures::stream::{FuturesOrdered, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::CommitError;
 use super::extents::{self, BaseChunks, NewPage, PageRef};
@@ -66,8 +66,8 @@ impl ChunkHints for NoHints {
 /// How much an upload may do at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct UploadLimits {
-    /// Bytes of chunks in memory; at least one chunk of 64 MiB goes through in any case.
-    pub chunk_bytes: u64,
+    /// Bytes of files in memory; at least one chunk of 64 MiB goes through in any case.
+    pub read_bytes: u64,
     /// Requests in flight.
     pub requests: usize,
     /// Threads that hash and compress; default: the cores.
@@ -79,7 +79,7 @@ pub struct UploadLimits {
 impl Default for UploadLimits {
     fn default() -> UploadLimits {
         UploadLimits {
-            chunk_bytes: 192 << 20,
+            read_bytes: 192 << 20,
             requests: 16,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             small_files: 64,
@@ -137,6 +137,11 @@ pub struct UploadedFiles {
     pub bytes: u64,
 }
 
+/// A file and its size.
+type Job = (DirtyFile, u64);
+/// What files came to, with their sizes.
+type AllDone = HashMap<NodeId, (u64, Done)>;
+
 /// What one file came to, before packs have their ids.
 enum Done {
     Tiny(Bytes),
@@ -186,7 +191,7 @@ impl Upload<'_> {
             up: self,
             arrived: Arrived::parse(&recorded, usable),
             claimed: Mutex::new(HashMap::new()),
-            memory: Semaphore::new(mebibytes(self.limits.chunk_bytes).max(64) as usize),
+            memory: Semaphore::new(mebibytes(self.limits.read_bytes).max(64) as usize),
             threads: Arc::new(Semaphore::new(self.limits.threads.max(1))),
             requests: Semaphore::new(self.limits.requests.max(1)),
             packer: tokio::sync::Mutex::new(Packer::new(self.volume.clone(), self.epoch)),
@@ -198,31 +203,11 @@ impl Upload<'_> {
         }
         let bytes = sizes.iter().sum();
         self.progress.begin(files.len() as u64, bytes);
-        let jobs: Vec<(DirtyFile, u64)> = files.into_iter().zip(sizes).collect();
+        let jobs: Vec<Job> = files.into_iter().zip(sizes).collect();
         let (small, large): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, size)| *size < ITEM_BYTES_MAX);
-        let mut done: HashMap<NodeId, (u64, Done)> = HashMap::new();
-        // One large file after the other; its chunks go side by side.
-        for (file, size) in large {
-            let pages = work.large(&file, size).await?;
-            done.insert(file.node, (size, Done::Pages(pages)));
-            self.progress.file_done();
-        }
-        let mut pieces = futures::stream::iter(small)
-            .map(|(file, size)| {
-                let work = &work;
-                async move { Ok::<_, CommitError>((file.node, size, work.small(&file, size).await?)) }
-            })
-            .buffered(self.limits.small_files.max(1));
-        while let Some((node, size, piece)) = pieces.try_next().await? {
-            let one = match piece {
-                Piece::Tiny(bytes) => Done::Tiny(bytes),
-                Piece::Known(blob) => Done::Blob(Place::Known(ChunkRef::Packed(blob))),
-                Piece::New(blob) => Done::Blob(Place::Packed(work.pack(&blob).await?)),
-            };
-            done.insert(node, (size, one));
-            self.progress.file_done();
-        }
-        drop(pieces);
+        let mut done = AllDone::new();
+        work.all_large(large, &mut done).await?;
+        work.all_small(small, &mut done).await?;
         let Work {
             packer, epoch_min, ..
         } = work;
@@ -290,18 +275,73 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Files of chunks, side by side: their chunks take turns for memory and requests.
+    async fn all_large(&self, files: Vec<Job>, done: &mut AllDone) -> Result<(), CommitError> {
+        let jobs: Vec<_> = files
+            .into_iter()
+            .map(|(file, size)| self.large(file, size))
+            .collect();
+        let mut lists = futures::stream::iter(jobs).buffer_unordered(self.up.limits.requests.max(1));
+        while let Some((node, size, pages)) = lists.try_next().await? {
+            done.insert(node, (size, Done::Pages(pages)));
+            self.up.progress.file_done();
+        }
+        Ok(())
+    }
+
+    /// Files below 4 MiB, read ahead and packed in order. Memory is taken in that order and given back in it, when a
+    /// file is packed: so whoever is next has what it needs.
+    async fn all_small(&self, files: Vec<Job>, done: &mut AllDone) -> Result<(), CommitError> {
+        let mut reading = FuturesOrdered::new();
+        let mut files = files.into_iter();
+        loop {
+            // With something being read, more is begun only if there is memory for it.
+            while reading.len() < self.up.limits.small_files.max(1) {
+                let Some((file, size)) = files.as_slice().first() else {
+                    break;
+                };
+                let memory = match self.memory.try_acquire_many(permits(*size)) {
+                    Ok(memory) => memory,
+                    Err(_) if !reading.is_empty() => break,
+                    Err(_) => {
+                        let taken = self.memory.acquire_many(permits(*size)).await;
+                        taken.map_err(|_| CommitError::Stopped)?
+                    }
+                };
+                reading.push_back(self.small(file.clone(), *size, memory));
+                files.next();
+            }
+            let Some((node, size, piece, memory)) = reading.try_next().await? else {
+                return Ok(());
+            };
+            let one = match piece {
+                Piece::Tiny(bytes) => Done::Tiny(bytes),
+                Piece::Known(blob) => Done::Blob(Place::Known(ChunkRef::Packed(blob))),
+                Piece::New(blob) => Done::Blob(Place::Packed(self.pack(&blob).await?)),
+            };
+            drop(memory);
+            done.insert(node, (size, one));
+            self.up.progress.file_done();
+        }
+    }
+
     /// A file below 4 MiB.
-    async fn small(&self, file: &DirtyFile, size: u64) -> Result<Piece, CommitError> {
+    async fn small<'m>(
+        &self,
+        file: DirtyFile,
+        size: u64,
+        memory: SemaphorePermit<'m>,
+    ) -> Result<(NodeId, u64, Piece, SemaphorePermit<'m>), CommitError> {
         let bytes = self.up.files.read(file.node, 0, size).await?;
         self.up.progress.read(size);
         if size <= TINY_BYTES_MAX {
-            return Ok(Piece::Tiny(bytes));
+            return Ok((file.node, size, Piece::Tiny(bytes), memory));
         }
         let base = match &file.state.base {
             Some((base_size, Content::Blob(blob))) if *base_size == size => Some(*blob),
             _ => None,
         };
-        self.blob(bytes, base).await
+        Ok((file.node, size, self.blob(bytes, base).await?, memory))
     }
 
     /// A piece below 4 MiB, unless it is what the base has or what arrived before.
@@ -335,7 +375,8 @@ impl Work<'_> {
     }
 
     /// A file of chunks, page by page of its list.
-    async fn large(&self, file: &DirtyFile, size: u64) -> Result<Vec<Page>, CommitError> {
+    async fn large(&self, file: DirtyFile, size: u64) -> Result<(NodeId, u64, Vec<Page>), CommitError> {
+        let file = &file;
         let count = chunk_count(size);
         let (base_size, base) = match &file.state.base {
             Some((base_size, content)) => (*base_size, BaseChunks::load(self.up.nodes, content).await?),
@@ -368,7 +409,7 @@ impl Work<'_> {
                 .buffered(self.up.limits.requests.max(1));
             pages.push(Page::Chunks(places.try_collect().await?));
         }
-        Ok(pages)
+        Ok((file.node, size, pages))
     }
 
     async fn chunk(
@@ -385,10 +426,9 @@ impl Work<'_> {
             self.up.progress.read(len);
             return Ok(Place::Known(old));
         }
-        let permits = u32::try_from(mebibytes(len)).unwrap_or(64).clamp(1, 64);
         let memory = self
             .memory
-            .acquire_many(permits)
+            .acquire_many(permits(len))
             .await
             .map_err(|_| CommitError::Stopped)?;
         let bytes = self.up.files.read(file.node, start, len).await?;
@@ -515,6 +555,11 @@ fn is_clean(state: &FileState, start: u64, len: u64) -> bool {
 
 fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
+}
+
+/// Permits of memory for a piece: at most those of the largest chunk, which are always there.
+fn permits(bytes: u64) -> u32 {
+    u32::try_from(mebibytes(bytes)).unwrap_or(64).clamp(1, 64)
 }
 
 fn mebibytes(bytes: u64) -> u64 {

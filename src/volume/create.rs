@@ -16,7 +16,7 @@ use crate::format::{
     txn_id,
 };
 use crate::model::{Attrs, DirTree, FileId, Hash, LinksTree, Totals, TreeRoot, VolumeId};
-use crate::store::{ObjectStore, PutMode, StoreError};
+use crate::store::{ObjectStore, PutMode, StoreError, probe};
 
 /// A creating PUT whose answer was lost is sent again this often.
 const SENDS_MAX: usize = 4;
@@ -55,11 +55,11 @@ impl Created {
 }
 
 impl Volume {
-    /// Makes a volume, unless there is one of that name, which is then opened. The caller has probed the store
-    /// (`store::probe`): this does not do it.
+    /// Makes a volume, unless there is one of that name, which is then opened. The store is probed first: a volume on one
+    /// that lets two writers create the same record would lose commits.
     ///
     /// # Errors
-    /// [`VolumeError::BadName`]; what the store says. Nothing is left under the name then.
+    /// [`VolumeError::BadName`]; [`VolumeError::Nonconforming`]; what the store says. Nothing is left under the name then.
     pub async fn create(
         store: Arc<dyn ObjectStore>,
         clock: Clock,
@@ -68,6 +68,13 @@ impl Volume {
         check_name(&options.name)?;
         if find_name(&*store, &options.name).await?.is_some() {
             return open_winner(store, clock, &options.name).await;
+        }
+        let report = probe(&*store).await?;
+        if !report.is_fit() {
+            return Err(VolumeError::Nonconforming {
+                store: store.describe(),
+                reason: report.problems().join("; "),
+            });
         }
         let id = VolumeId(random()?);
         let volume = Volume::handle(store.clone(), clock.clone(), id, options.name.clone());

@@ -67,6 +67,14 @@ impl Rng {
     }
 }
 
+/// Seeds `from ..`, `count` of them or as many as SAILVOL_TEST_SEEDS says.
+pub fn seeds(from: u64, count: u64) -> std::ops::Range<u64> {
+    let said = std::env::var("SAILVOL_TEST_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    from..from + said.unwrap_or(count)
+}
+
 struct Chance {
     rng: Rng,
     lost_percent: u64,
@@ -135,7 +143,7 @@ impl ScriptedStore {
                 yields_max,
             }) => {
                 let turns = rng.below(*yields_max + 1);
-                let lost = matches!(verb, Verb::Put | Verb::PutIfAbsent) && rng.chance(*lost_percent);
+                let lost = verb == Verb::PutIfAbsent && rng.chance(*lost_percent);
                 let fault = match rng.below(2) {
                     0 => Fault::NeverArrives,
                     _ => Fault::AnswerLost,

@@ -464,34 +464,29 @@ impl Mount {
     }
 
     /// Puts local changes on top of the head.
-    pub async fn reload_keep(&mut self) -> tree::Merged {
+    pub async fn reload_keep(&mut self) -> CarriedOver {
         self.head = self.volume.refresh(&self.head).await.unwrap().head;
-        let built = self.build().await;
         let theirs = self.head.record().root.root.clone();
-        let merged = tree::merge(&self.nodes, &self.base, &theirs, &built.tree, &built.moves)
-            .await
-            .unwrap();
-        let mut sources = self.overlay.base.sources.clone();
-        sources.push(self.head.seq());
-        sources.sort_unstable();
-        sources.dedup();
-        let base = BaseRef {
+        let base_ref = BaseRef {
             seq: self.head.seq(),
             record: self.head.hash(),
             prepared: None,
-            sources,
+            sources: vec![self.head.seq()],
         };
-        let target = Target {
-            head: &theirs,
-            base,
-            result: &merged.root,
-            moves: &merged.used_hints,
-            live: &self.overlay,
-            others: &[],
-        };
-        self.overlay = restore(&self.nodes, target).await.unwrap();
+        let contents = self.local_contents();
+        let carried = carry_over(
+            &self.nodes,
+            &self.base,
+            &self.overlay,
+            &contents,
+            &theirs,
+            base_ref,
+        )
+        .await;
+        let carried = carried.unwrap();
+        self.overlay = carried.overlay.clone();
         self.base = theirs;
-        merged
+        carried
     }
 
     pub async fn flat(&self, root: &TreeRoot) -> BTreeMap<String, String> {
