@@ -667,13 +667,12 @@ impl OverlayState {
             self.forgotten.remove(&id);
             let node = self.nodes.remove(&id);
             if let Some(Origin::Entry { parent, .. }) = node.as_deref().and_then(|node| node.origin.as_ref())
+                && let MapEntry::Occupied(mut refs) = self.origin_refs.entry(*parent)
             {
-                if let MapEntry::Occupied(mut refs) = self.origin_refs.entry(*parent) {
-                    *refs.get_mut() -= 1;
-                    if *refs.get() == 0 {
-                        refs.remove();
-                        next = Some(*parent);
-                    }
+                *refs.get_mut() -= 1;
+                if *refs.get() == 0 {
+                    refs.remove();
+                    next = Some(*parent);
                 }
             }
         }

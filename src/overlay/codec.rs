@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::op::{NewBody, Op, Place, PublishedContent};
-use super::state::{BaseRef, BodyId, NodeId, Origin};
+use super::state::{BaseRef, NodeId, Origin};
 use crate::format::wire::{Corrupt, Reader, Writer};
 use crate::format::{
     DecodeTables, EncodeError, EncodeTables, decode_attrs, decode_content, encode_attrs, encode_content,

@@ -64,7 +64,7 @@ impl Header {
     /// Header, its length and crc.
     pub(super) fn decode(bytes: &[u8]) -> Result<(Header, usize, u32), HeaderError> {
         let mut r = Reader::new(bytes, "journal");
-        let mut read = || {
+        let mut read = || -> Result<_, crate::format::Corrupt> {
             r.require(r.remaining() >= 8, "too short")?;
             let magic = r.array::<4>()?;
             r.require(magic == *MAGIC, "not a journal")?;
@@ -97,7 +97,7 @@ impl Header {
         match read() {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(version)) => Err(HeaderError::TooNew(version)),
-            Err(e) => Err(HeaderError::Bad(crate::format::Corrupt::from(e).rule)),
+            Err(e) => Err(HeaderError::Bad(e.rule)),
         }
     }
 }

@@ -307,10 +307,10 @@ impl Builder<'_> {
 
     /// An entry of the base that the overlay does not touch, with all below.
     fn copy(&mut self, id: u64) -> u64 {
-        if let Some(link) = self.base.inodes[&id].link {
-            if let Some(node) = self.state.links.get(&link) {
-                return self.node(*node);
-            }
+        if let Some(link) = self.base.inodes[&id].link
+            && let Some(node) = self.state.links.get(&link)
+        {
+            return self.node(*node);
         }
         if let Some(done) = self.copied.get(&id) {
             return *done;
