@@ -189,3 +189,68 @@ fn absent_runs(bits: &[u64], first: u64, count: u64) -> Vec<(u64, u64)> {
     }
     runs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Attrs;
+    use crate::overlay::{BaseRef, NewBody, Place, ROOT_NODE};
+
+    #[test]
+    fn j4_a_sync_covers_the_marks_that_were_said_before_it_began() {
+        let base = BaseRef {
+            seq: 1,
+            record: Default::default(),
+            prepared: None,
+            sources: vec![1],
+        };
+        let mut state = OverlayState::new(base, Attrs::default());
+        let place = Place {
+            parent: ROOT_NODE,
+            name: crate::model::Name::new(b"f").expect("a name"),
+            base: None,
+        };
+        let attrs = Attrs::default();
+        let time = attrs.mtime;
+        state
+            .apply(&Op::Create {
+                id: 2,
+                place,
+                attrs,
+                body: NewBody::File(None),
+                time,
+            })
+            .unwrap();
+        let mut unsynced = Unsynced::default();
+        let ops = [
+            Op::GiveBody {
+                id: 2,
+                body: 7,
+                present: Some(Arc::new(vec![0])),
+                base_valid: 0,
+                dirty: true,
+            },
+            Op::Present {
+                id: 2,
+                body: 7,
+                frames: vec![(0, 3)],
+            },
+            Op::Present {
+                id: 2,
+                body: 7,
+                frames: vec![(2, 2)],
+            },
+        ];
+        for (op, sequence) in ops.iter().zip(10..) {
+            unsynced.note(&state, op, sequence);
+            state.apply(op).unwrap();
+        }
+        assert_eq!(unsynced.list(), [(7, Some(10), vec![(11, 0, 3), (12, 3, 1)])]);
+        unsynced.synced(7, 9);
+        assert!(unsynced.is_fresh(7));
+        unsynced.synced(7, 11);
+        assert_eq!(unsynced.list(), [(7, None, vec![(12, 3, 1)])]);
+        unsynced.synced(7, 12);
+        assert!(unsynced.is_empty());
+    }
+}

@@ -783,6 +783,44 @@ impl Program {
     pub fn check(&self, context: &str) {
         let shown = build(&self.base, &self.state, &self.files).shown();
         assert_eq!(shown, self.plain.shown(), "{context}");
+        // Inodes of the base's links tree that have no name any more are known to be gone.
+        for (id, inode) in &self.base.inodes {
+            if let Some(link) = inode.link
+                && !self
+                    .plain
+                    .inodes
+                    .values()
+                    .any(|now| now.link == Some(link) && now.nlink > 0)
+            {
+                let node = self.state.links.get(&link).map(|node| &self.state.nodes[node]);
+                assert_eq!(
+                    node.map(|node| node.nlink),
+                    Some(0),
+                    "{context}: inode {id} of the links tree"
+                );
+            }
+        }
+        // Origins are in the base, also those of what nothing shows.
+        let none = HashMap::new();
+        let mut out = Tree::default();
+        let (mut made, mut copied) = (HashMap::new(), HashMap::new());
+        let (base, state) = (&self.base, &self.state);
+        let builder = Builder {
+            base,
+            state,
+            files: &none,
+            out: &mut out,
+            made: &mut made,
+            copied: &mut copied,
+            next: 2,
+        };
+        for (id, node) in &self.state.nodes {
+            assert_eq!(
+                builder.base_of(*id).is_some(),
+                node.base_attrs.is_some(),
+                "{context}: node {id}"
+            );
+        }
     }
 
     pub fn freeze(&mut self) -> (OverlayState, HashMap<NodeId, String>) {

@@ -114,7 +114,7 @@ fn a_second_daemon_is_refused_and_told_who_has_it() {
 fn a_directory_that_others_can_change_or_that_is_a_link_is_refused() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let dir = tempfile::tempdir().unwrap();
-    drop(begin(dir.path()));
+    kill(begin(dir.path()));
     let state = options(dir.path()).dir;
     std::fs::set_permissions(&state, PermissionsExt::from_mode(0o755)).unwrap();
     assert!(matches!(
