@@ -142,7 +142,7 @@ impl Overlay {
         let bodies = Arc::new(Bodies::new(&options.dir, options.bodies_ahead)?);
         remove_unnamed(&options.dir, &manifest)?;
         let Some(number) = manifest.current else {
-            remove_unreferenced(&options.dir, &manifest, &bodies, HashSet::new())?;
+            remove_unreferenced(&options.dir, &manifest, &bodies, bodies.list()?, HashSet::new())?;
             bodies.raise_next(manifest.next_body);
             return Ok(Found::Empty(EmptyStateDir {
                 options,
@@ -272,7 +272,8 @@ fn take_up(parts: Locked, mut replayed: Replayed) -> Result<Opened, OverlayError
     overlay.write().apply_all(&mend)?;
     // J8: what the replay says is on disk before anything that it does not name goes.
     overlay.force_flush()?;
-    recovery.bodies_removed = remove_unreferenced(&dir, &kept, &all, referenced)?;
+    // Of those that were there before: by now there are some that were created ahead.
+    recovery.bodies_removed = remove_unreferenced(&dir, &kept, &all, on_disk, referenced)?;
     Ok(Opened { overlay, recovery })
 }
 
@@ -341,11 +342,12 @@ fn remove_unnamed(dir: &Path, manifest: &Manifest) -> Result<(), OverlayError> {
     Ok(())
 }
 
-/// Bodies that neither the overlay nor a stash has.
+/// Removes those of the bodies found that neither the overlay nor a stash has.
 fn remove_unreferenced(
     dir: &Path,
     manifest: &Manifest,
     bodies: &Bodies,
+    found: Vec<BodyId>,
     mut keep: HashSet<BodyId>,
 ) -> Result<u64, OverlayError> {
     for stash in &manifest.stashes {
@@ -358,7 +360,7 @@ fn remove_unreferenced(
         }
     }
     let mut removed = 0;
-    for id in bodies.list()?.into_iter().filter(|id| !keep.contains(id)) {
+    for id in found.into_iter().filter(|id| !keep.contains(id)) {
         remove_file(&bodies.path(id))?;
         removed += 1;
     }
