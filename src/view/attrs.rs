@@ -4,13 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::file::FileData;
-use super::inodes::What;
-use super::names::timespec;
 use super::open::Opened;
-use super::space::Ask;
 use super::types::{Attr, Caller, Ino, SetAttr, SetTime};
 use super::{View, ViewError};
-use crate::model::{Attrs, Kind, MODE_MASK, Timestamp};
+use crate::model::{Attrs, Kind, MODE_MASK};
 
 const SUID: u16 = 0o4000;
 const SGID: u16 = 0o2000;
@@ -63,15 +60,6 @@ impl View {
                 if let Some(time) = set.atime {
                     inode.atime = Some(moment(time));
                 }
-                if let (Some(time), Some(body)) = (
-                    set.mtime,
-                    inode.file.as_ref().and_then(|file| file.current_body()),
-                ) {
-                    mirror(&body, moment(time));
-                }
-            }
-            if let Some(time) = set.mtime {
-                edit.mirror_closed(ino, moment(time))?;
             }
             edit.look().attr(src, ino)
         })
@@ -161,36 +149,6 @@ impl View {
         } else {
             Ok(())
         }
-    }
-}
-
-impl super::edit::Edit<'_> {
-    /// A closed body has the file's mtime too: recovery takes the later of body and overlay.
-    fn mirror_closed(&self, ino: Ino, time: Timestamp) -> Result<(), Ask> {
-        let look = self.look();
-        let inode = look.inode(ino)?;
-        if inode.file.is_some() {
-            return Ok(());
-        }
-        if let (What::Node(id), Some(overlay)) = (&inode.what, self.overlay)
-            && let Some(file) = look.node(*id)?.body.as_file()
-            && let Some(body) = file.body
-        {
-            mirror(&*overlay.body(body).map_err(ViewError::from)?, time);
-        }
-        Ok(())
-    }
-}
-
-/// The mtime that a program sets goes to the body too: so after a crash the later of the two is right. What cannot be
-/// set costs that only.
-fn mirror(body: &crate::overlay::Body, time: Timestamp) {
-    let times = rustix::fs::Timestamps {
-        last_access: timespec(time),
-        last_modification: timespec(time),
-    };
-    if let Err(error) = rustix::fs::futimens(body.as_fd(), &times) {
-        tracing::debug!(body = body.id(), %error, "a body's time was not set");
     }
 }
 

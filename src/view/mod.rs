@@ -14,7 +14,6 @@ mod names;
 mod open;
 mod options;
 mod ranges;
-mod recover;
 mod refresh;
 mod reload;
 mod rename;

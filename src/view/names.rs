@@ -11,9 +11,7 @@ use super::space::{Ask, Child, Look, entry_size};
 use super::types::{Attr, Caller, Fh, Ino, Known, NodeKind};
 use super::usage::signed;
 use super::{View, ViewError};
-use crate::model::{
-    Attrs, Kind, LinkId, MODE_MASK, Name, PATH_DEPTH_MAX, SYMLINK_BYTES_MAX, Timestamp, Xattrs,
-};
+use crate::model::{Attrs, Kind, LinkId, MODE_MASK, Name, PATH_DEPTH_MAX, SYMLINK_BYTES_MAX, Xattrs};
 use crate::overlay::{NewBody, NodeBody, NodeId, Op, Place};
 use crate::tree::NodeSource;
 
@@ -373,12 +371,4 @@ fn random_link_id() -> Result<LinkId, ViewError> {
         errno: libc::EIO,
     })?;
     Ok(LinkId(id))
-}
-
-/// A moment, for those that need it as `SystemTime`-like pairs.
-pub(super) fn timespec(time: Timestamp) -> rustix::fs::Timespec {
-    rustix::fs::Timespec {
-        tv_sec: time.secs,
-        tv_nsec: time.nanos.into(),
-    }
 }

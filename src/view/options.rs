@@ -53,14 +53,14 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
 }
 
-/// The kernel's coarse real-time clock, which stamps the files of local filesystems too: so the times of bodies and
-/// of names compare.
+/// The real-time clock. Not its coarse form: a stamp must not be older than what the local filesystem gave to a body
+/// just before, because after a crash the later of the two counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         Timestamp {
             secs: now.tv_sec,
             nanos: u32::try_from(now.tv_nsec).unwrap_or(0),

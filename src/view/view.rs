@@ -10,6 +10,7 @@ use super::dirs::DirHandle;
 use super::edit::{Edit, Writer};
 use super::file::FileData;
 use super::inodes::{FIRST_FILE_ID, SURROGATES};
+use super::reload::count_bodies;
 use super::space::{Ask, Look, Space};
 use super::types::{Fh, Ino, OpenFlags};
 use super::{Clock, ContentSource, Room, ViewError, ViewOptions};
@@ -69,23 +70,18 @@ pub(super) struct FileHandle {
 }
 
 impl View {
-    /// The view of `base`, which the overlay stands on, with the overlay's changes.
-    ///
-    /// # Errors
-    /// A body of the overlay cannot be opened.
-    pub fn new(
-        options: ViewOptions,
-        overlay: Arc<Overlay>,
-        base: TreeRoot,
-        parts: ViewParts,
-    ) -> Result<View, ViewError> {
+    /// The view of `base`, which the overlay stands on, with the overlay's changes. Asks the filesystem for the size of
+    /// each body.
+    pub fn new(options: ViewOptions, overlay: Arc<Overlay>, base: TreeRoot, parts: ViewParts) -> View {
         let space = {
             let state = overlay.read();
             Space::new(base, &state)
         };
         let view = View::assemble(options, Dirty::Overlay(overlay), space, parts);
-        view.recover()?;
-        Ok(view)
+        if let Some(overlay) = view.overlay() {
+            view.with_look(|look| count_bodies(&look.space.usage, overlay, look.state));
+        }
+        view
     }
 
     /// The view of a record without any changes: every change is refused.

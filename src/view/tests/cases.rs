@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::harness::{CALLER, World, at_once, errno, peek, run};
+use super::harness::{CALLER, World, at_once, errno, last, peek, run};
 use super::model::{Body, Fs, ROOT};
 use crate::model::{FileId, PATH_DEPTH_MAX, Timestamp};
 use crate::overlay::NodeBody;
@@ -423,8 +423,7 @@ fn a_write_keeps_its_time_and_size_through_a_kill() {
     // Killed: nothing is released or settled.
     drop(view);
     world.view = None;
-    let overlay = world.overlay.take().unwrap();
-    drop(overlay);
+    last(world.overlay.take().unwrap());
     world.handles.clear();
     world.mount();
     let view = world.view();
@@ -442,7 +441,7 @@ fn a_write_keeps_its_time_and_size_through_a_kill() {
     run(view.setattr(&CALLER, f.ino, &set)).unwrap();
     drop(view);
     world.view = None;
-    drop(world.overlay.take());
+    last(world.overlay.take().unwrap());
     world.mount();
     assert_eq!(known(&world.view(), ROOT_INO, "f").attr.mtime, past);
 }
@@ -595,7 +594,7 @@ fn quota_stops_growth_and_nothing_else() {
         first_file_id: 1,
         quota_bytes: 1500,
     };
-    let view = View::new(options, world.overlay.clone().unwrap(), world.base.clone(), parts).unwrap();
+    let view = View::new(options, world.overlay.clone().unwrap(), world.base.clone(), parts);
     let f = known(&view, ROOT_INO, "f").ino;
     let open = run(view.open(&CALLER, f, RW)).unwrap();
     assert_eq!(
