@@ -253,7 +253,7 @@ struct Dir {
 
 enum Slot {
     Gone,
-    Entry(Entry),
+    Entry(Box<Entry>),
     Dir(Box<Dir>),
 }
 
@@ -277,7 +277,7 @@ impl Dir {
             for (name, slot) in self.changes {
                 let entry = match slot {
                     Slot::Gone => None,
-                    Slot::Entry(entry) => Some(entry),
+                    Slot::Entry(entry) => Some(*entry),
                     Slot::Dir(dir) => {
                         let (attrs, totals, tree) = dir.finish(src).await?;
                         Some(Entry {
@@ -357,7 +357,7 @@ impl Sketch<'_> {
         for (depth, name) in path.iter().enumerate() {
             if !matches!(dir.changes.get(name), Some(Slot::Dir(_))) {
                 let entry = match dir.changes.get(name) {
-                    Some(Slot::Entry(entry)) => Some(entry.clone()),
+                    Some(Slot::Entry(entry)) => Some(entry.as_ref().clone()),
                     Some(_) => None,
                     None => tree::lookup(src, &dir.tree, name.as_bytes()).await?,
                 };
@@ -394,7 +394,7 @@ impl Sketch<'_> {
         match dir.changes.get_mut(&name) {
             None => Ok(tree::lookup(src, &dir.tree, name.as_bytes()).await?),
             Some(Slot::Gone) => Ok(None),
-            Some(Slot::Entry(entry)) => Ok(Some(entry.clone())),
+            Some(Slot::Entry(entry)) => Ok(Some(entry.as_ref().clone())),
             Some(slot @ Slot::Dir(_)) => {
                 // Taken for what it is by now.
                 let Slot::Dir(below) = std::mem::replace(slot, Slot::Gone) else {
@@ -405,7 +405,7 @@ impl Sketch<'_> {
                     attrs,
                     body: EntryBody::Dir { totals, tree },
                 };
-                *slot = Slot::Entry(entry.clone());
+                *slot = Slot::Entry(Box::new(entry.clone()));
                 Ok(Some(entry))
             }
         }
@@ -429,7 +429,7 @@ impl Sketch<'_> {
         self.forget(old).await?;
         let now = entry.attrs.ctime;
         let dir = self.dir(&above.0, parents).await?;
-        dir.changes.insert(name, Slot::Entry(entry));
+        dir.changes.insert(name, Slot::Entry(Box::new(entry)));
         touch(dir, now);
         Ok(())
     }
@@ -534,7 +534,8 @@ impl Sketch<'_> {
                             _ => false,
                         };
                         if linked {
-                            dir.changes.insert(name, Slot::Entry(self.unlinked(below).await?));
+                            dir.changes
+                                .insert(name, Slot::Entry(Box::new(self.unlinked(below).await?)));
                         }
                     }
                     let (attrs, totals, tree) = dir.finish(self.src).await?;
