@@ -1,20 +1,24 @@
 //! The command line: one file per command. Results go to standard output, as text or (`--json`) as one JSON value;
 //! everything else goes to standard error. Exit codes are those of [`crate::mount::FailureKind`].
 
+mod cat;
 mod commit;
 mod context;
 mod diff;
 mod list;
 mod log;
+mod ls;
 mod mount;
 mod mount_helper;
 mod prefetch;
 mod progress;
 mod reload;
+mod remote;
 mod stash;
 mod status;
 mod table;
 mod umount;
+mod volume;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -90,6 +94,9 @@ enum Command {
     Log(log::Args),
     Stash(stash::Args),
     Prefetch(prefetch::Args),
+    Volume(volume::Args),
+    Ls(ls::Args),
+    Cat(cat::Args),
     #[command(name = "__daemon", hide = true)]
     Daemon,
 }
@@ -143,6 +150,9 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
             Command::Log(args) => log::run(args, context).await,
             Command::Stash(args) => stash::run(args, context).await,
             Command::Prefetch(args) => prefetch::run(args, context).await,
+            Command::Volume(args) => volume::run(args, context).await,
+            Command::Ls(args) => ls::run(args, context).await,
+            Command::Cat(args) => cat::run(args, context).await,
         }
     })
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::StoreError;
 use crate::tree::TreeError;
+use crate::volume::VolumeError;
 
 /// Kinds of failures, by what the user does. Each has an exit code of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,5 +103,30 @@ impl From<TreeError> for Failure {
             TreeError::Expired { .. } | TreeError::Local { .. } => FailureKind::Failed,
         };
         Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<VolumeError> for Failure {
+    fn from(error: VolumeError) -> Failure {
+        let kind = match error {
+            VolumeError::Store(error) => return error.into(),
+            VolumeError::NotFound { .. } | VolumeError::Deleted { .. } | VolumeError::Features { .. } => {
+                FailureKind::Failed
+            }
+            VolumeError::BadName { .. } => FailureKind::Usage,
+            VolumeError::Exists { .. }
+            | VolumeError::ReadOnly { .. }
+            | VolumeError::NotKept { .. }
+            | VolumeError::Nonconforming { .. } => FailureKind::Refused,
+            VolumeError::RolledBack { .. } | VolumeError::Damaged { .. } => FailureKind::Damaged,
+            VolumeError::Undecidable { .. } => FailureKind::OutcomeUnknown,
+            VolumeError::Busy { .. } => FailureKind::StoreUnreachable,
+        };
+        let hint = match &error {
+            VolumeError::NotFound { .. } => Some("`sailvol volume list` shows the volumes; `--create` makes one"),
+            VolumeError::RolledBack { .. } => Some("nothing was changed; find out what happened to the bucket first"),
+            _ => None,
+        };
+        Failure { kind, message: error.to_string(), hint: hint.map(str::to_owned) }
     }
 }

@@ -1,6 +1,7 @@
 //! One live mount.
 
 mod answers;
+mod create;
 mod failure;
 mod live;
 mod options;
@@ -10,6 +11,7 @@ pub use answers::{
     OverwrittenPath, PrefetchAnswer, Progress, ReloadAnswer, ReloadRequest, StashSummary, StatusAnswer,
     TransferStatus,
 };
+pub use create::create_volume;
 pub use failure::{Failure, FailureKind};
 pub use live::{Mount, ProgressSink};
 pub use options::{KernelCaches, MountOptions, MountSummary, OpenedMount};

@@ -1,0 +1,244 @@
+//! A pod for tests: the real program, a real mount, directories of its own.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The `sailvol` program of this workspace, built once for each test process with the profile that the tests have.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        // target/<profile>/deps/<test>-<hash>
+        let test = std::env::current_exe().expect("a test has a path");
+        let profile_dir = test.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps").to_path_buf();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("fuse-tests lies in the repository");
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(root).args(["build", "--quiet", "--workspace", "--bins"]);
+        if profile_dir.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let status = cargo.status().expect("cargo runs");
+        assert!(status.success(), "sailvol cannot be built");
+        profile_dir.join("sailvol")
+    })
+}
+
+/// One pod: local directories, a mount point, and the program with an environment that points there.
+pub struct Pod {
+    directories: TempDir,
+    store: String,
+    environment: Vec<(String, String)>,
+}
+
+impl Pod {
+    /// A pod that finds bare volume names in `store` (a URL).
+    ///
+    /// # Panics
+    /// Without /dev/fuse: these tests are about real mounts.
+    pub fn new(store: &str) -> Pod {
+        assert!(Path::new("/dev/fuse").exists(), "these tests need /dev/fuse (and root, or fusermount3)");
+        let directories = tempfile::Builder::new().prefix("sailvol-pod-").tempdir().expect("a temporary directory");
+        for name in ["mnt", "state", "cache", "run"] {
+            std::fs::create_dir(directories.path().join(name)).expect("a fresh directory");
+        }
+        Pod { directories, store: store.to_owned(), environment: Vec::new() }
+    }
+
+    /// Adds a variable to the environment of everything this pod runs.
+    pub fn env(mut self, name: &str, value: &str) -> Pod {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Where the volume is mounted.
+    pub fn mount_dir(&self) -> PathBuf {
+        self.directories.path().join("mnt")
+    }
+
+    /// A path in the mount.
+    pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.mount_dir().join(relative)
+    }
+
+    /// `state`, `cache` or `run`.
+    pub fn local_dir(&self, name: &str) -> PathBuf {
+        self.directories.path().join(name)
+    }
+
+    /// The program with arguments, not yet started.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program());
+        command
+            .args(arguments)
+            .env("SAILVOL_STORE", &self.store)
+            .env("SAILVOL_STATE_DIR", self.local_dir("state"))
+            .env("SAILVOL_CACHE_DIR", self.local_dir("cache"))
+            .env("SAILVOL_RUNTIME_DIR", self.local_dir("run"))
+            .envs(self.environment.iter().map(|(n, v)| (n, v)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program and gives what came of it.
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Output {
+        self.command(arguments).output().expect("the program runs")
+    }
+
+    /// Runs the program with `--json`; it must succeed.
+    pub fn json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Value {
+        let mut command = self.command(arguments);
+        let output = command.arg("--json").output().expect("the program runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{command:?}: {}\n{}", output.status, self.explain(&output));
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{command:?}: {e}: {text:?}"))
+    }
+
+    /// Runs the program, which must fail with this exit code; gives what it said.
+    pub fn fails<S: AsRef<OsStr>>(&self, code: i32, arguments: impl IntoIterator<Item = S>) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{}", self.explain(&output));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Mounts a volume on this pod's mount point.
+    pub fn mount(&self, volume: &str, options: &[&str]) -> Value {
+        let dir = self.mount_dir();
+        let mut arguments: Vec<&OsStr> = vec![OsStr::new("mount")];
+        arguments.extend(options.iter().map(OsStr::new));
+        arguments.extend([OsStr::new(volume), dir.as_os_str()]);
+        self.json(arguments)
+    }
+
+    /// Commits with a message.
+    pub fn commit(&self, message: &str) -> Value {
+        let dir = self.mount_dir();
+        self.json([OsStr::new("commit"), dir.as_os_str(), OsStr::new("-m"), OsStr::new(message)])
+    }
+
+    /// Reloads.
+    pub fn reload(&self, options: &[&str]) -> Value {
+        let dir = self.mount_dir();
+        let mut arguments = vec![OsStr::new("reload"), dir.as_os_str()];
+        arguments.extend(options.iter().map(OsStr::new));
+        self.json(arguments)
+    }
+
+    /// Status.
+    pub fn status(&self) -> Value {
+        let dir = self.mount_dir();
+        self.json([OsStr::new("status"), dir.as_os_str()])
+    }
+
+    /// Unmounts, waiting for the daemon to be gone.
+    pub fn umount(&self, options: &[&str]) -> Value {
+        let daemon = self.daemon();
+        let dir = self.mount_dir();
+        let mut arguments = vec![OsStr::new("umount"), dir.as_os_str()];
+        arguments.extend(options.iter().map(OsStr::new));
+        let answer = self.json(arguments);
+        if let Some(pid) = daemon {
+            wait_until("the daemon ends", || !alive(pid));
+        }
+        answer
+    }
+
+    /// The daemon's process, if one is registered and alive.
+    pub fn daemon(&self) -> Option<u32> {
+        let entries = std::fs::read_dir(self.local_dir("run")).ok()?;
+        for path in entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")) {
+            let text = std::fs::read_to_string(path).ok()?;
+            let value: Value = serde_json::from_str(&text).ok()?;
+            let pid = u32::try_from(value["pid"].as_u64()?).ok()?;
+            if alive(pid) {
+                return Some(pid);
+            }
+        }
+        None
+    }
+
+    /// `kill -9` for the daemon; returns when it is gone.
+    pub fn kill_daemon(&self) {
+        self.signal_daemon(rustix::process::Signal::KILL);
+    }
+
+    /// Sends the daemon a signal and waits for its end.
+    pub fn signal_daemon(&self, signal: rustix::process::Signal) {
+        let pid = self.daemon().expect("a daemon runs");
+        let raw = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a process number");
+        rustix::process::kill_process(raw, signal).expect("the daemon is ours");
+        wait_until("the daemon ends", || !alive(pid));
+    }
+
+    /// Gives up all local state, as a new pod would have none; the pod must not be mounted.
+    pub fn forget_local_state(&self) {
+        for name in ["state", "cache"] {
+            let dir = self.local_dir(name);
+            std::fs::remove_dir_all(&dir).expect("the directory is ours");
+            std::fs::create_dir(&dir).expect("a fresh directory");
+        }
+    }
+
+    fn explain(&self, output: &Output) -> String {
+        let mut text = format!(
+            "exit {:?}\nstdout: {}\nstderr: {}",
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let logs = std::fs::read_dir(self.local_dir("state")).into_iter().flatten().flatten();
+        for path in logs.map(|e| e.path().join("daemon.log")).filter(|p| p.exists()) {
+            let log = std::fs::read_to_string(&path).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(20).collect();
+            text.push_str(&format!("\nend of the daemon's log:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n")));
+        }
+        text
+    }
+}
+
+impl Drop for Pod {
+    /// Leaves no process and no mount behind, also when the test failed.
+    fn drop(&mut self) {
+        let dir = self.mount_dir();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        if mounts.contains(&*dir.to_string_lossy()) {
+            let ended = self.command([OsStr::new("umount"), dir.as_os_str(), OsStr::new("--force")]).output();
+            if !ended.is_ok_and(|o| o.status.success()) {
+                // The last resort for a test that broke the program.
+                let _ = rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::DETACH);
+            }
+        }
+        if let Some(pid) = self.daemon()
+            && let Some(raw) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw)
+        {
+            let _ = rustix::process::kill_process(raw, rustix::process::Signal::TERM);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while alive(pid) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let _ = rustix::process::kill_process(raw, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// A process that runs (a zombie does not).
+fn alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
+}
+
+/// Waits for a condition that must come true; looks often, gives up after a minute.
+///
+/// # Panics
+/// When it does not.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within a minute");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

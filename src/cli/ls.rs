@@ -1,0 +1,166 @@
+//! `sailvol ls`.
+
+use serde::Serialize;
+
+use super::context::Context;
+use super::remote::Remote;
+use super::table::{local_time, table};
+use crate::config::{VolumePath, format_bytes};
+use crate::model::{Entry, EntryBody, Kind, VolPath};
+use crate::mount::{Failure, FailureKind};
+use crate::tree;
+
+/// List files of a volume without a mount
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// VOLUME:/path
+    path: String,
+    /// With mode, owner, size and time
+    #[arg(short, long)]
+    long: bool,
+    /// Also what is below subdirectories
+    #[arg(short, long)]
+    recursive: bool,
+    /// At most this many names
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    limit: usize,
+}
+
+/// One line.
+#[derive(Debug, Serialize)]
+struct Item {
+    path: String,
+    kind: &'static str,
+    size: u64,
+    mode: String,
+    uid: u32,
+    gid: u32,
+    mtime: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+}
+
+/// What is listed.
+#[derive(Debug, Serialize)]
+struct Listing {
+    entries: Vec<Item>,
+    truncated: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let place = VolumePath::parse(&args.path, &context.environment)
+        .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+    let remote = Remote::open(&place.volume).await?;
+    let entry = remote.entry(&place.path).await?;
+    let mut listing = Listing { entries: Vec::new(), truncated: false };
+    if !entry.is_dir() {
+        listing.entries.push(item(&place.path, &entry));
+    }
+    // Directories that are still to be listed, deepest first, so that lines come in path order.
+    let mut pending = vec![(place.path.clone(), entry)];
+    'all: while let Some((path, entry)) = pending.pop() {
+        let Some((_, dir)) = entry.as_dir() else { continue };
+        let mut below = Vec::new();
+        for leaf in tree::leaves(&remote.nodes, dir).await? {
+            for (name, child) in &tree::leaf_entries(&remote.nodes, &leaf).await?.entries {
+                if listing.entries.len() >= args.limit {
+                    listing.truncated = true;
+                    break 'all;
+                }
+                let at = path.join(name);
+                let child = remote.inode(child.clone()).await?;
+                listing.entries.push(item(&at, &child));
+                if args.recursive && child.is_dir() {
+                    below.push((at, child));
+                }
+            }
+        }
+        pending.extend(below.into_iter().rev());
+    }
+    context.print(&listing, |listing| text(listing, args.long))
+}
+
+fn item(path: &VolPath, entry: &Entry) -> Item {
+    let (kind, letter) = match entry.kind() {
+        Kind::File | Kind::HardLink => ("file", '-'),
+        Kind::Symlink => ("symlink", 'l'),
+        Kind::Dir => ("directory", 'd'),
+        Kind::Fifo => ("fifo", 'p'),
+        Kind::Socket => ("socket", 's'),
+        Kind::CharDev => ("char-device", 'c'),
+        Kind::BlockDev => ("block-device", 'b'),
+    };
+    let (size, target) = match &entry.body {
+        EntryBody::File { size, .. } => (*size, None),
+        EntryBody::Symlink { target } => (target.len() as u64, Some(String::from_utf8_lossy(target).into_owned())),
+        EntryBody::Dir { totals, .. } => (totals.bytes, None),
+        _ => (0, None),
+    };
+    Item {
+        path: path.to_string(),
+        kind,
+        size,
+        mode: format!("{letter}{}", permissions(entry.attrs.mode)),
+        uid: entry.attrs.uid,
+        gid: entry.attrs.gid,
+        mtime: entry.attrs.mtime.secs,
+        target,
+    }
+}
+
+/// `rwxr-xr-x`, with the letters of `ls` for setuid, setgid and sticky.
+fn permissions(mode: u16) -> String {
+    let mut out = String::with_capacity(9);
+    for (class, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+        let bits = mode >> class;
+        out.push(if bits & 4 != 0 { 'r' } else { '-' });
+        out.push(if bits & 2 != 0 { 'w' } else { '-' });
+        out.push(match (bits & 1 != 0, mode & special != 0) {
+            (true, false) => 'x',
+            (false, false) => '-',
+            (true, true) => letter,
+            (false, true) => letter.to_ascii_uppercase(),
+        });
+    }
+    out
+}
+
+fn text(listing: &Listing, long: bool) -> String {
+    let mut out = if long {
+        let rows: Vec<Vec<String>> = listing
+            .entries
+            .iter()
+            .map(|i| {
+                let arrow = i.target.as_ref().map(|t| format!(" -> {t}")).unwrap_or_default();
+                vec![
+                    i.mode.clone(),
+                    format!("{}:{}", i.uid, i.gid),
+                    format_bytes(i.size),
+                    local_time(i.mtime),
+                    format!("{}{arrow}", i.path),
+                ]
+            })
+            .collect();
+        table(&rows)
+    } else {
+        let line = |i: &Item| format!("{}{}\n", i.path, if i.kind == "directory" { "/" } else { "" });
+        listing.entries.iter().map(line).collect()
+    };
+    if listing.truncated {
+        out.push_str("... and more (--limit)\n");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_look_as_in_ls() {
+        for (mode, text) in [(0o755, "rwxr-xr-x"), (0o4711, "rws--x--x"), (0o2670, "rw-rws---"), (0o1777, "rwxrwxrwt"), (0o1000, "--------T")] {
+            assert_eq!(permissions(mode), text);
+        }
+    }
+}

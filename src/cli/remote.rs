@@ -1,0 +1,91 @@
+//! A volume without a mount, for the commands that read and edit it directly.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{Stream, StreamExt};
+
+use crate::model::{ChunkRef, Content, Entry, TreeRoot, VolPath, chunk_count, chunk_len};
+use crate::mount::{Failure, FailureKind};
+use crate::store::{self, ObjectStore, StoreUrl, VolumeUrl};
+use crate::tree::{self, NodeSource};
+use crate::volume::{Clock, Head, RemoteSource, Volume, VolumeRef};
+
+/// Chunks that are fetched at the same time.
+const CHUNKS_AT_ONCE: usize = 8;
+
+/// A volume at its newest record.
+#[derive(Debug)]
+pub struct Remote {
+    /// The volume.
+    pub volume: Volume,
+    /// Its newest record.
+    pub head: Head,
+    /// Its nodes.
+    pub nodes: RemoteSource,
+}
+
+/// Opens a store.
+pub async fn open_store(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, Failure> {
+    store::open(url).await.map_err(Failure::from)
+}
+
+impl Remote {
+    /// Opens a volume.
+    pub async fn open(url: &VolumeUrl) -> Result<Remote, Failure> {
+        let store = open_store(&url.store).await?;
+        let opened = Volume::open(store, Clock::system(), &VolumeRef::parse(&url.name)).await?;
+        let nodes = RemoteSource::new(opened.volume.clone());
+        Ok(Remote { volume: opened.volume, head: opened.head, nodes })
+    }
+
+    /// The tree of the newest record.
+    pub fn root(&self) -> &TreeRoot {
+        &self.head.record().root.root
+    }
+
+    /// What is at a path; a hard link comes as its inode.
+    pub async fn entry(&self, path: &VolPath) -> Result<Entry, Failure> {
+        let found = tree::walk(&self.nodes, self.root(), path).await?;
+        let missing = || Failure::new(FailureKind::Failed, format!("{}:{path}: no such file or directory", self.volume.name()));
+        self.inode(found.ok_or_else(missing)?).await
+    }
+
+    /// The inode of a name.
+    pub async fn inode(&self, entry: Entry) -> Result<Entry, Failure> {
+        Ok(tree::inode_of(&self.nodes, &self.root().links, entry).await?)
+    }
+
+    /// The bytes of a file in order, piece by piece; holes come as zeros of at most a chunk.
+    pub fn pieces<'a>(
+        &'a self,
+        size: u64,
+        content: &'a Content,
+    ) -> impl Stream<Item = Result<Bytes, Failure>> + 'a {
+        let count = match content {
+            Content::Chunks { .. } | Content::Paged { .. } => chunk_count(size),
+            _ => 1,
+        };
+        futures::stream::iter(0..count)
+            .map(move |index| async move { self.piece(size, content, index).await })
+            .buffered(CHUNKS_AT_ONCE)
+    }
+
+    async fn piece(&self, size: u64, content: &Content, index: u64) -> Result<Bytes, Failure> {
+        match content {
+            Content::Tiny(bytes) => Ok(Bytes::copy_from_slice(bytes)),
+            Content::Blob(blob) => Ok(self.nodes.blob(blob, size).await?),
+            Content::Chunks { .. } | Content::Paged { .. } => {
+                let len = chunk_len(index, size);
+                let small = || Failure::new(FailureKind::Damaged, "damaged volume: a chunk of more than 4 GiB");
+                let raw_len = u32::try_from(len).map_err(|_| small())?;
+                match tree::chunk_at(&self.nodes, content, size, index).await? {
+                    None | Some(ChunkRef::Hole) => Ok(Bytes::from(vec![0; raw_len as usize])),
+                    Some(ChunkRef::Object { epoch, id }) => Ok(self.volume.chunk(epoch, &id, raw_len).await?),
+                    Some(ChunkRef::Packed(blob)) => Ok(self.nodes.blob(&blob, len).await?),
+                }
+            }
+            Content::Local(_) => Err(Failure::new(FailureKind::Damaged, "damaged volume: content of another machine")),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! `sailvol volume`.
+
+use std::io::{BufRead, IsTerminal};
+
+use serde::Serialize;
+
+use super::context::Context;
+use super::remote::{Remote, open_store};
+use super::table::{count, local_time, table};
+use crate::config::{default_store, format_bytes, parse_volume};
+use crate::model::{Attrs, Seq, VolumeId};
+use crate::mount::{Failure, FailureKind};
+use crate::mount::create_volume;
+use crate::store::StoreUrl;
+use crate::volume::{Clock, Volume, VolumeRef};
+
+/// Create, list, inspect and delete volumes
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make an empty volume
+    ///
+    /// The store is tested first: it must let exactly one of several racing writers create an object.
+    Create {
+        /// The volume: a name or URL
+        volume: String,
+        /// No error when it is there already
+        #[arg(long)]
+        if_missing: bool,
+        /// Owner of its root directory
+        #[arg(long)]
+        uid: Option<u32>,
+        /// Group of its root directory
+        #[arg(long)]
+        gid: Option<u32>,
+    },
+    /// List the volumes of a store
+    List {
+        /// URL of the store (default: SAILVOL_STORE)
+        store: Option<String>,
+    },
+    /// Show size, age and newest record of a volume
+    Info {
+        /// The volume
+        volume: String,
+    },
+    /// Delete a volume with all its records, for everybody and for ever
+    Delete {
+        /// The volume
+        volume: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// A volume at a glance.
+#[derive(Debug, Serialize)]
+struct VolumeSummary {
+    name: String,
+    id: VolumeId,
+    created: Option<i64>,
+    head: Option<Seq>,
+    modified: Option<i64>,
+    files: u64,
+    dirs: u64,
+    bytes: u64,
+    stored_bytes: u64,
+    error: Option<String>,
+}
+
+/// Runs the command.
+pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    match args.action {
+        Action::Create { volume, if_missing, uid, gid } => create(&volume, if_missing, (uid, gid), context).await,
+        Action::List { store } => list(store.as_deref(), context).await,
+        Action::Info { volume } => info(&volume, context).await,
+        Action::Delete { volume, yes } => delete(&volume, yes, context).await,
+    }
+}
+
+fn usage(error: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Usage, error.to_string())
+}
+
+async fn create(
+    volume: &str,
+    if_missing: bool,
+    (uid, gid): (Option<u32>, Option<u32>),
+    context: &Context,
+) -> Result<(), Failure> {
+    let url = parse_volume(volume, &context.environment).map_err(usage)?;
+    let store = open_store(&url.store).await?;
+    let root = Attrs {
+        mode: 0o755,
+        uid: uid.unwrap_or(rustix::process::getuid().as_raw()),
+        gid: gid.unwrap_or(rustix::process::getgid().as_raw()),
+        ..Attrs::default()
+    };
+    let (opened, made) = create_volume(store, &url.name, "sailvol volume create", root).await?;
+    if !made && !if_missing {
+        return Err(Failure::new(FailureKind::Refused, format!("there is already a volume {url}"))
+            .hint("--if-missing makes that no error"));
+    }
+    let answer = serde_json::json!({ "name": url.name, "id": opened.volume.id(), "created": made });
+    context.print(&answer, |_| {
+        let verb = if made { "created" } else { "found" };
+        format!("{verb} {url} ({})\n", opened.volume.id())
+    })
+}
+
+async fn list(store: Option<&str>, context: &Context) -> Result<(), Failure> {
+    let url = match store {
+        Some(text) => StoreUrl::parse(text).map_err(usage)?,
+        None => default_store(&context.environment).map_err(usage)?,
+    };
+    let store = open_store(&url).await?;
+    let found = Volume::list(&store, &Clock::system()).await?;
+    let rows: Vec<VolumeSummary> = found
+        .into_iter()
+        .map(|v| match v.head {
+            Ok(head) => summary(v.name, v.id, head.record()),
+            Err(error) => VolumeSummary {
+                name: v.name,
+                id: v.id,
+                created: None,
+                head: None,
+                modified: None,
+                files: 0,
+                dirs: 0,
+                bytes: 0,
+                stored_bytes: 0,
+                error: Some(error.to_string()),
+            },
+        })
+        .collect();
+    context.print(&rows, |rows| {
+        if rows.is_empty() {
+            return format!("no volumes in {url}\n");
+        }
+        let mut lines = vec![["VOLUME", "RECORD", "FILES", "SIZE", "CHANGED"].map(String::from).to_vec()];
+        lines.extend(rows.iter().map(|v| match &v.error {
+            Some(error) => vec![v.name.clone(), "?".into(), String::new(), String::new(), error.clone()],
+            None => vec![
+                v.name.clone(),
+                v.head.map(|h| h.to_string()).unwrap_or_default(),
+                v.files.to_string(),
+                format_bytes(v.bytes),
+                v.modified.map(local_time).unwrap_or_default(),
+            ],
+        }));
+        table(&lines)
+    })
+}
+
+fn summary(name: String, id: VolumeId, record: &crate::format::Record) -> VolumeSummary {
+    VolumeSummary {
+        name,
+        id,
+        created: Some(record.descriptor.created.secs),
+        head: Some(record.seq),
+        modified: Some(record.time.secs),
+        files: record.root.root.totals.files,
+        dirs: record.root.root.totals.dirs,
+        bytes: record.root.root.bytes(),
+        stored_bytes: record.usage.stored,
+        error: None,
+    }
+}
+
+async fn info(volume: &str, context: &Context) -> Result<(), Failure> {
+    let url = parse_volume(volume, &context.environment).map_err(usage)?;
+    let remote = Remote::open(&url).await?;
+    let answer = summary(url.name.clone(), remote.volume.id(), remote.head.record());
+    context.print(&answer, |v| {
+        let rows = [
+            ("volume", url.to_string()),
+            ("id", v.id.to_string()),
+            ("created", v.created.map(local_time).unwrap_or_default()),
+            ("newest record", v.head.map(|h| h.to_string()).unwrap_or_default()),
+            ("changed", v.modified.map(local_time).unwrap_or_default()),
+            ("content", format!("{}, {}, {}", count(v.files, "file"), match v.dirs { 1 => "1 directory".to_owned(), n => format!("{n} directories") }, format_bytes(v.bytes))),
+            ("stored", format!("about {} in the store, history included", format_bytes(v.stored_bytes))),
+        ];
+        table(&rows.map(|(name, value)| vec![name.to_owned(), value]))
+    })
+}
+
+async fn delete(volume: &str, yes: bool, context: &Context) -> Result<(), Failure> {
+    let url = parse_volume(volume, &context.environment).map_err(usage)?;
+    let store = open_store(&url.store).await?;
+    let opened = Volume::open(store, Clock::system(), &VolumeRef::parse(&url.name)).await?;
+    let totals = opened.head.record().root.root.totals;
+    if !yes {
+        confirm(&url.name, &format!("{} ({}, {})", url, count(totals.files, "file"), format_bytes(opened.head.record().root.root.bytes())), context)?;
+    }
+    let deleted = opened.volume.delete(&url.name, "sailvol volume delete").await?;
+    context.print(&serde_json::json!({ "deleted": url.name, "objects": deleted }), |_| {
+        format!("deleted {url}: {}\n", count(deleted, "object"))
+    })
+}
+
+/// The user types the name, or says --yes.
+fn confirm(name: &str, what: &str, context: &Context) -> Result<(), Failure> {
+    let refused = |text: &str| Failure::new(FailureKind::Refused, text);
+    if !std::io::stdin().is_terminal() {
+        return Err(refused("nothing was deleted: there is no terminal to ask on").hint("--yes deletes without asking"));
+    }
+    context.note(format!("This deletes {what} with its whole history, for everybody and for ever."));
+    context.note("Mounts of it keep what they have cached and can commit no more. Type the volume's name to go on:");
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
+    if read.is_ok() && line.trim() == name {
+        return Ok(());
+    }
+    Err(refused("nothing was deleted: the name was not repeated"))
+}

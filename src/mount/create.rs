@@ -1,0 +1,38 @@
+//! Making a volume: the store is tried first.
+
+use std::sync::Arc;
+
+use super::{Failure, FailureKind};
+use crate::format::VolumeConfig;
+use crate::model::Attrs;
+use crate::store::{ObjectStore, probe};
+use crate::volume::{Clock, CreateOptions, Created, Opened, Volume};
+
+/// Makes a volume unless there is one of that name; true when it was made now.
+///
+/// # Errors
+/// A store that does not keep the promises that commits rest on is refused; what the store says.
+pub async fn create_volume(
+    store: Arc<dyn ObjectStore>,
+    name: &str,
+    by: &str,
+    root: Attrs,
+) -> Result<(Opened, bool), Failure> {
+    let report = probe(&*store).await?;
+    if !report.is_fit() {
+        let problems = report.problems().join("; ");
+        return Err(Failure::new(FailureKind::Refused, format!("{} cannot hold a volume: {problems}", store.describe()))
+            .hint("use a store (or a newer version of it) that honours `If-None-Match: *` on PUT and lists in key order"));
+    }
+    let options = CreateOptions {
+        name: name.to_owned(),
+        by: by.to_owned(),
+        root,
+        config: VolumeConfig::default(),
+        conditional: "if-none-match".to_owned(),
+    };
+    Ok(match Volume::create(store, Clock::system(), &options).await? {
+        Created::New(opened) => (opened, true),
+        Created::Lost(opened) => (opened, false),
+    })
+}
