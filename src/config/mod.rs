@@ -3,9 +3,8 @@
 //! Reading the environment happens here and nowhere else; everything below is handed values.
 
 mod places;
-mod quantity;
 mod volume_name;
 
 pub use places::{Environment, PlaceError, PlaceOptions, Places, escape_mount_dir};
-pub use quantity::{QuantityError, format_bytes, format_duration, parse_bytes, parse_duration};
+pub use crate::model::{QuantityError, format_bytes, format_duration, parse_bytes, parse_duration};
 pub use volume_name::{VolumeNameError, VolumePath, default_store, parse_volume};

@@ -105,6 +105,10 @@ pub struct KernelLink(pub Notifications);
 
 #[async_trait]
 impl KernelCaches for KernelLink {
+    fn forgets_names_at_once(&self) -> bool {
+        self.0.uses_epochs()
+    }
+
     async fn invalidate(&self, what: Invalidations) -> Result<(), Failure> {
         match self.0.send(what).await {
             // Nobody can see stale names in a mount that is gone.

@@ -5,6 +5,7 @@ mod content;
 mod entry;
 mod id;
 mod name;
+mod quantity;
 
 pub use attrs::{Attrs, MODE_MASK, Timestamp, XATTR_BYTES_MAX, XATTR_INLINE_BYTES_MAX, XattrMap, Xattrs};
 pub use content::{
@@ -20,4 +21,5 @@ pub use entry::{
 pub use id::{
     Epoch, FileId, Hash, LOCAL_EPOCH, LeaseId, LinkId, PackRef, ParseIdError, Ptr, Seq, TxnId, VolumeId,
 };
+pub use quantity::{QuantityError, format_bytes, format_duration, parse_bytes, parse_duration};
 pub use name::{NAME_BYTES_MAX, Name, NameError, PATH_DEPTH_MAX, SYMLINK_BYTES_MAX, VolPath};

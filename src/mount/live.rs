@@ -1,77 +1,256 @@
-//! The mount. Signatures; the bodies are being filled in.
-#![allow(clippy::unimplemented, unused_variables)]
-use super::*;
-use crate::store::ObjectStore;
-use crate::view::View;
-use std::sync::Arc;
+//! The mount: its parts, and what orders its commands.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use super::kept::{FileLedger, Seen};
+use super::lease::Leasing;
+use super::source::MountSource;
+use super::{Failure, FailureKind, KernelCaches, MountOptions, MountSummary, Progress};
+use crate::model::{Seq, TreeRoot};
+use crate::overlay::{BaseRef, Overlay};
+use crate::store::CountingStore;
+use crate::view::{Invalidations, View};
+use crate::volume::{Head, Volume};
 
 /// Takes progress; may be called often and from any thread.
 pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
 
+/// A command waits this long for another one that is running, unless it said how long it will wait at all.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// One live mount.
-#[derive(Debug)]
-pub struct Mount {}
+///
+/// Lock order: `exclusive` (held across awaits by one command at a time), then the view's own locks, then the small ones
+/// here, which are never held across an await.
+pub struct Mount {
+    pub(super) options: MountOptions,
+    pub(super) volume: Volume,
+    pub(super) volume_name: String,
+    pub(super) counting: Arc<CountingStore>,
+    pub(super) source: Arc<MountSource>,
+    pub(super) view: Arc<View>,
+    /// `None` for a read-only mount.
+    pub(super) overlay: Option<Arc<Overlay>>,
+    pub(super) seen: Seen,
+    pub(super) ledger: FileLedger,
+    /// The state directory of this volume.
+    pub(super) state_dir: PathBuf,
+    pub(super) leasing: tokio::sync::Mutex<Leasing>,
+    pub(super) warnings: Vec<String>,
+    exclusive: tokio::sync::Mutex<()>,
+    busy: Mutex<Option<&'static str>>,
+    known: Mutex<Known>,
+    /// Base of a read-only mount.
+    pub(super) fixed_base: Mutex<BaseRef>,
+    /// The tree that the view stands on.
+    pub(super) base: Mutex<TreeRoot>,
+    kernel: OnceLock<Box<dyn KernelCaches>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) started: Instant,
+}
+
+/// The newest record that this mount knows, and when it asked.
+struct Known {
+    head: Head,
+    asked: Instant,
+}
+
+/// What [`Mount`] is put together from.
+pub(super) struct Parts {
+    pub options: MountOptions,
+    pub volume: Volume,
+    pub volume_name: String,
+    pub counting: Arc<CountingStore>,
+    pub source: Arc<MountSource>,
+    pub view: Arc<View>,
+    pub overlay: Option<Arc<Overlay>>,
+    pub seen: Seen,
+    pub ledger: FileLedger,
+    pub state_dir: PathBuf,
+    pub leasing: Leasing,
+    pub warnings: Vec<String>,
+    pub head: Head,
+    pub base_ref: BaseRef,
+    pub base: TreeRoot,
+}
+
+/// The right to change what the mount stands on; given back when dropped.
+pub(super) struct Exclusive<'a> {
+    mount: &'a Mount,
+    _guard: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Drop for Exclusive<'_> {
+    fn drop(&mut self) {
+        *self.mount.busy.lock() = None;
+    }
+}
+
+impl std::fmt::Debug for Mount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mount").field("dir", &self.options.dir).finish_non_exhaustive()
+    }
+}
 
 impl Mount {
-    pub async fn open(options: MountOptions, store: Arc<dyn ObjectStore>) -> Result<OpenedMount, Failure> {
-        unimplemented!()
+    pub(super) fn assemble(parts: Parts) -> Mount {
+        Mount {
+            options: parts.options,
+            volume: parts.volume,
+            volume_name: parts.volume_name,
+            counting: parts.counting,
+            source: parts.source,
+            view: parts.view,
+            overlay: parts.overlay,
+            seen: parts.seen,
+            ledger: parts.ledger,
+            state_dir: parts.state_dir,
+            leasing: tokio::sync::Mutex::new(parts.leasing),
+            warnings: parts.warnings,
+            exclusive: tokio::sync::Mutex::new(()),
+            busy: Mutex::new(None),
+            known: Mutex::new(Known { head: parts.head, asked: Instant::now() }),
+            fixed_base: Mutex::new(parts.base_ref),
+            base: Mutex::new(parts.base),
+            kernel: OnceLock::new(),
+            tasks: Mutex::new(Vec::new()),
+            started: Instant::now(),
+        }
     }
+
+    /// The tree that processes see.
     pub fn view(&self) -> Arc<View> {
-        unimplemented!()
+        self.view.clone()
     }
+
+    /// Tells the mount whose kernel caches a reload has to reach. At most once, before the first reload.
     pub fn attach_kernel(&self, kernel: Box<dyn KernelCaches>) {
-        unimplemented!()
+        if self.kernel.set(kernel).is_err() {
+            tracing::error!("a mount has one kernel");
+        }
     }
+
+    /// The store, without secrets.
     pub fn store_description(&self) -> String {
-        unimplemented!()
+        self.volume.store().describe()
     }
+
+    /// Numbers that are known without asking anybody.
     pub fn summary(&self) -> MountSummary {
-        unimplemented!()
+        MountSummary { volume_id: self.volume.id(), base: self.base_ref().seq, dirty: self.dirty_count() }
     }
-    pub async fn commit(
+
+    /// Nodes that differ from the base.
+    pub(super) fn dirty_count(&self) -> u64 {
+        let Some(overlay) = &self.overlay else { return 0 };
+        let state = overlay.read();
+        state.nodes.iter().filter(|(id, node)| state.differs(**id, node)).count() as u64
+    }
+
+    /// What the view stands on.
+    pub(super) fn base_ref(&self) -> BaseRef {
+        match &self.overlay {
+            Some(overlay) => overlay.read().base.clone(),
+            None => self.fixed_base.lock().clone(),
+        }
+    }
+
+    /// The newest record that is known, and how long ago the store was asked.
+    pub(super) fn known_head(&self) -> (Head, Duration) {
+        let known = self.known.lock();
+        (known.head.clone(), known.asked.elapsed())
+    }
+
+    pub(super) fn learn_head(&self, head: &Head) {
+        let mut known = self.known.lock();
+        if head.seq() >= known.head.seq() {
+            known.head = head.clone();
+        }
+        known.asked = Instant::now();
+        drop(known);
+        self.seen.remember(head);
+    }
+
+    /// Waits for its turn among commands that change what the mount stands on.
+    ///
+    /// # Errors
+    /// [`FailureKind::Refused`] when another runs and `no_wait` is set, or it runs for too long.
+    pub(super) async fn exclusive(
         &self,
-        request: CommitRequest,
-        progress: ProgressSink,
-    ) -> Result<CommitAnswer, Failure> {
-        unimplemented!()
+        what: &'static str,
+        no_wait: bool,
+        timeout_secs: Option<u64>,
+    ) -> Result<Exclusive<'_>, Failure> {
+        let busy = || {
+            let running = self.busy.lock().unwrap_or("another command");
+            Failure::new(FailureKind::Refused, format!("busy: {running} of this mount is running"))
+        };
+        let guard = if no_wait {
+            self.exclusive.try_lock().map_err(|_| busy())?
+        } else {
+            let patience = timeout_secs.map_or(PATIENCE, Duration::from_secs).max(PATIENCE);
+            tokio::time::timeout(patience, self.exclusive.lock()).await.map_err(|_| busy())?
+        };
+        *self.busy.lock() = Some(what);
+        Ok(Exclusive { mount: self, _guard: guard })
     }
-    pub async fn reload(
-        &self,
-        request: ReloadRequest,
-        progress: ProgressSink,
-    ) -> Result<ReloadAnswer, Failure> {
-        unimplemented!()
+
+    /// The command that runs now.
+    pub(super) fn running(&self) -> Option<&'static str> {
+        *self.busy.lock()
     }
-    pub async fn status(&self, ask_store: bool) -> Result<StatusAnswer, Failure> {
-        unimplemented!()
+
+    /// The overlay of a mount that accepts writes.
+    pub(super) fn writable(&self) -> Result<&Arc<Overlay>, Failure> {
+        self.overlay.as_ref().ok_or_else(|| {
+            Failure::new(FailureKind::Refused, "the mount is read-only").hint("mount again without --read-only and --at")
+        })
     }
-    pub async fn diff(&self, limit: usize) -> Result<DiffAnswer, Failure> {
-        unimplemented!()
+
+    /// Tells the kernel after the view moved.
+    pub(super) async fn tell_kernel(&self, generation: u64) -> Result<(), Failure> {
+        let Some(kernel) = self.kernel.get() else { return Ok(()) };
+        let what = if kernel.forgets_names_at_once() {
+            Invalidations { generation, names: Vec::new(), inodes: self.view.known_directories() }
+        } else {
+            self.view.invalidations()
+        };
+        kernel.invalidate(what).await
     }
-    pub async fn log(&self, limit: usize) -> Result<Vec<LogEntry>, Failure> {
-        unimplemented!()
+
+    pub(super) fn adopt_task(&self, task: JoinHandle<()>) {
+        self.tasks.lock().push(task);
     }
-    pub fn stashes(&self) -> Vec<StashSummary> {
-        unimplemented!()
+
+    /// Records that everything which this mount may still need was drawn from (S of FORMAT.md 6.1, stashes included).
+    pub(super) fn sources(&self) -> std::collections::BTreeSet<Seq> {
+        let mut all: std::collections::BTreeSet<Seq> = self.base_ref().sources.into_iter().collect();
+        if let Some(overlay) = &self.overlay {
+            all.extend(overlay.stashes().into_iter().flat_map(|stash| stash.base.sources));
+        }
+        all
     }
-    pub async fn stash_show(&self, id: u64, limit: usize) -> Result<DiffAnswer, Failure> {
-        unimplemented!()
-    }
-    pub async fn stash_restore(&self, id: u64) -> Result<ReloadAnswer, Failure> {
-        unimplemented!()
-    }
-    pub async fn stash_drop(&self, id: u64) -> Result<(), Failure> {
-        unimplemented!()
-    }
-    pub async fn prefetch(
-        &self,
-        path: &str,
-        force: bool,
-        progress: ProgressSink,
-    ) -> Result<PrefetchAnswer, Failure> {
-        unimplemented!()
-    }
+
+    /// Ends the mount, which no kernel uses any more: puts everything on disk.
     pub async fn close(&self) {
-        unimplemented!()
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+        self.drop_lease().await;
+        if let Some(overlay) = self.overlay.clone() {
+            if let Err(error) = self.view.settle() {
+                tracing::warn!(%error, "times of last writes");
+            }
+            match tokio::task::spawn_blocking(move || overlay.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "closing the overlay"),
+                Err(error) => tracing::error!(%error, "closing the overlay"),
+            }
+        }
     }
 }

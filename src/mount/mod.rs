@@ -1,10 +1,25 @@
-//! One live mount.
+//! One live mount: opens the parts, orders commit, reload and stash (one at a time), and tells about itself.
+//!
+//! 1. Commit, reload and stash restore exclude each other; everything else goes on meanwhile.
+//! 2. A commit whose outcome is not known is settled before anything else changes what the mount stands on.
+//! 3. Local bytes are given up only after the record that holds them is in the log, or a stash holds them.
+//! 4. A reload is answered after the kernel was told to ask again.
 
 mod answers;
+mod commit;
 mod create;
 mod failure;
+mod keeping;
+mod kept;
+mod lease;
 mod live;
+mod local;
+mod open;
 mod options;
+mod reload;
+mod report;
+mod source;
+mod unsettled;
 
 pub use answers::{
     CacheStatus, ChangeKind, ChangedPath, CommitAnswer, CommitRequest, DiffAnswer, LocalChanges, LogEntry,

@@ -70,6 +70,9 @@ pub struct MountSummary {
 /// What the kernel keeps of a view; told by the mount, served by the kernel driver.
 #[async_trait]
 pub trait KernelCaches: Send + Sync + std::fmt::Debug {
+    /// All names are forgotten with one message; else each has to be named.
+    fn forgets_names_at_once(&self) -> bool;
+
     /// Returns when no name or attribute that is no longer true is used by a new path walk. Called without any lock.
     ///
     /// # Errors

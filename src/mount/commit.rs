@@ -1,0 +1,304 @@
+//! `commit` on a live mount: freeze, upload and publish, and the view on its new base.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::kept::{drop_unneeded, keep_prepared, keep_record};
+use super::live::ProgressSink;
+use super::unsettled::commit_failure;
+use super::{CommitAnswer, CommitRequest, Failure, FailureKind, Mount, OverwrittenPath, Progress};
+use crate::cache::Adoption;
+use crate::commit::{
+    Attempt, Commit, CommitDone, CommitError, CommitJournal, CommitOptions, FileSource, Frozen, NoHints,
+    Progress as UploadProgress, UploadLimits,
+};
+use crate::model::{Content, ITEM_BYTES_MAX};
+use crate::overlay::{FreedBody, NodeBody, NodeId, Op, Overlay};
+use crate::tree::{Overwritten, Register, TreeError};
+use crate::view::{FrozenView, View, ViewError};
+
+/// A commit gives up after this long without the store unless told otherwise (DESIGN.md 2, "offline").
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Progress is told at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Failed, error.to_string())
+}
+
+/// Frozen bytes, from the view.
+struct FrozenFiles {
+    view: Arc<View>,
+    frozen: FrozenView,
+}
+
+fn tree_error(error: ViewError) -> TreeError {
+    match error {
+        ViewError::Tree(error) => error,
+        other => {
+            TreeError::Local { path: "state directory".into(), reason: other.to_string(), errno: other.errno() }
+        }
+    }
+}
+
+#[async_trait]
+impl FileSource for FrozenFiles {
+    async fn size(&self, node: NodeId) -> Result<u64, TreeError> {
+        self.view.frozen_size(&self.frozen, node).map_err(tree_error)
+    }
+
+    async fn is_still_written(&self, node: NodeId) -> Result<bool, TreeError> {
+        Ok(self.frozen.open_for_write.iter().any(|open| open.node == node))
+    }
+
+    async fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Bytes, TreeError> {
+        let limit = TreeError::Limit { what: "bytes read at once", limit: u64::from(u32::MAX) };
+        let len = usize::try_from(len).map_err(|_| limit)?;
+        self.view.read_frozen(&self.frozen, node, offset, len).await.map_err(tree_error)
+    }
+}
+
+/// Attempts go into the overlay's journal, their trees beside it.
+#[derive(Debug)]
+struct AttemptJournal {
+    overlay: Arc<Overlay>,
+    commit: u64,
+}
+
+impl std::fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Overlay").field("number", &self.number()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl CommitJournal for AttemptJournal {
+    async fn publishing(&self, attempt: &Attempt) -> io::Result<()> {
+        let (overlay, commit, attempt) = (self.overlay.clone(), self.commit, attempt.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let tree = match &attempt.prepared {
+                Some(tree) => {
+                    keep_prepared(&overlay, tree)?;
+                    Some(tree.hash)
+                }
+                None => {
+                    keep_record(&overlay, &attempt.record)?;
+                    None
+                }
+            };
+            let ops = [
+                Op::Uploaded { commit, contents: attempt.contents },
+                Op::Prepared { commit, txn: attempt.txn, after: attempt.since, tree },
+            ];
+            overlay.write().apply_all(&ops).map_err(io::Error::other)?;
+            overlay.sync().map_err(io::Error::other)
+        });
+        written.await.map_err(io::Error::other)?
+    }
+}
+
+impl Mount {
+    /// Publishes local changes.
+    ///
+    /// # Errors
+    /// [`FailureKind::OutcomeUnknown`] when it may have been published or not; after all others nothing was, and all
+    /// changes are where they were.
+    pub async fn commit(&self, request: CommitRequest, progress: ProgressSink) -> Result<CommitAnswer, Failure> {
+        let overlay = self.writable()?.clone();
+        let _turn = self.exclusive("a commit", request.no_wait, request.timeout_secs).await?;
+        let started = Instant::now();
+        if request.dry_run {
+            return self.preview(&overlay);
+        }
+        self.settle_commit().await?;
+        self.view.settle().map_err(failed)?;
+        if overlay.read().is_clean() {
+            return Ok(CommitAnswer::default());
+        }
+        let frozen = self.view.freeze().map_err(failed)?;
+        let done = match self.upload_and_publish(&overlay, &frozen, &request, progress).await {
+            Ok(done) => done,
+            Err(error @ CommitError::Unknown { .. }) => return Err(commit_failure(error)),
+            Err(error) => {
+                drop(self.view.unfreeze(frozen.commit).map_err(failed)?);
+                return Err(commit_failure(error));
+            }
+        };
+        self.stand_on(&overlay, &frozen, &done).await?;
+        let answer = answer(&done, started.elapsed());
+        tracing::info!(
+            seq = answer.seq,
+            changed = answer.changed,
+            bytes = answer.bytes_changed,
+            sent = answer.bytes_sent,
+            merged = answer.merged_with.len(),
+            seconds = answer.seconds,
+            "committed"
+        );
+        Ok(answer)
+    }
+
+    async fn upload_and_publish(
+        &self,
+        overlay: &Arc<Overlay>,
+        frozen: &FrozenView,
+        request: &CommitRequest,
+        progress: ProgressSink,
+    ) -> Result<CommitDone, CommitError> {
+        let last_told = parking_lot::Mutex::new(Instant::now() - PROGRESS_EVERY);
+        let telling = UploadProgress::telling(move |count| {
+            let complete = count.files_done == count.files;
+            {
+                let mut last = last_told.lock();
+                if last.elapsed() < PROGRESS_EVERY && !complete {
+                    return;
+                }
+                *last = Instant::now();
+            }
+            progress(Progress {
+                stage: if complete { "publishing" } else { "uploading" }.into(),
+                done_files: count.files_done,
+                total_files: count.files,
+                done_bytes: count.bytes_done,
+                total_bytes: count.bytes,
+                sent_bytes: count.sent,
+            });
+        });
+        let files = FrozenFiles { view: self.view.clone(), frozen: frozen.clone() };
+        let journal = AttemptJournal { overlay: overlay.clone(), commit: frozen.commit };
+        let commit = Commit {
+            volume: &self.volume,
+            nodes: &*self.source,
+            files: &files,
+            ledger: &self.ledger,
+            hints: &NoHints,
+            journal: &journal,
+            progress: &telling,
+            limits: UploadLimits::default(),
+            options: CommitOptions {
+                by: self.options.by.clone(),
+                message: request.message.clone(),
+                deadline: request.timeout_secs.map_or(TIMEOUT, Duration::from_secs),
+            },
+        };
+        let (head, _) = self.known_head();
+        commit.run(Frozen::overlay(frozen.state.clone(), frozen.base.clone()), head).await
+    }
+
+    /// After the record is in the log: the view stands on what was published, local bytes become clean ones.
+    async fn stand_on(
+        &self,
+        overlay: &Arc<Overlay>,
+        frozen: &FrozenView,
+        done: &CommitDone,
+    ) -> Result<(), Failure> {
+        let untouched = overlay.read().generation == frozen.state.generation;
+        let base = if untouched { done.base.clean.clone() } else { done.base.dirty.clone() };
+        let tree = done.base.tree.clone();
+        let freed = self
+            .view
+            .published(frozen.commit, base, tree.clone(), done.contents.clone())
+            .map_err(|e| failed(e).context("published, but the local state could not follow"))?;
+        if untouched && !overlay.read().is_clean() {
+            // Something was written in between after all: what it was made of stays among the sources.
+            let sources = done.base.dirty.sources.clone();
+            overlay.apply(&Op::SetSources { sources }).map_err(failed)?;
+        }
+        *self.base.lock() = tree;
+        self.learn_head(&done.head);
+        self.ledger.clear();
+        self.keep_bodies(frozen, done, freed).await;
+        let overlay = overlay.clone();
+        let tidied = tokio::task::spawn_blocking(move || {
+            drop_unneeded(&overlay)?;
+            overlay.maintain().map_err(failed)
+        });
+        match tidied.await {
+            Ok(Ok(())) => {}
+            // The commit is done; tidying up is tried again after the next one.
+            Ok(Err(error)) => tracing::warn!(%error, "tidying up after a commit"),
+            Err(error) => tracing::warn!(%error, "tidying up after a commit"),
+        }
+        Ok(())
+    }
+
+    /// Bodies of large files become cache files where both are on one file system; small ones are in the packs that
+    /// went through the cache. What is dropped here is deleted.
+    async fn keep_bodies(&self, frozen: &FrozenView, done: &CommitDone, freed: Vec<FreedBody>) {
+        for body in freed {
+            let node = body.node();
+            let published = done.contents.iter().find(|(id, ..)| *id == node);
+            let Some((_, size, content @ (Content::Chunks { .. } | Content::Paged { .. }))) = published else {
+                continue;
+            };
+            let whole = frozen.state.node(node).is_some_and(|n| match &n.body {
+                NodeBody::File(file) => file.present.is_none() && file.body == Some(body.id()),
+                _ => false,
+            });
+            let open = frozen.open_for_write.iter().any(|open| open.node == node);
+            if *size < ITEM_BYTES_MAX || !whole || open {
+                continue;
+            }
+            // Hashed as it was frozen, and written by nobody since: a writer would have got a copy.
+            let adopted = self.source.cache().adopt_file(content, *size, &body.path(), Adoption::Checked).await;
+            tracing::debug!(node, ?adopted, "body offered to the cache");
+        }
+    }
+
+    fn preview(&self, overlay: &Overlay) -> Result<CommitAnswer, Failure> {
+        self.view.settle().map_err(failed)?;
+        let state = overlay.read();
+        let mut answer = CommitAnswer { dry_run: true, ..CommitAnswer::default() };
+        for (id, node) in &state.nodes {
+            if !state.differs(*id, node) {
+                continue;
+            }
+            answer.changed += 1;
+            if let NodeBody::File(file) = &node.body
+                && file.dirty
+                && let Some(body) = file.body
+            {
+                answer.files += 1;
+                answer.bytes_changed += overlay.body(body).and_then(|b| b.len()).map_err(failed)?;
+            }
+        }
+        drop(state);
+        answer.still_written = self.view.open_for_write().iter().filter_map(|o| Some(o.path.as_ref()?.to_string())).collect();
+        Ok(answer)
+    }
+}
+
+/// A path and register as they are shown.
+pub(super) fn overwritten(item: &Overwritten) -> OverwrittenPath {
+    OverwrittenPath {
+        path: item.path.to_string(),
+        came_from: item.came_from.as_ref().map(ToString::to_string),
+        register: match &item.register {
+            Register::Content => "content".into(),
+            Register::Mode => "mode".into(),
+            Register::Owner => "owner".into(),
+            Register::Mtime => "mtime".into(),
+            Register::Xattr(name) => format!("xattr {}", String::from_utf8_lossy(name)),
+        },
+    }
+}
+
+fn answer(done: &CommitDone, elapsed: Duration) -> CommitAnswer {
+    CommitAnswer {
+        seq: Some(done.record.seq()),
+        record: Some(done.record.hash),
+        dry_run: false,
+        changed: done.counted.files + done.counted.dirs,
+        files: done.counted.files,
+        bytes_changed: done.counted.bytes,
+        bytes_sent: done.sent,
+        merged_with: done.merged_with.clone(),
+        overwrote: done.overwrote.iter().map(overwritten).collect(),
+        still_written: done.still_written.iter().map(ToString::to_string).collect(),
+        seconds: elapsed.as_secs_f64(),
+    }
+}

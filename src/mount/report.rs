@@ -1,0 +1,301 @@
+//! What a mount tells about itself: status, diff, log, stashes, prefetch.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{StreamExt, TryStreamExt};
+
+use super::live::ProgressSink;
+use super::local::local_tree;
+use super::reload::{open_stash, snapshot, summary};
+use super::{
+    CacheStatus, ChangeKind, ChangedPath, DiffAnswer, Failure, FailureKind, LogEntry, Mount, PrefetchAnswer, Progress,
+    StashSummary, StatusAnswer, TransferStatus,
+};
+use crate::commit::Built;
+use crate::model::{Content, DirTree, Entry, EntryBody, TreeRoot, VolPath, format_bytes};
+use crate::tree::{self, Change, NodeSource};
+
+/// Paths that an answer lists at most when nobody says how many.
+pub(super) const LISTED_MAX: usize = 1000;
+/// Time for the store to tell the newest record to `status`.
+const STATUS_TIME: Duration = Duration::from_secs(3);
+/// Files that a prefetch brings at the same time.
+const PREFETCHES_AT_ONCE: usize = 16;
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Failed, error.to_string())
+}
+
+impl Mount {
+    /// The state at a glance. Never waits for the store for more than 3 s, and not at all unless asked to.
+    ///
+    /// # Errors
+    /// The state directory cannot be looked at.
+    pub async fn status(&self, ask_store: bool) -> Result<StatusAnswer, Failure> {
+        let mut head_error = None;
+        if ask_store {
+            let (known, _) = self.known_head();
+            match tokio::time::timeout(STATUS_TIME, self.volume.refresh(&known)).await {
+                Ok(Ok(refreshed)) => self.learn_head(&refreshed.head),
+                Ok(Err(error)) => head_error = Some(error.to_string()),
+                Err(_) => head_error = Some("the store does not answer".to_owned()),
+            }
+        }
+        let (head, asked) = self.known_head();
+        let base = self.base_ref();
+        let cache = self.source.cache().stats();
+        let counters = self.counting.counters();
+        let mut warnings = self.warnings.clone();
+        let (mut dirty_bytes, mut stashes) = (0, 0);
+        if let Some(overlay) = &self.overlay {
+            let disk = overlay.disk().map_err(failed)?;
+            dirty_bytes = disk.body_bytes;
+            stashes = overlay.stashes().len() as u64;
+            if disk.available < 64 << 20 {
+                warnings.push("the state directory's disk is nearly full: writes will fail".to_owned());
+            }
+        }
+        Ok(StatusAnswer {
+            volume: self.volume_name.clone(),
+            volume_id: self.volume.id(),
+            store: self.store_description(),
+            dir: self.options.dir.display().to_string(),
+            name: self.options.name.clone(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_secs: self.started.elapsed().as_secs(),
+            read_only: self.overlay.is_none(),
+            base: base.seq,
+            base_record: base.record,
+            head: Some(head.seq()),
+            head_age_secs: Some(asked.as_secs()),
+            head_error,
+            dirty: self.dirty_count(),
+            dirty_bytes,
+            stashes,
+            busy: self.running().map(str::to_owned),
+            cache: CacheStatus {
+                used_bytes: cache.bytes_used,
+                max_bytes: cache.bytes_max,
+                hits: cache.hits,
+                misses: cache.misses,
+            },
+            transfers: TransferStatus {
+                requests: counters.calls(),
+                received_bytes: counters.bytes_received(),
+                sent_bytes: counters.bytes_sent(),
+                errors: counters.failed(),
+                last_error: cache.last_error,
+            },
+            passthrough: "off (not built in this version: file data passes through the daemon)".to_owned(),
+            warnings,
+        })
+    }
+
+    /// What a commit would publish.
+    ///
+    /// # Errors
+    /// Parts of the base that are needed cannot be fetched.
+    pub async fn diff(&self, limit: usize) -> Result<DiffAnswer, Failure> {
+        let Some(overlay) = &self.overlay else { return Ok(DiffAnswer::default()) };
+        self.view.settle().map_err(failed)?;
+        let (state, _) = snapshot(overlay);
+        let base = self.base.lock().clone();
+        let mine = local_tree(&*self.source, overlay, &base, &state, overlay.number()).await?;
+        list_changes(&*self.source, &base, &mine, limit).await
+    }
+
+    /// The newest records.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn log(&self, limit: usize) -> Result<Vec<LogEntry>, Failure> {
+        let (known, _) = self.known_head();
+        let head = self.volume.refresh(&known).await?.head;
+        self.learn_head(&head);
+        Ok(self.volume.log(&head, limit).await?.iter().map(log_entry).collect())
+    }
+
+    /// The stashes, newest first.
+    pub fn stashes(&self) -> Vec<StashSummary> {
+        self.overlay.iter().flat_map(|overlay| overlay.stashes()).map(|stash| summary(&stash)).collect()
+    }
+
+    /// What a stash would change.
+    ///
+    /// # Errors
+    /// No such stash; parts of its base cannot be fetched.
+    pub async fn stash_show(&self, id: u64, limit: usize) -> Result<DiffAnswer, Failure> {
+        let overlay = self.writable()?;
+        let state = Arc::new(open_stash(overlay, id)?);
+        let (known, _) = self.known_head();
+        let base = super::kept::load_base(overlay, &self.volume, &known, &state.base).await?;
+        let mine = local_tree(&*self.source, overlay, &base, &state, id).await?;
+        list_changes(&*self.source, &base, &mine, limit).await
+    }
+
+    /// Deletes a stash.
+    ///
+    /// # Errors
+    /// No such stash; the state directory refuses.
+    pub async fn stash_drop(&self, id: u64) -> Result<(), Failure> {
+        let overlay = self.writable()?.clone();
+        let _turn = self.exclusive("a stash drop", false, None).await?;
+        open_stash(&overlay, id)?;
+        overlay.drop_stash(id).map_err(failed)?;
+        super::kept::drop_unneeded(&overlay)
+    }
+
+    /// Brings the bytes below a path into the cache.
+    ///
+    /// # Errors
+    /// No such path; more than the cache can hold, unless forced; what the store says.
+    pub async fn prefetch(&self, path: &str, force: bool, progress: ProgressSink) -> Result<PrefetchAnswer, Failure> {
+        let path = VolPath::parse(path.as_bytes()).map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+        let src = &*self.source;
+        let root = self.visible_tree().await?;
+        let entry = tree::walk(src, &root, &path).await?;
+        let entry = entry.ok_or_else(|| Failure::new(FailureKind::Failed, format!("{path}: no such file or directory")))?;
+        let mut files: Vec<(Content, u64)> = Vec::new();
+        collect_files(src, &root, entry, &mut files).await?;
+        let missing: Vec<&(Content, u64)> =
+            files.iter().filter(|(content, size)| !src.cache().contains_fully(content, *size)).collect();
+        let wanted: u64 = missing.iter().map(|(_, size)| size).sum();
+        let stats = src.cache().stats();
+        if wanted > stats.bytes_max && !force {
+            return Err(Failure::new(
+                FailureKind::Refused,
+                format!("{} are to be fetched, but the cache holds at most {}", format_bytes(wanted), format_bytes(stats.bytes_max)),
+            )
+            .hint("mount with a larger --cache-size, name less, or use --force"));
+        }
+        let mut told = Progress {
+            stage: "fetching".into(),
+            total_files: missing.len() as u64,
+            total_bytes: wanted,
+            ..Progress::default()
+        };
+        let cache = src.cache();
+        let mut fetches = futures::stream::iter(missing)
+            .map(|(content, size)| async move { cache.prefetch(content, *size).await.map(|_| *size) })
+            .buffer_unordered(PREFETCHES_AT_ONCE);
+        while let Some(size) = fetches.try_next().await? {
+            told.done_files += 1;
+            told.done_bytes += size;
+            progress(told.clone());
+        }
+        drop(fetches);
+        Ok(PrefetchAnswer { files: files.len() as u64, bytes: files.iter().map(|(_, size)| size).sum() })
+    }
+
+    /// What the mount shows, as one tree.
+    async fn visible_tree(&self) -> Result<TreeRoot, Failure> {
+        let base = self.base.lock().clone();
+        let Some(overlay) = &self.overlay else { return Ok(base) };
+        let (state, _) = snapshot(overlay);
+        Ok(local_tree(&*self.source, overlay, &base, &state, overlay.number()).await?.tree)
+    }
+}
+
+/// Contents below an entry that are in the store.
+async fn collect_files(
+    src: &dyn NodeSource,
+    root: &TreeRoot,
+    entry: Entry,
+    files: &mut Vec<(Content, u64)>,
+) -> Result<(), Failure> {
+    let mut pending = vec![entry];
+    while let Some(entry) = pending.pop() {
+        match tree::inode_of(src, &root.links, entry).await?.body {
+            EntryBody::File { size, content } if !matches!(content, Content::Local(_) | Content::Tiny(_)) => {
+                files.push((content, size));
+            }
+            EntryBody::Dir { tree, .. } => {
+                pending.extend(tree::entries(src, &tree).await?.into_iter().map(|(_, child)| child));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn list_changes(
+    src: &dyn NodeSource,
+    base: &TreeRoot,
+    mine: &Built,
+    limit: usize,
+) -> Result<DiffAnswer, Failure> {
+    let mut answer = DiffAnswer::default();
+    let mut added_dirs: Vec<(VolPath, DirTree)> = Vec::new();
+    let mut list = |path: &VolPath, change: &Change| {
+        if answer.changes.len() >= limit {
+            answer.truncated = true;
+            return ControlFlow::Break(());
+        }
+        let came_from = mine.moves.iter().find(|(_, to)| to == path).map(|(from, _)| from.to_string());
+        if mine.moves.iter().any(|(from, _)| from == path) && matches!(change, Change::Removed(_)) {
+            // The other end of a move says it.
+            return ControlFlow::Continue(());
+        }
+        let (kind, entry) = match change {
+            Change::Added(entry) if came_from.is_some() => (ChangeKind::Moved, entry),
+            Change::Added(entry) => {
+                if let EntryBody::Dir { tree, .. } = &entry.body {
+                    added_dirs.push((path.clone(), tree.clone()));
+                }
+                (ChangeKind::Added, entry)
+            }
+            Change::Removed(entry) => (ChangeKind::Removed, entry),
+            Change::Changed { new, registers, .. } if registers.content => (ChangeKind::Modified, new),
+            Change::Changed { new, .. } => (ChangeKind::Attributes, new),
+        };
+        let size = match &entry.body {
+            EntryBody::File { size, .. } if kind != ChangeKind::Removed => Some(*size),
+            _ => None,
+        };
+        let slash = if entry.is_dir() && !path.0.is_empty() { "/" } else { "" };
+        answer.changes.push(ChangedPath { path: format!("{path}{slash}"), change: kind, came_from, size });
+        ControlFlow::Continue(())
+    };
+    tree::diff(src, base, &mine.tree, &mut list).await?;
+    drop(list);
+    // What is in new directories.
+    while let Some((path, dir)) = added_dirs.pop() {
+        for (name, entry) in tree::entries(src, &dir).await? {
+            if answer.changes.len() >= limit {
+                answer.truncated = true;
+                break;
+            }
+            let at = path.join(&name);
+            let came_from = mine.moves.iter().find(|(_, to)| *to == at).map(|(from, _)| from.to_string());
+            let change = if came_from.is_some() { ChangeKind::Moved } else { ChangeKind::Added };
+            let size = match &entry.body {
+                EntryBody::File { size, .. } => Some(*size),
+                _ => None,
+            };
+            let slash = if entry.is_dir() { "/" } else { "" };
+            answer.changes.push(ChangedPath { path: format!("{at}{slash}"), change, came_from, size });
+            if let (EntryBody::Dir { tree, .. }, ChangeKind::Added) = (entry.body, change) {
+                added_dirs.push((at, tree));
+            }
+        }
+    }
+    answer.changes.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(answer)
+}
+
+fn log_entry(logged: &crate::volume::LoggedRecord) -> LogEntry {
+    let record = &logged.record;
+    LogEntry {
+        seq: record.seq,
+        record: logged.hash,
+        kind: format!("{:?}", record.kind).to_lowercase(),
+        time: record.time.secs,
+        by: record.by.clone(),
+        message: record.message.clone(),
+        files: record.root.root.totals.files,
+        bytes: record.root.root.bytes(),
+    }
+}

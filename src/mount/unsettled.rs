@@ -1,0 +1,117 @@
+//! A commit whose outcome is not known is settled before anything else.
+
+use std::sync::Arc;
+
+use super::kept::{drop_unneeded, keep_record};
+use super::{Failure, FailureKind, Mount};
+use crate::commit::{CommitError, Settled, settle};
+use crate::model::TreeRoot;
+use crate::overlay::{BaseRef, Op, Overlay};
+use crate::tree::NodeSource;
+use crate::volume::Volume;
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Failed, error.to_string())
+}
+
+/// What became of a commit that was interrupted.
+enum Outcome {
+    /// There was none.
+    Nothing,
+    /// It is in the log; this is the base now, and its tree if that is a record's.
+    Published { commit: u64, base: BaseRef, tree: Option<Box<TreeRoot>> },
+    /// It is not in the log.
+    GivenUp { commit: u64 },
+}
+
+async fn look(volume: &Volume, nodes: &dyn NodeSource, overlay: &Overlay) -> Result<Outcome, Failure> {
+    let (commit, prepared, before) = {
+        let state = overlay.read();
+        let Some(frozen) = &state.frozen else { return Ok(Outcome::Nothing) };
+        (state.last_commit, frozen.prepared.clone(), frozen.state.base.clone())
+    };
+    let Some(prepared) = prepared else { return Ok(Outcome::GivenUp { commit }) };
+    match settle(volume, nodes, prepared.txn, prepared.after).await.map_err(commit_failure)? {
+        Settled::NotPublished { .. } => Ok(Outcome::GivenUp { commit }),
+        Settled::Published { found, .. } => {
+            tracing::info!(seq = found.seq, "an interrupted commit had been published");
+            let mut sources = before.sources;
+            sources.push(found.seq);
+            sources.sort_unstable();
+            sources.dedup();
+            let tree = match (&prepared.tree, &found.record) {
+                (None, Some(logged)) => {
+                    keep_record(overlay, logged).map_err(failed)?;
+                    Some(Box::new(logged.record.root.root.clone()))
+                }
+                _ => None,
+            };
+            let base = BaseRef { seq: found.seq, record: found.hash, prepared: prepared.tree, sources };
+            Ok(Outcome::Published { commit, base, tree })
+        }
+    }
+}
+
+/// For an overlay that no view stands on yet.
+pub(super) async fn settle_overlay(
+    volume: &Volume,
+    nodes: &dyn NodeSource,
+    overlay: &Arc<Overlay>,
+) -> Result<(), Failure> {
+    // Bodies that are freed here are deleted: their bytes are in the store.
+    match look(volume, nodes, overlay).await? {
+        Outcome::Nothing => {}
+        Outcome::Published { commit, base, .. } => {
+            let op = Op::Published { commit, base, contents: Vec::new() };
+            drop(overlay.apply_freeing(&op).map_err(failed)?);
+        }
+        Outcome::GivenUp { commit } => drop(overlay.apply_freeing(&Op::Unfrozen { commit }).map_err(failed)?),
+    }
+    Ok(())
+}
+
+impl Mount {
+    /// For a live mount, before each command that changes what it stands on. The caller has its turn.
+    pub(super) async fn settle_commit(&self) -> Result<(), Failure> {
+        let Some(overlay) = &self.overlay else { return Ok(()) };
+        match look(&self.volume, &*self.source, overlay).await? {
+            Outcome::Nothing => {}
+            Outcome::GivenUp { commit } => drop(self.view.unfreeze(commit).map_err(failed)?),
+            Outcome::Published { commit, base, tree } => {
+                let tree = match tree {
+                    Some(tree) => *tree,
+                    None => super::kept::load_base(overlay, &self.volume, &self.known_head().0, &base).await?,
+                };
+                drop(self.view.published(commit, base, tree.clone(), Vec::new()).map_err(failed)?);
+                *self.base.lock() = tree;
+                self.ledger.clear();
+                drop_unneeded(overlay)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A commit's error as users meet it.
+pub(super) fn commit_failure(error: CommitError) -> Failure {
+    let (kind, hint) = match &error {
+        CommitError::Quota { .. } => (FailureKind::Refused, Some("delete something, or ask for a larger quota")),
+        CommitError::Unknown { .. } => {
+            (FailureKind::OutcomeUnknown, Some("all changes are kept here; the next commit, reload or mount settles it"))
+        }
+        CommitError::Contended { .. } => (FailureKind::StoreUnreachable, None),
+        CommitError::Gone { .. } => {
+            (FailureKind::Damaged, Some("`sailvol reload` moves to a record that is kept; local changes go to a stash"))
+        }
+        CommitError::Path { .. } => (FailureKind::Refused, None),
+        CommitError::State(_) | CommitError::Encode(_) | CommitError::Stopped => (FailureKind::Failed, None),
+        CommitError::Tree(_) | CommitError::Volume(_) => {
+            return match error {
+                CommitError::Tree(error) => error.into(),
+                CommitError::Volume(error) => error.into(),
+                other => failed(other),
+            };
+        }
+    };
+    Failure { kind, message: error.to_string(), hint: hint.map(str::to_owned) }
+}
