@@ -1,4 +1,5 @@
 //! What the whole-system tests of sailvol stand on.
 
+pub mod pod;
 pub mod s3d;
 pub mod store_contract;

@@ -15,10 +15,18 @@ pub fn program() -> &'static Path {
     PROGRAM.get_or_init(|| {
         // target/<profile>/deps/<test>-<hash>
         let test = std::env::current_exe().expect("a test has a path");
-        let profile_dir = test.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps").to_path_buf();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("fuse-tests lies in the repository");
+        let profile_dir = test
+            .parent()
+            .and_then(Path::parent)
+            .expect("tests lie in target/<profile>/deps")
+            .to_path_buf();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .expect("fuse-tests lies in the repository");
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(root).args(["build", "--quiet", "--workspace", "--bins"]);
+        cargo
+            .current_dir(root)
+            .args(["build", "--quiet", "--workspace", "--bins"]);
         if profile_dir.ends_with("release") {
             cargo.arg("--release");
         }
@@ -41,12 +49,22 @@ impl Pod {
     /// # Panics
     /// Without /dev/fuse: these tests are about real mounts.
     pub fn new(store: &str) -> Pod {
-        assert!(Path::new("/dev/fuse").exists(), "these tests need /dev/fuse (and root, or fusermount3)");
-        let directories = tempfile::Builder::new().prefix("sailvol-pod-").tempdir().expect("a temporary directory");
+        assert!(
+            Path::new("/dev/fuse").exists(),
+            "these tests need /dev/fuse (and root, or fusermount3)"
+        );
+        let directories = tempfile::Builder::new()
+            .prefix("sailvol-pod-")
+            .tempdir()
+            .expect("a temporary directory");
         for name in ["mnt", "state", "cache", "run"] {
             std::fs::create_dir(directories.path().join(name)).expect("a fresh directory");
         }
-        Pod { directories, store: store.to_owned(), environment: Vec::new() }
+        Pod {
+            directories,
+            store: store.to_owned(),
+            environment: Vec::new(),
+        }
     }
 
     /// Adds a variable to the environment of everything this pod runs.
@@ -94,7 +112,12 @@ impl Pod {
         let mut command = self.command(arguments);
         let output = command.arg("--json").output().expect("the program runs");
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{command:?}: {}\n{}", output.status, self.explain(&output));
+        assert!(
+            output.status.success(),
+            "{command:?}: {}\n{}",
+            output.status,
+            self.explain(&output)
+        );
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{command:?}: {e}: {text:?}"))
     }
 
@@ -117,7 +140,12 @@ impl Pod {
     /// Commits with a message.
     pub fn commit(&self, message: &str) -> Value {
         let dir = self.mount_dir();
-        self.json([OsStr::new("commit"), dir.as_os_str(), OsStr::new("-m"), OsStr::new(message)])
+        self.json([
+            OsStr::new("commit"),
+            dir.as_os_str(),
+            OsStr::new("-m"),
+            OsStr::new(message),
+        ])
     }
 
     /// Reloads.
@@ -150,7 +178,11 @@ impl Pod {
     /// The daemon's process, if one is registered and alive.
     pub fn daemon(&self) -> Option<u32> {
         let entries = std::fs::read_dir(self.local_dir("run")).ok()?;
-        for path in entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")) {
+        for path in entries
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "json"))
+        {
             let text = std::fs::read_to_string(path).ok()?;
             let value: Value = serde_json::from_str(&text).ok()?;
             let pid = u32::try_from(value["pid"].as_u64()?).ok()?;
@@ -169,7 +201,10 @@ impl Pod {
     /// Sends the daemon a signal and waits for its end.
     pub fn signal_daemon(&self, signal: rustix::process::Signal) {
         let pid = self.daemon().expect("a daemon runs");
-        let raw = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a process number");
+        let raw = i32::try_from(pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .expect("a process number");
         rustix::process::kill_process(raw, signal).expect("the daemon is ours");
         wait_until("the daemon ends", || !alive(pid));
     }
@@ -190,11 +225,17 @@ impl Pod {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
-        let logs = std::fs::read_dir(self.local_dir("state")).into_iter().flatten().flatten();
+        let logs = std::fs::read_dir(self.local_dir("state"))
+            .into_iter()
+            .flatten()
+            .flatten();
         for path in logs.map(|e| e.path().join("daemon.log")).filter(|p| p.exists()) {
             let log = std::fs::read_to_string(&path).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
-            text.push_str(&format!("\nend of the daemon's log:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n")));
+            text.push_str(&format!(
+                "\nend of the daemon's log:\n{}",
+                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+            ));
         }
         text
     }
@@ -206,7 +247,9 @@ impl Drop for Pod {
         let dir = self.mount_dir();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         if mounts.contains(&*dir.to_string_lossy()) {
-            let ended = self.command([OsStr::new("umount"), dir.as_os_str(), OsStr::new("--force")]).output();
+            let ended = self
+                .command([OsStr::new("umount"), dir.as_os_str(), OsStr::new("--force")])
+                .output();
             if !ended.is_ok_and(|o| o.status.success()) {
                 // The last resort for a test that broke the program.
                 let _ = rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::DETACH);
@@ -227,8 +270,11 @@ impl Drop for Pod {
 
 /// A process that runs (a zombie does not).
 fn alive(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| !rest.starts_with('Z'))
+    })
 }
 
 /// Waits for a condition that must come true; looks often, gives up after a minute.
@@ -240,5 +286,30 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "{what}: not within a minute");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An S3 server in this process and pods that use it.
+pub struct Cluster {
+    /// The server, with its faults and counters.
+    pub server: crate::s3d::S3d,
+    credentials: PathBuf,
+}
+
+impl Cluster {
+    /// Starts a server.
+    pub fn start() -> Cluster {
+        let server =
+            crate::s3d::S3d::start_blocking(crate::s3d::S3dOptions::default()).expect("a server on loopback");
+        let credentials = server.credentials_file().expect("a file for the keys");
+        Cluster { server, credentials }
+    }
+
+    /// A pod whose volumes live on the server.
+    pub fn pod(&self) -> Pod {
+        Pod::new(&self.server.url("bucket/volumes"))
+            .env("AWS_SHARED_CREDENTIALS_FILE", &self.credentials.to_string_lossy())
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_REGION", "us-east-1")
     }
 }

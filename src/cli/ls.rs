@@ -53,7 +53,10 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
     let remote = Remote::open(&place.volume).await?;
     let entry = remote.entry(&place.path).await?;
-    let mut listing = Listing { entries: Vec::new(), truncated: false };
+    let mut listing = Listing {
+        entries: Vec::new(),
+        truncated: false,
+    };
     if !entry.is_dir() {
         listing.entries.push(item(&place.path, &entry));
     }
@@ -93,7 +96,10 @@ fn item(path: &VolPath, entry: &Entry) -> Item {
     };
     let (size, target) = match &entry.body {
         EntryBody::File { size, .. } => (*size, None),
-        EntryBody::Symlink { target } => (target.len() as u64, Some(String::from_utf8_lossy(target).into_owned())),
+        EntryBody::Symlink { target } => (
+            target.len() as u64,
+            Some(String::from_utf8_lossy(target).into_owned()),
+        ),
         EntryBody::Dir { totals, .. } => (totals.bytes, None),
         _ => (0, None),
     };
@@ -159,7 +165,13 @@ mod tests {
 
     #[test]
     fn modes_look_as_in_ls() {
-        for (mode, text) in [(0o755, "rwxr-xr-x"), (0o4711, "rws--x--x"), (0o2670, "rw-rws---"), (0o1777, "rwxrwxrwt"), (0o1000, "--------T")] {
+        for (mode, text) in [
+            (0o755, "rwxr-xr-x"),
+            (0o4711, "rws--x--x"),
+            (0o2670, "rw-rws---"),
+            (0o1777, "rwxrwxrwt"),
+            (0o1000, "--------T"),
+        ] {
             assert_eq!(permissions(mode), text);
         }
     }

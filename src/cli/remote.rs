@@ -36,7 +36,11 @@ impl Remote {
         let store = open_store(&url.store).await?;
         let opened = Volume::open(store, Clock::system(), &VolumeRef::parse(&url.name)).await?;
         let nodes = RemoteSource::new(opened.volume.clone());
-        Ok(Remote { volume: opened.volume, head: opened.head, nodes })
+        Ok(Remote {
+            volume: opened.volume,
+            head: opened.head,
+            nodes,
+        })
     }
 
     /// The tree of the newest record.
@@ -47,7 +51,12 @@ impl Remote {
     /// What is at a path; a hard link comes as its inode.
     pub async fn entry(&self, path: &VolPath) -> Result<Entry, Failure> {
         let found = tree::walk(&self.nodes, self.root(), path).await?;
-        let missing = || Failure::new(FailureKind::Failed, format!("{}:{path}: no such file or directory", self.volume.name()));
+        let missing = || {
+            Failure::new(
+                FailureKind::Failed,
+                format!("{}:{path}: no such file or directory", self.volume.name()),
+            )
+        };
         self.inode(found.ok_or_else(missing)?).await
     }
 
@@ -77,15 +86,21 @@ impl Remote {
             Content::Blob(blob) => Ok(self.nodes.blob(blob, size).await?),
             Content::Chunks { .. } | Content::Paged { .. } => {
                 let len = chunk_len(index, size);
-                let small = || Failure::new(FailureKind::Damaged, "damaged volume: a chunk of more than 4 GiB");
+                let small =
+                    || Failure::new(FailureKind::Damaged, "damaged volume: a chunk of more than 4 GiB");
                 let raw_len = u32::try_from(len).map_err(|_| small())?;
                 match tree::chunk_at(&self.nodes, content, size, index).await? {
                     None | Some(ChunkRef::Hole) => Ok(Bytes::from(vec![0; raw_len as usize])),
-                    Some(ChunkRef::Object { epoch, id }) => Ok(self.volume.chunk(epoch, &id, raw_len).await?),
+                    Some(ChunkRef::Object { epoch, id }) => {
+                        Ok(self.volume.chunk(epoch, &id, raw_len).await?)
+                    }
                     Some(ChunkRef::Packed(blob)) => Ok(self.nodes.blob(&blob, len).await?),
                 }
             }
-            Content::Local(_) => Err(Failure::new(FailureKind::Damaged, "damaged volume: content of another machine")),
+            Content::Local(_) => Err(Failure::new(
+                FailureKind::Damaged,
+                "damaged volume: content of another machine",
+            )),
         }
     }
 }

@@ -9,8 +9,8 @@ use super::remote::{Remote, open_store};
 use super::table::{count, local_time, table};
 use crate::config::{default_store, format_bytes, parse_volume};
 use crate::model::{Attrs, Seq, VolumeId};
-use crate::mount::{Failure, FailureKind};
 use crate::mount::create_volume;
+use crate::mount::{Failure, FailureKind};
 use crate::store::StoreUrl;
 use crate::volume::{Clock, Volume, VolumeRef};
 
@@ -77,7 +77,12 @@ struct VolumeSummary {
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     match args.action {
-        Action::Create { volume, if_missing, uid, gid } => create(&volume, if_missing, (uid, gid), context).await,
+        Action::Create {
+            volume,
+            if_missing,
+            uid,
+            gid,
+        } => create(&volume, if_missing, (uid, gid), context).await,
         Action::List { store } => list(store.as_deref(), context).await,
         Action::Info { volume } => info(&volume, context).await,
         Action::Delete { volume, yes } => delete(&volume, yes, context).await,
@@ -104,8 +109,10 @@ async fn create(
     };
     let (opened, made) = create_volume(store, &url.name, "sailvol volume create", root).await?;
     if !made && !if_missing {
-        return Err(Failure::new(FailureKind::Refused, format!("there is already a volume {url}"))
-            .hint("--if-missing makes that no error"));
+        return Err(
+            Failure::new(FailureKind::Refused, format!("there is already a volume {url}"))
+                .hint("--if-missing makes that no error"),
+        );
     }
     let answer = serde_json::json!({ "name": url.name, "id": opened.volume.id(), "created": made });
     context.print(&answer, |_| {
@@ -143,9 +150,19 @@ async fn list(store: Option<&str>, context: &Context) -> Result<(), Failure> {
         if rows.is_empty() {
             return format!("no volumes in {url}\n");
         }
-        let mut lines = vec![["VOLUME", "RECORD", "FILES", "SIZE", "CHANGED"].map(String::from).to_vec()];
+        let mut lines = vec![
+            ["VOLUME", "RECORD", "FILES", "SIZE", "CHANGED"]
+                .map(String::from)
+                .to_vec(),
+        ];
         lines.extend(rows.iter().map(|v| match &v.error {
-            Some(error) => vec![v.name.clone(), "?".into(), String::new(), String::new(), error.clone()],
+            Some(error) => vec![
+                v.name.clone(),
+                "?".into(),
+                String::new(),
+                String::new(),
+                error.clone(),
+            ],
             None => vec![
                 v.name.clone(),
                 v.head.map(|h| h.to_string()).unwrap_or_default(),
@@ -184,8 +201,25 @@ async fn info(volume: &str, context: &Context) -> Result<(), Failure> {
             ("created", v.created.map(local_time).unwrap_or_default()),
             ("newest record", v.head.map(|h| h.to_string()).unwrap_or_default()),
             ("changed", v.modified.map(local_time).unwrap_or_default()),
-            ("content", format!("{}, {}, {}", count(v.files, "file"), match v.dirs { 1 => "1 directory".to_owned(), n => format!("{n} directories") }, format_bytes(v.bytes))),
-            ("stored", format!("about {} in the store, history included", format_bytes(v.stored_bytes))),
+            (
+                "content",
+                format!(
+                    "{}, {}, {}",
+                    count(v.files, "file"),
+                    match v.dirs {
+                        1 => "1 directory".to_owned(),
+                        n => format!("{n} directories"),
+                    },
+                    format_bytes(v.bytes)
+                ),
+            ),
+            (
+                "stored",
+                format!(
+                    "about {} in the store, history included",
+                    format_bytes(v.stored_bytes)
+                ),
+            ),
         ];
         table(&rows.map(|(name, value)| vec![name.to_owned(), value]))
     })
@@ -197,22 +231,37 @@ async fn delete(volume: &str, yes: bool, context: &Context) -> Result<(), Failur
     let opened = Volume::open(store, Clock::system(), &VolumeRef::parse(&url.name)).await?;
     let totals = opened.head.record().root.root.totals;
     if !yes {
-        confirm(&url.name, &format!("{} ({}, {})", url, count(totals.files, "file"), format_bytes(opened.head.record().root.root.bytes())), context)?;
+        confirm(
+            &url.name,
+            &format!(
+                "{} ({}, {})",
+                url,
+                count(totals.files, "file"),
+                format_bytes(opened.head.record().root.root.bytes())
+            ),
+            context,
+        )?;
     }
     let deleted = opened.volume.delete(&url.name, "sailvol volume delete").await?;
-    context.print(&serde_json::json!({ "deleted": url.name, "objects": deleted }), |_| {
-        format!("deleted {url}: {}\n", count(deleted, "object"))
-    })
+    context.print(
+        &serde_json::json!({ "deleted": url.name, "objects": deleted }),
+        |_| format!("deleted {url}: {}\n", count(deleted, "object")),
+    )
 }
 
 /// The user types the name, or says --yes.
 fn confirm(name: &str, what: &str, context: &Context) -> Result<(), Failure> {
     let refused = |text: &str| Failure::new(FailureKind::Refused, text);
     if !std::io::stdin().is_terminal() {
-        return Err(refused("nothing was deleted: there is no terminal to ask on").hint("--yes deletes without asking"));
+        return Err(refused("nothing was deleted: there is no terminal to ask on")
+            .hint("--yes deletes without asking"));
     }
-    context.note(format!("This deletes {what} with its whole history, for everybody and for ever."));
-    context.note("Mounts of it keep what they have cached and can commit no more. Type the volume's name to go on:");
+    context.note(format!(
+        "This deletes {what} with its whole history, for everybody and for ever."
+    ));
+    context.note(
+        "Mounts of it keep what they have cached and can commit no more. Type the volume's name to go on:",
+    );
     let mut line = String::new();
     let read = std::io::stdin().lock().read_line(&mut line);
     if read.is_ok() && line.trim() == name {

@@ -5,6 +5,6 @@
 mod places;
 mod volume_name;
 
-pub use places::{Environment, PlaceError, PlaceOptions, Places, escape_mount_dir};
 pub use crate::model::{QuantityError, format_bytes, format_duration, parse_bytes, parse_duration};
+pub use places::{Environment, PlaceError, PlaceOptions, Places, escape_mount_dir};
 pub use volume_name::{VolumeNameError, VolumePath, default_store, parse_volume};

@@ -21,5 +21,5 @@ pub use entry::{
 pub use id::{
     Epoch, FileId, Hash, LOCAL_EPOCH, LeaseId, LinkId, PackRef, ParseIdError, Ptr, Seq, TxnId, VolumeId,
 };
-pub use quantity::{QuantityError, format_bytes, format_duration, parse_bytes, parse_duration};
 pub use name::{NAME_BYTES_MAX, Name, NameError, PATH_DEPTH_MAX, SYMLINK_BYTES_MAX, VolPath};
+pub use quantity::{QuantityError, format_bytes, format_duration, parse_bytes, parse_duration};

@@ -39,9 +39,11 @@ struct FrozenFiles {
 fn tree_error(error: ViewError) -> TreeError {
     match error {
         ViewError::Tree(error) => error,
-        other => {
-            TreeError::Local { path: "state directory".into(), reason: other.to_string(), errno: other.errno() }
-        }
+        other => TreeError::Local {
+            path: "state directory".into(),
+            reason: other.to_string(),
+            errno: other.errno(),
+        },
     }
 }
 
@@ -56,9 +58,15 @@ impl FileSource for FrozenFiles {
     }
 
     async fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Bytes, TreeError> {
-        let limit = TreeError::Limit { what: "bytes read at once", limit: u64::from(u32::MAX) };
+        let limit = TreeError::Limit {
+            what: "bytes read at once",
+            limit: u64::from(u32::MAX),
+        };
         let len = usize::try_from(len).map_err(|_| limit)?;
-        self.view.read_frozen(&self.frozen, node, offset, len).await.map_err(tree_error)
+        self.view
+            .read_frozen(&self.frozen, node, offset, len)
+            .await
+            .map_err(tree_error)
     }
 }
 
@@ -71,7 +79,9 @@ struct AttemptJournal {
 
 impl std::fmt::Debug for Overlay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Overlay").field("number", &self.number()).finish_non_exhaustive()
+        f.debug_struct("Overlay")
+            .field("number", &self.number())
+            .finish_non_exhaustive()
     }
 }
 
@@ -91,8 +101,16 @@ impl CommitJournal for AttemptJournal {
                 }
             };
             let ops = [
-                Op::Uploaded { commit, contents: attempt.contents },
-                Op::Prepared { commit, txn: attempt.txn, after: attempt.since, tree },
+                Op::Uploaded {
+                    commit,
+                    contents: attempt.contents,
+                },
+                Op::Prepared {
+                    commit,
+                    txn: attempt.txn,
+                    after: attempt.since,
+                    tree,
+                },
             ];
             overlay.write().apply_all(&ops).map_err(io::Error::other)?;
             overlay.sync().map_err(io::Error::other)
@@ -107,9 +125,15 @@ impl Mount {
     /// # Errors
     /// [`FailureKind::OutcomeUnknown`] when it may have been published or not; after all others nothing was, and all
     /// changes are where they were.
-    pub async fn commit(&self, request: CommitRequest, progress: ProgressSink) -> Result<CommitAnswer, Failure> {
+    pub async fn commit(
+        &self,
+        request: CommitRequest,
+        progress: ProgressSink,
+    ) -> Result<CommitAnswer, Failure> {
         let overlay = self.writable()?.clone();
-        let _turn = self.exclusive("a commit", request.no_wait, request.timeout_secs).await?;
+        let _turn = self
+            .exclusive("a commit", request.no_wait, request.timeout_secs)
+            .await?;
         let started = Instant::now();
         if request.dry_run {
             return self.preview(&overlay);
@@ -120,7 +144,10 @@ impl Mount {
             return Ok(CommitAnswer::default());
         }
         let frozen = self.view.freeze().map_err(failed)?;
-        let done = match self.upload_and_publish(&overlay, &frozen, &request, progress).await {
+        let done = match self
+            .upload_and_publish(&overlay, &frozen, &request, progress)
+            .await
+        {
             Ok(done) => done,
             Err(error @ CommitError::Unknown { .. }) => return Err(commit_failure(error)),
             Err(error) => {
@@ -168,8 +195,14 @@ impl Mount {
                 sent_bytes: count.sent,
             });
         });
-        let files = FrozenFiles { view: self.view.clone(), frozen: frozen.clone() };
-        let journal = AttemptJournal { overlay: overlay.clone(), commit: frozen.commit };
+        let files = FrozenFiles {
+            view: self.view.clone(),
+            frozen: frozen.clone(),
+        };
+        let journal = AttemptJournal {
+            overlay: overlay.clone(),
+            commit: frozen.commit,
+        };
         let commit = Commit {
             volume: &self.volume,
             nodes: &*self.source,
@@ -186,7 +219,9 @@ impl Mount {
             },
         };
         let (head, _) = self.known_head();
-        commit.run(Frozen::overlay(frozen.state.clone(), frozen.base.clone()), head).await
+        commit
+            .run(Frozen::overlay(frozen.state.clone(), frozen.base.clone()), head)
+            .await
     }
 
     /// After the record is in the log: the view stands on what was published, local bytes become clean ones.
@@ -197,7 +232,11 @@ impl Mount {
         done: &CommitDone,
     ) -> Result<(), Failure> {
         let untouched = overlay.read().generation == frozen.state.generation;
-        let base = if untouched { done.base.clean.clone() } else { done.base.dirty.clone() };
+        let base = if untouched {
+            done.base.clean.clone()
+        } else {
+            done.base.dirty.clone()
+        };
         let tree = done.base.tree.clone();
         let freed = self
             .view
@@ -232,7 +271,8 @@ impl Mount {
         for body in freed {
             let node = body.node();
             let published = done.contents.iter().find(|(id, ..)| *id == node);
-            let Some((_, size, content @ (Content::Chunks { .. } | Content::Paged { .. }))) = published else {
+            let Some((_, size, content @ (Content::Chunks { .. } | Content::Paged { .. }))) = published
+            else {
                 continue;
             };
             let whole = frozen.state.node(node).is_some_and(|n| match &n.body {
@@ -244,7 +284,11 @@ impl Mount {
                 continue;
             }
             // Hashed as it was frozen, and written by nobody since: a writer would have got a copy.
-            let adopted = self.source.cache().adopt_file(content, *size, &body.path(), Adoption::Checked).await;
+            let adopted = self
+                .source
+                .cache()
+                .adopt_file(content, *size, &body.path(), Adoption::Checked)
+                .await;
             tracing::debug!(node, ?adopted, "body offered to the cache");
         }
     }
@@ -252,7 +296,10 @@ impl Mount {
     fn preview(&self, overlay: &Overlay) -> Result<CommitAnswer, Failure> {
         self.view.settle().map_err(failed)?;
         let state = overlay.read();
-        let mut answer = CommitAnswer { dry_run: true, ..CommitAnswer::default() };
+        let mut answer = CommitAnswer {
+            dry_run: true,
+            ..CommitAnswer::default()
+        };
         for (id, node) in &state.nodes {
             if !state.differs(*id, node) {
                 continue;
@@ -267,7 +314,12 @@ impl Mount {
             }
         }
         drop(state);
-        answer.still_written = self.view.open_for_write().iter().filter_map(|o| Some(o.path.as_ref()?.to_string())).collect();
+        answer.still_written = self
+            .view
+            .open_for_write()
+            .iter()
+            .filter_map(|o| Some(o.path.as_ref()?.to_string()))
+            .collect();
         Ok(answer)
     }
 }

@@ -123,10 +123,18 @@ impl From<VolumeError> for Failure {
             VolumeError::Busy { .. } => FailureKind::StoreUnreachable,
         };
         let hint = match &error {
-            VolumeError::NotFound { .. } => Some("`sailvol volume list` shows the volumes; `--create` makes one"),
-            VolumeError::RolledBack { .. } => Some("nothing was changed; find out what happened to the bucket first"),
+            VolumeError::NotFound { .. } => {
+                Some("`sailvol volume list` shows the volumes; `--create` makes one")
+            }
+            VolumeError::RolledBack { .. } => {
+                Some("nothing was changed; find out what happened to the bucket first")
+            }
             _ => None,
         };
-        Failure { kind, message: error.to_string(), hint: hint.map(str::to_owned) }
+        Failure {
+            kind,
+            message: error.to_string(),
+            hint: hint.map(str::to_owned),
+        }
     }
 }

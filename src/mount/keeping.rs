@@ -43,7 +43,12 @@ impl ObjectStore for KeepingStore {
         self.inner.head(key).await
     }
 
-    async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Listed, StoreError> {
+    async fn list(
+        &self,
+        prefix: &str,
+        start_after: Option<&str>,
+        limit: usize,
+    ) -> Result<Listed, StoreError> {
         self.inner.list(prefix, start_after, limit).await
     }
 

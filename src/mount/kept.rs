@@ -29,13 +29,17 @@ fn local(error: impl std::fmt::Display) -> Failure {
 
 /// Keeps the record that the overlay stands on, on disk when it returns.
 pub fn keep_record(overlay: &Overlay, record: &LoggedRecord) -> io::Result<()> {
-    overlay.put_base(&record.hash, &record.bytes).map_err(io::Error::other)
+    overlay
+        .put_base(&record.hash, &record.bytes)
+        .map_err(io::Error::other)
 }
 
 /// Keeps a prepared tree with its packs, on disk when it returns.
 pub fn keep_prepared(overlay: &Overlay, tree: &PreparedTree) -> io::Result<()> {
     for pack in &tree.packs {
-        overlay.put_base(&pack.pack.id, &pack.bytes).map_err(io::Error::other)?;
+        overlay
+            .put_base(&pack.pack.id, &pack.bytes)
+            .map_err(io::Error::other)?;
     }
     let header = PreparedHeader {
         sailvol_prepared: 1,
@@ -63,12 +67,24 @@ pub async fn load_base(
 ) -> Result<TreeRoot, Failure> {
     if let Some(hash) = &base.prepared {
         let damaged = |rule: &str| {
-            Failure::new(FailureKind::Damaged, format!("the state directory's tree {hash} {rule}"))
-                .hint("`sailvol fsck` says more; uncommitted files can be salvaged from the state directory")
+            Failure::new(
+                FailureKind::Damaged,
+                format!("the state directory's tree {hash} {rule}"),
+            )
+            .hint("`sailvol fsck` says more; uncommitted files can be salvaged from the state directory")
         };
-        let bytes = overlay.get_base(hash).map_err(local)?.ok_or_else(|| damaged("is missing"))?;
+        let bytes = overlay
+            .get_base(hash)
+            .map_err(local)?
+            .ok_or_else(|| damaged("is missing"))?;
         let (header, stored) = read_prepared(&bytes).ok_or_else(|| damaged("cannot be read"))?;
-        let node = decode_super(&stored, header.raw_len, hash, true, "prepared tree in the state directory");
+        let node = decode_super(
+            &stored,
+            header.raw_len,
+            hash,
+            true,
+            "prepared tree in the state directory",
+        );
         return Ok(node.map_err(|e| damaged(&e.to_string()))?.root);
     }
     if base.seq == head.seq() && base.record == head.hash() {
@@ -85,7 +101,10 @@ pub async fn load_base(
     if found.hash != base.record {
         return Err(Failure::new(
             FailureKind::Damaged,
-            format!("record {} is not the one that the local changes were made on", base.seq),
+            format!(
+                "record {} is not the one that the local changes were made on",
+                base.seq
+            ),
         ));
     }
     Ok(found.record.root.root.clone())
@@ -134,7 +153,9 @@ struct SeenFile {
 impl Seen {
     /// In the state directory of a mount name.
     pub fn new(state_dir: &Path, volume: VolumeId) -> Seen {
-        Seen { path: state_dir.join(format!("{volume}.seen.json")) }
+        Seen {
+            path: state_dir.join(format!("{volume}.seen.json")),
+        }
     }
 
     /// Compares with what was seen before.
@@ -148,11 +169,16 @@ impl Seen {
             Err(error) => return Err(local(format!("{}: {error}", self.path.display()))),
         };
         // A torn file says nothing; it is written anew with the next record.
-        let Ok(seen) = serde_json::from_slice::<SeenFile>(&bytes) else { return Ok(()) };
+        let Ok(seen) = serde_json::from_slice::<SeenFile>(&bytes) else {
+            return Ok(());
+        };
         crate::volume::check_not_back(head, seen.seq, seen.record).map_err(|error| {
             let failure = Failure::from(error);
             if failure.kind == FailureKind::Damaged {
-                return failure.hint(format!("to accept the log as it is now, remove {}", self.path.display()));
+                return failure.hint(format!(
+                    "to accept the log as it is now, remove {}",
+                    self.path.display()
+                ));
             }
             failure
         })
@@ -162,7 +188,10 @@ impl Seen {
     pub fn remember(&self, head: &Head) {
         let written = || -> io::Result<()> {
             let temporary = self.path.with_extension("tmp");
-            let file = SeenFile { seq: head.seq(), record: head.hash() };
+            let file = SeenFile {
+                seq: head.seq(),
+                record: head.hash(),
+            };
             std::fs::write(&temporary, serde_json::to_vec(&file)?)?;
             std::fs::rename(&temporary, &self.path)
         };
@@ -182,7 +211,9 @@ pub struct FileLedger {
 impl FileLedger {
     /// In the state directory of a volume.
     pub fn new(state_dir: &Path) -> FileLedger {
-        FileLedger { path: state_dir.join("uploads") }
+        FileLedger {
+            path: state_dir.join("uploads"),
+        }
     }
 
     /// The commit is in the log.
@@ -205,6 +236,10 @@ impl UploadLedger for FileLedger {
     }
 
     fn append(&self, entry: &[u8]) -> io::Result<()> {
-        std::fs::OpenOptions::new().append(true).create(true).open(&self.path)?.write_all(entry)
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&self.path)?
+            .write_all(entry)
     }
 }

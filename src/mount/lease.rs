@@ -29,7 +29,10 @@ impl Leasing {
         let mut id = [0; 16];
         getrandom::fill(&mut id)
             .map_err(|e| Failure::new(FailureKind::Failed, format!("no random numbers: {e}")))?;
-        Ok(Leasing { holder: LeaseHolder::new(LeaseId(id), by.to_owned()), written: false })
+        Ok(Leasing {
+            holder: LeaseHolder::new(LeaseId(id), by.to_owned()),
+            written: false,
+        })
     }
 }
 
@@ -53,7 +56,11 @@ impl Mount {
     /// Before the view moves to other records: the lease, if there is one, names old and new together and the new ones
     /// are confirmed.
     pub(super) async fn lease_before_moving(&self, new: &BTreeSet<Seq>) -> Result<(), Failure> {
-        if self.leasing.lock().await.written { self.renew_lease(new).await } else { Ok(()) }
+        if self.leasing.lock().await.written {
+            self.renew_lease(new).await
+        } else {
+            Ok(())
+        }
     }
 
     async fn renew_lease(&self, also: &BTreeSet<Seq>) -> Result<(), Failure> {
@@ -87,7 +94,9 @@ impl Mount {
             let mount = mount.clone();
             Box::pin(async move {
                 let Some(mount) = mount.upgrade() else { return true };
-                let Ok(head) = mount.volume.head().await else { return true };
+                let Ok(head) = mount.volume.head().await else {
+                    return true;
+                };
                 rules::are_protected(&head.record().gc, &mount.sources())
             })
         }));

@@ -93,7 +93,9 @@ impl Drop for Exclusive<'_> {
 
 impl std::fmt::Debug for Mount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mount").field("dir", &self.options.dir).finish_non_exhaustive()
+        f.debug_struct("Mount")
+            .field("dir", &self.options.dir)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,7 +116,10 @@ impl Mount {
             warnings: parts.warnings,
             exclusive: tokio::sync::Mutex::new(()),
             busy: Mutex::new(None),
-            known: Mutex::new(Known { head: parts.head, asked: Instant::now() }),
+            known: Mutex::new(Known {
+                head: parts.head,
+                asked: Instant::now(),
+            }),
             fixed_base: Mutex::new(parts.base_ref),
             base: Mutex::new(parts.base),
             kernel: OnceLock::new(),
@@ -142,14 +147,22 @@ impl Mount {
 
     /// Numbers that are known without asking anybody.
     pub fn summary(&self) -> MountSummary {
-        MountSummary { volume_id: self.volume.id(), base: self.base_ref().seq, dirty: self.dirty_count() }
+        MountSummary {
+            volume_id: self.volume.id(),
+            base: self.base_ref().seq,
+            dirty: self.dirty_count(),
+        }
     }
 
     /// Nodes that differ from the base.
     pub(super) fn dirty_count(&self) -> u64 {
         let Some(overlay) = &self.overlay else { return 0 };
         let state = overlay.read();
-        state.nodes.iter().filter(|(id, node)| state.differs(**id, node)).count() as u64
+        state
+            .nodes
+            .iter()
+            .filter(|(id, node)| state.differs(**id, node))
+            .count() as u64
     }
 
     /// What the view stands on.
@@ -188,16 +201,24 @@ impl Mount {
     ) -> Result<Exclusive<'_>, Failure> {
         let busy = || {
             let running = self.busy.lock().unwrap_or("another command");
-            Failure::new(FailureKind::Refused, format!("busy: {running} of this mount is running"))
+            Failure::new(
+                FailureKind::Refused,
+                format!("busy: {running} of this mount is running"),
+            )
         };
         let guard = if no_wait {
             self.exclusive.try_lock().map_err(|_| busy())?
         } else {
             let patience = timeout_secs.map_or(PATIENCE, Duration::from_secs).max(PATIENCE);
-            tokio::time::timeout(patience, self.exclusive.lock()).await.map_err(|_| busy())?
+            tokio::time::timeout(patience, self.exclusive.lock())
+                .await
+                .map_err(|_| busy())?
         };
         *self.busy.lock() = Some(what);
-        Ok(Exclusive { mount: self, _guard: guard })
+        Ok(Exclusive {
+            mount: self,
+            _guard: guard,
+        })
     }
 
     /// The command that runs now.
@@ -208,15 +229,22 @@ impl Mount {
     /// The overlay of a mount that accepts writes.
     pub(super) fn writable(&self) -> Result<&Arc<Overlay>, Failure> {
         self.overlay.as_ref().ok_or_else(|| {
-            Failure::new(FailureKind::Refused, "the mount is read-only").hint("mount again without --read-only and --at")
+            Failure::new(FailureKind::Refused, "the mount is read-only")
+                .hint("mount again without --read-only and --at")
         })
     }
 
     /// Tells the kernel after the view moved.
     pub(super) async fn tell_kernel(&self, generation: u64) -> Result<(), Failure> {
-        let Some(kernel) = self.kernel.get() else { return Ok(()) };
+        let Some(kernel) = self.kernel.get() else {
+            return Ok(());
+        };
         let what = if kernel.forgets_names_at_once() {
-            Invalidations { generation, names: Vec::new(), inodes: self.view.known_directories() }
+            Invalidations {
+                generation,
+                names: Vec::new(),
+                inodes: self.view.known_directories(),
+            }
         } else {
             self.view.invalidations()
         };

@@ -15,10 +15,19 @@ use crate::tree::NodeSource;
 pub fn local_contents(overlay: &Overlay, state: &OverlayState, number: u64) -> Result<Contents, Failure> {
     let mut contents = Contents::new();
     for (id, node) in &state.nodes {
-        let NodeBody::File(file) = &node.body else { continue };
+        let NodeBody::File(file) = &node.body else {
+            continue;
+        };
         let Some(body) = file.body else { continue };
-        let size = overlay.body(body).and_then(|body| body.len()).map_err(|e| Failure::new(FailureKind::Failed, e.to_string()))?;
-        let local = LocalContent { overlay: number, node: *id, generation: node.generation };
+        let size = overlay
+            .body(body)
+            .and_then(|body| body.len())
+            .map_err(|e| Failure::new(FailureKind::Failed, e.to_string()))?;
+        let local = LocalContent {
+            overlay: number,
+            node: *id,
+            generation: node.generation,
+        };
         // A file that was only opened for writing has the bytes of its base.
         let content = match &file.base {
             Some((_, content)) if !file.dirty => content.clone(),

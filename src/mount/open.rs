@@ -51,7 +51,10 @@ impl Mount {
         {
             return Err(Failure::new(
                 FailureKind::Refused,
-                format!("the volume uses features that this version must not write with: {}", features.join(", ")),
+                format!(
+                    "the volume uses features that this version must not write with: {}",
+                    features.join(", ")
+                ),
             )
             .hint("use a newer sailvol, or mount with --read-only"));
         }
@@ -76,9 +79,15 @@ impl Mount {
             first_file_id: random_file_id()?,
             quota_bytes: found.head.record().config.quota_bytes,
         };
-        let parts = ViewParts { source: source.clone(), room: Some(cache), clock: Arc::new(SystemClock) };
+        let parts = ViewParts {
+            source: source.clone(),
+            room: Some(cache),
+            clock: Arc::new(SystemClock),
+        };
         let view = match &start.overlay {
-            Some(overlay) => View::new(view_options, overlay.clone(), start.base.clone(), parts).map_err(failed)?,
+            Some(overlay) => {
+                View::new(view_options, overlay.clone(), start.base.clone(), parts).map_err(failed)?
+            }
             None => View::read_only(view_options, start.base.clone(), start.base_ref.clone(), parts),
         };
         let mount = Arc::new(Mount::assemble(Parts {
@@ -101,7 +110,11 @@ impl Mount {
         mount.learn_head(&found.head);
         mount.watch_kept();
         mount.start_leasing();
-        Ok(OpenedMount { mount, created, warnings })
+        Ok(OpenedMount {
+            mount,
+            created,
+            warnings,
+        })
     }
 }
 
@@ -129,7 +142,9 @@ async fn open_cache(
 ) -> Result<Arc<Cache>, Failure> {
     // Read-only mounts may share a name; a cache serves one process.
     let dir = match options.read_only {
-        true => options.cache_dir.join(format!("read-only-{}", std::process::id())),
+        true => options
+            .cache_dir
+            .join(format!("read-only-{}", std::process::id())),
         false => options.cache_dir.clone(),
     };
     if let Some(parent) = dir.parent() {
@@ -146,8 +161,9 @@ async fn open_cache(
         Cache::open(cache_options, store, id)
     });
     opened.await.map_err(failed)?.map_err(|error| {
-        Failure::new(FailureKind::Refused, error.to_string())
-            .hint("another mount of the same name may be running (`sailvol list`); --name gives this one its own")
+        Failure::new(FailureKind::Refused, error.to_string()).hint(
+            "another mount of the same name may be running (`sailvol list`); --name gives this one its own",
+        )
     })
 }
 
@@ -163,7 +179,12 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<(), Failure> {
 
 /// The base that a record is.
 pub(super) fn base_of(record: &LoggedRecord) -> BaseRef {
-    BaseRef { seq: record.seq(), record: record.hash, prepared: None, sources: vec![record.seq()] }
+    BaseRef {
+        seq: record.seq(),
+        record: record.hash,
+        prepared: None,
+        sources: vec![record.seq()],
+    }
 }
 
 async fn start_read_only(options: &MountOptions, volume: &Volume, head: &Head) -> Result<Start, Failure> {
@@ -190,20 +211,32 @@ async fn start_writable(
     let mut overlay_options = OverlayOptions::new(state_dir.to_path_buf(), volume.id(), &options.name);
     overlay_options.stash_age_max = options.stash_age_max;
     overlay_options.stash_bytes_max = options.stash_bytes_max;
-    let found = tokio::task::spawn_blocking(move || Overlay::open(overlay_options)).await.map_err(failed)?;
+    let found = tokio::task::spawn_blocking(move || Overlay::open(overlay_options))
+        .await
+        .map_err(failed)?;
     let found = found.map_err(|error| Failure::new(FailureKind::Refused, error.to_string()))?;
     let root = &head.record().root.root;
     let (overlay, recovery) = match found {
         Found::Empty(empty) => {
-            let overlay = empty.begin(base_of(&head.newest), root.attrs.clone()).map_err(failed)?;
-            (overlay, Recovery { clean_stop: true, ..Recovery::default() })
+            let overlay = empty
+                .begin(base_of(&head.newest), root.attrs.clone())
+                .map_err(failed)?;
+            (
+                overlay,
+                Recovery {
+                    clean_stop: true,
+                    ..Recovery::default()
+                },
+            )
         }
         Found::Overlay(opened) => (opened.overlay, opened.recovery),
     };
     source.set_overlay(overlay.clone());
     unsettled::settle_overlay(volume, &**source, &overlay).await?;
-    if overlay.read().is_clean() && overlay.read().base.record != head.hash() {
-        let state = OverlayState::succeeding(&overlay.read(), base_of(&head.newest), root.attrs.clone());
+    // Without local changes the mount begins at the newest record, whatever it stood on before.
+    let at_head = base_of(&head.newest);
+    if overlay.read().is_clean() && overlay.read().base != at_head {
+        let state = OverlayState::succeeding(&overlay.read(), at_head, root.attrs.clone());
         overlay.replace(state, None).map_err(failed)?;
     }
     let base_ref = overlay.read().base.clone();
@@ -212,7 +245,12 @@ async fn start_writable(
     }
     let base = load_base(&overlay, volume, head, &base_ref).await?;
     drop_unneeded(&overlay)?;
-    Ok(Start { overlay: Some(overlay), base, base_ref, recovery })
+    Ok(Start {
+        overlay: Some(overlay),
+        base,
+        base_ref,
+        recovery,
+    })
 }
 
 fn random_file_id() -> Result<u64, Failure> {
@@ -223,15 +261,21 @@ fn random_file_id() -> Result<u64, Failure> {
 
 fn warnings_about_places(options: &MountOptions) -> Vec<String> {
     let existing = |dir: &PathBuf| dir.ancestors().find_map(|d| rustix::fs::statfs(d).ok());
-    let Some(found) = existing(&options.state_dir) else { return Vec::new() };
+    let Some(found) = existing(&options.state_dir) else {
+        return Vec::new();
+    };
     let kind = u64::try_from(found.f_type).unwrap_or(0);
     let dir = options.state_dir.display();
     if options.read_only {
         Vec::new()
     } else if kind == OVERLAYFS_MAGIC {
-        vec![format!("{dir} lies on a container's own layer: uncommitted work goes with the container (--state-dir)")]
+        vec![format!(
+            "{dir} lies on a container's own layer: uncommitted work goes with the container (--state-dir)"
+        )]
     } else if MEMORY_FS.contains(&kind) {
-        vec![format!("{dir} lies in memory: uncommitted work does not survive a restart of the machine (--state-dir)")]
+        vec![format!(
+            "{dir} lies in memory: uncommitted work does not survive a restart of the machine (--state-dir)"
+        )]
     } else {
         Vec::new()
     }
@@ -246,14 +290,19 @@ fn warnings_about_recovery(recovery: &Recovery) -> Vec<String> {
         ));
     }
     if recovery.cut_bytes > 0 && recovery.rebooted {
-        out.push(format!("{} bytes of the journal's unsynced end were cut off", recovery.cut_bytes));
+        out.push(format!(
+            "{} bytes of the journal's unsynced end were cut off",
+            recovery.cut_bytes
+        ));
     }
     out
 }
 
 /// Uncommitted work of the same volume under other mount names is never ignored silently.
 fn parked_elsewhere(options: &MountOptions, volume: &Volume) -> Vec<String> {
-    let Some(root) = options.state_dir.parent() else { return Vec::new() };
+    let Some(root) = options.state_dir.parent() else {
+        return Vec::new();
+    };
     let others = list_parked(root, volume.id()).into_iter();
     others
         .filter(|parked| parked.mount_name != options.name && !parked.in_use && parked.overlay)

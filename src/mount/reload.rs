@@ -8,12 +8,14 @@ use super::kept::{drop_unneeded, keep_record, load_base};
 use super::live::ProgressSink;
 use super::local::local_tree;
 use super::open::base_of;
-use super::{Failure, FailureKind, LocalChanges, Mount, OverwrittenPath, ReloadAnswer, ReloadRequest, StashSummary};
+use super::{
+    Failure, FailureKind, LocalChanges, Mount, OverwrittenPath, ReloadAnswer, ReloadRequest, StashSummary,
+};
 use crate::commit::{Target, restore};
 use crate::model::{Attrs, Content, DirTree, Entry, EntryBody, LocalContent, Totals, TreeRoot, VolPath};
 use crate::overlay::{BaseRef, NodeBody, NodeId, Overlay, OverlayState, StashInfo};
 use crate::tree::{self, NodeSource};
-use crate::view::{ViewError, OpenForWrite};
+use crate::view::{OpenForWrite, ViewError};
 use crate::volume::{Clock, LoggedRecord};
 
 /// A reload that keeps local changes starts again when something was changed meanwhile, this often.
@@ -49,28 +51,51 @@ impl Mount {
     ///
     /// # Errors
     /// Nothing has moved then.
-    pub async fn reload(&self, request: ReloadRequest, progress: ProgressSink) -> Result<ReloadAnswer, Failure> {
-        let _turn = self.exclusive("a reload", request.no_wait, request.timeout_secs).await?;
-        let looking = super::Progress { stage: "looking for the newest record".into(), ..Default::default() };
+    pub async fn reload(
+        &self,
+        request: ReloadRequest,
+        progress: ProgressSink,
+    ) -> Result<ReloadAnswer, Failure> {
+        let _turn = self
+            .exclusive("a reload", request.no_wait, request.timeout_secs)
+            .await?;
+        let looking = super::Progress {
+            stage: "looking for the newest record".into(),
+            ..Default::default()
+        };
         progress(looking);
         let limit = request.timeout_secs.unwrap_or(30).max(1);
-        let asked = tokio::time::timeout(std::time::Duration::from_secs(limit), self.target_record(request.to)).await;
+        let asked = tokio::time::timeout(
+            std::time::Duration::from_secs(limit),
+            self.target_record(request.to),
+        )
+        .await;
         let target = asked.map_err(|_| {
-            Failure::new(FailureKind::StoreUnreachable, format!("no answer from the store within {limit} s"))
+            Failure::new(
+                FailureKind::StoreUnreachable,
+                format!("no answer from the store within {limit} s"),
+            )
         })??;
-        let Some(overlay) = self.overlay.clone() else { return self.reload_read_only(&target).await };
+        let Some(overlay) = self.overlay.clone() else {
+            return self.reload_read_only(&target).await;
+        };
         self.settle_commit().await?;
         self.view.settle().map_err(failed)?;
         let from = self.base_ref();
         let dirty = !overlay.read().is_clean();
         if dirty && request.local == LocalChanges::IfClean {
             let message = format!("there are {} local changes", self.dirty_count());
-            return Err(Failure::new(FailureKind::Refused, message)
-                .hint("`sailvol commit` publishes them, `reload --keep` keeps them, `reload` alone stashes them"));
+            return Err(Failure::new(FailureKind::Refused, message).hint(
+                "`sailvol commit` publishes them, `reload --keep` keeps them, `reload` alone stashes them",
+            ));
         }
         let same = from.record == target.hash && from.prepared.is_none();
-        let mut answer =
-            ReloadAnswer { from: from.seq, to: target.seq(), record: target.hash, ..ReloadAnswer::default() };
+        let mut answer = ReloadAnswer {
+            from: from.seq,
+            to: target.seq(),
+            record: target.hash,
+            ..ReloadAnswer::default()
+        };
         if same && (!dirty || request.local == LocalChanges::Keep) {
             return Ok(answer);
         }
@@ -80,12 +105,23 @@ impl Mount {
             LocalChanges::Keep if dirty => {
                 let overwrote = self.move_keeping(&overlay, &target).await?;
                 answer.overwrote = overwrote;
-                answer.kept = self.diff(super::report::LISTED_MAX).await?.changes.into_iter().map(|c| c.path).collect();
+                answer.kept = self
+                    .diff(super::report::LISTED_MAX)
+                    .await?
+                    .changes
+                    .into_iter()
+                    .map(|c| c.path)
+                    .collect();
             }
             _ => self.move_stashing(&overlay, &target, &mut answer).await?,
         }
         drop_unneeded(&overlay)?;
-        tracing::info!(from = answer.from, to = answer.to, stash = answer.stash.as_ref().map(|s| s.id), "reloaded");
+        tracing::info!(
+            from = answer.from,
+            to = answer.to,
+            stash = answer.stash.as_ref().map(|s| s.id),
+            "reloaded"
+        );
         Ok(answer)
     }
 
@@ -102,14 +138,22 @@ impl Mount {
 
     async fn reload_read_only(&self, target: &LoggedRecord) -> Result<ReloadAnswer, Failure> {
         let from = self.base_ref();
-        let answer = ReloadAnswer { from: from.seq, to: target.seq(), record: target.hash, ..ReloadAnswer::default() };
+        let answer = ReloadAnswer {
+            from: from.seq,
+            to: target.seq(),
+            record: target.hash,
+            ..ReloadAnswer::default()
+        };
         if from.record == target.hash {
             return Ok(answer);
         }
         self.lease_before_moving(&BTreeSet::from([target.seq()])).await?;
         let tree = target.record.root.root.clone();
         let base = base_of(target);
-        let generation = self.view.reload_read_only(tree.clone(), base.clone()).map_err(failed)?;
+        let generation = self
+            .view
+            .reload_read_only(tree.clone(), base.clone())
+            .map_err(failed)?;
         *self.fixed_base.lock() = base;
         *self.base.lock() = tree;
         self.tell_kernel(generation).await?;
@@ -128,7 +172,10 @@ impl Mount {
             self.view.settle().map_err(failed)?;
             let open = self.view.open_for_write();
             let (state, from) = snapshot(overlay);
-            let kept: Vec<&OpenForWrite> = open.iter().filter(|file| is_dirty_file(&state, file.node)).collect();
+            let kept: Vec<&OpenForWrite> = open
+                .iter()
+                .filter(|file| is_dirty_file(&state, file.node))
+                .collect();
             let base = match kept.is_empty() {
                 true => base_of(target),
                 // What they were made of stays among the sources.
@@ -138,7 +185,14 @@ impl Mount {
                 OverlayState::succeeding(&state, base, tree.attrs.clone())
             } else {
                 let result = self.with_kept(overlay, &tree, &state, &kept).await?;
-                let made = Target { head: &tree, base, result: &result, moves: &[], live: &state, others: &[] };
+                let made = Target {
+                    head: &tree,
+                    base,
+                    result: &result,
+                    moves: &[],
+                    live: &state,
+                    others: &[],
+                };
                 restore(&*self.source, made).await?
             };
             let ids: Vec<NodeId> = kept.iter().map(|file| file.node).collect();
@@ -147,15 +201,19 @@ impl Mount {
                 if overlay.read().generation != from {
                     return Err(Switch::Changed);
                 }
-                overlay.stash_current(prepared, &ids, now).map_err(|e| Switch::Failed(failed(e)))
+                overlay
+                    .stash_current(prepared, &ids, now)
+                    .map_err(|e| Switch::Failed(failed(e)))
             });
             match moved {
                 Ok((stashed, generation)) => {
                     *self.base.lock() = tree;
                     answer.stash = stashed.stash.as_ref().map(summary);
                     answer.dropped_stashes = stashed.dropped.iter().map(|s| s.id).collect();
-                    answer.kept =
-                        open.iter().filter_map(|file| Some(file.path.as_ref()?.to_string())).collect();
+                    answer.kept = open
+                        .iter()
+                        .filter_map(|file| Some(file.path.as_ref()?.to_string()))
+                        .collect();
                     return self.tell_kernel(generation).await;
                 }
                 Err(Switch::Changed) => {}
@@ -175,7 +233,9 @@ impl Mount {
     ) -> Result<TreeRoot, Failure> {
         let mut root = tree.as_entry();
         for file in kept {
-            let (Some(path), Some(node)) = (&file.path, state.node(file.node)) else { continue };
+            let (Some(path), Some(node)) = (&file.path, state.node(file.node)) else {
+                continue;
+            };
             let size = match &node.body {
                 NodeBody::File(file) => match file.body {
                     Some(body) => overlay.body(body).and_then(|body| body.len()).map_err(failed)?,
@@ -183,15 +243,33 @@ impl Mount {
                 },
                 _ => continue,
             };
-            let local = LocalContent { overlay: overlay.number(), node: file.node, generation: node.generation };
+            let local = LocalContent {
+                overlay: overlay.number(),
+                node: file.node,
+                generation: node.generation,
+            };
             let entry = Entry {
                 attrs: node.attrs.clone(),
-                body: EntryBody::File { size, content: Content::Local(local) },
+                body: EntryBody::File {
+                    size,
+                    content: Content::Local(local),
+                },
             };
             root = put_at(&*self.source, root, path, entry).await?;
         }
-        let EntryBody::Dir { totals, tree: entries } = root.body else { return Err(failed("the root is no directory")) };
-        Ok(TreeRoot { attrs: root.attrs, totals, tree: entries, links: tree.links.clone() })
+        let EntryBody::Dir {
+            totals,
+            tree: entries,
+        } = root.body
+        else {
+            return Err(failed("the root is no directory"));
+        };
+        Ok(TreeRoot {
+            attrs: root.attrs,
+            totals,
+            tree: entries,
+            links: tree.links.clone(),
+        })
     }
 
     /// Local changes on top of another record.
@@ -244,9 +322,20 @@ impl Mount {
             let (state, from) = snapshot(&overlay);
             let base = self.base.lock().clone();
             let mine = local_tree(&*self.source, &overlay, &base, &state, overlay.number()).await?;
-            let merged = tree::merge(&*self.source, &stash_base, &mine.tree, &theirs.tree, &theirs.moves).await?;
+            let merged = tree::merge(
+                &*self.source,
+                &stash_base,
+                &mine.tree,
+                &theirs.tree,
+                &theirs.moves,
+            )
+            .await?;
             // Moves of the live overlay still hold when the stash moved nothing; else names are made anew.
-            let moves = if merged.used_hints.is_empty() { mine.moves.as_slice() } else { &[] };
+            let moves = if merged.used_hints.is_empty() {
+                mine.moves.as_slice()
+            } else {
+                &[]
+            };
             let mut base_ref = joined(&state.base, &stashed.base);
             base_ref.prepared = state.base.prepared;
             let made = Target {
@@ -264,8 +353,21 @@ impl Mount {
             };
             if let Some(overwrote) = self.switch(base, prepared, Some(id)).await? {
                 let at = self.base_ref();
-                let kept = self.diff(super::report::LISTED_MAX).await?.changes.into_iter().map(|c| c.path).collect();
-                return Ok(ReloadAnswer { from: at.seq, to: at.seq, record: at.record, kept, overwrote, ..Default::default() });
+                let kept = self
+                    .diff(super::report::LISTED_MAX)
+                    .await?
+                    .changes
+                    .into_iter()
+                    .map(|c| c.path)
+                    .collect();
+                return Ok(ReloadAnswer {
+                    from: at.seq,
+                    to: at.seq,
+                    record: at.record,
+                    kept,
+                    overwrote,
+                    ..Default::default()
+                });
             }
         }
         Err(never_quiet())
@@ -278,12 +380,18 @@ impl Mount {
         prepared: Prepared,
         restored: Option<u64>,
     ) -> Result<Option<Vec<OverwrittenPath>>, Failure> {
-        let Prepared { state, from, overwrote } = prepared;
+        let Prepared {
+            state,
+            from,
+            overwrote,
+        } = prepared;
         let moved = self.view.reload(base.clone(), |overlay| {
             if overlay.read().generation != from {
                 return Err(Switch::Changed);
             }
-            overlay.replace(state, restored).map_err(|e| Switch::Failed(failed(e)))
+            overlay
+                .replace(state, restored)
+                .map_err(|e| Switch::Failed(failed(e)))
         });
         match moved {
             Ok(((), generation)) => {
@@ -298,8 +406,11 @@ impl Mount {
 }
 
 fn never_quiet() -> Failure {
-    Failure::new(FailureKind::Refused, "names were changed all the time while the reload was prepared")
-        .hint("try again when fewer programs work in the mount")
+    Failure::new(
+        FailureKind::Refused,
+        "names were changed all the time while the reload was prepared",
+    )
+    .hint("try again when fewer programs work in the mount")
 }
 
 pub(super) fn snapshot(overlay: &Overlay) -> (Arc<OverlayState>, u64) {
@@ -309,8 +420,10 @@ pub(super) fn snapshot(overlay: &Overlay) -> (Arc<OverlayState>, u64) {
 
 pub(super) fn open_stash(overlay: &Overlay, id: u64) -> Result<OverlayState, Failure> {
     if !overlay.stashes().iter().any(|stash| stash.id == id) {
-        return Err(Failure::new(FailureKind::Usage, format!("there is no stash {id}"))
-            .hint("`sailvol stash list` shows them"));
+        return Err(
+            Failure::new(FailureKind::Usage, format!("there is no stash {id}"))
+                .hint("`sailvol stash list` shows them"),
+        );
     }
     overlay.open_stash(id).map_err(failed)
 }
@@ -320,11 +433,16 @@ fn joined(base: &BaseRef, other: &BaseRef) -> BaseRef {
     let mut sources: Vec<u64> = base.sources.iter().chain(&other.sources).copied().collect();
     sources.sort_unstable();
     sources.dedup();
-    BaseRef { sources, ..base.clone() }
+    BaseRef {
+        sources,
+        ..base.clone()
+    }
 }
 
 fn is_dirty_file(state: &OverlayState, node: NodeId) -> bool {
-    state.node(node).is_some_and(|n| n.nlink > 0 && matches!(&n.body, NodeBody::File(file) if file.body.is_some()))
+    state
+        .node(node)
+        .is_some_and(|n| n.nlink > 0 && matches!(&n.body, NodeBody::File(file) if file.body.is_some()))
 }
 
 /// A stash as it is shown.
@@ -350,7 +468,11 @@ async fn put_at(src: &dyn NodeSource, root: Entry, path: &VolPath, entry: Entry)
             Some((_, tree)) => tree::lookup(src, tree, name.as_bytes()).await?,
             None => None,
         };
-        way.push(found.filter(Entry::is_dir).unwrap_or_else(|| new_dir(&entry.attrs)));
+        way.push(
+            found
+                .filter(Entry::is_dir)
+                .unwrap_or_else(|| new_dir(&entry.attrs)),
+        );
     }
     // Up: each with its changed child.
     let mut child = entry;
@@ -367,6 +489,16 @@ async fn put_at(src: &dyn NodeSource, root: Entry, path: &VolPath, entry: Entry)
 
 /// A directory for a kept file whose own directory is gone; owned as the file.
 fn new_dir(file: &Attrs) -> Entry {
-    let attrs = Attrs { mode: 0o755, xattrs: crate::model::Xattrs::None, ..file.clone() };
-    Entry { attrs, body: EntryBody::Dir { totals: Totals::default(), tree: DirTree::empty() } }
+    let attrs = Attrs {
+        mode: 0o755,
+        xattrs: crate::model::Xattrs::None,
+        ..file.clone()
+    };
+    Entry {
+        attrs,
+        body: EntryBody::Dir {
+            totals: Totals::default(),
+            tree: DirTree::empty(),
+        },
+    }
 }

@@ -10,8 +10,8 @@ use super::live::ProgressSink;
 use super::local::local_tree;
 use super::reload::{open_stash, snapshot, summary};
 use super::{
-    CacheStatus, ChangeKind, ChangedPath, DiffAnswer, Failure, FailureKind, LogEntry, Mount, PrefetchAnswer, Progress,
-    StashSummary, StatusAnswer, TransferStatus,
+    CacheStatus, ChangeKind, ChangedPath, DiffAnswer, Failure, FailureKind, LogEntry, Mount, PrefetchAnswer,
+    Progress, StashSummary, StatusAnswer, TransferStatus,
 };
 use crate::commit::Built;
 use crate::model::{Content, DirTree, Entry, EntryBody, TreeRoot, VolPath, format_bytes};
@@ -99,7 +99,9 @@ impl Mount {
     /// # Errors
     /// Parts of the base that are needed cannot be fetched.
     pub async fn diff(&self, limit: usize) -> Result<DiffAnswer, Failure> {
-        let Some(overlay) = &self.overlay else { return Ok(DiffAnswer::default()) };
+        let Some(overlay) = &self.overlay else {
+            return Ok(DiffAnswer::default());
+        };
         self.view.settle().map_err(failed)?;
         let (state, _) = snapshot(overlay);
         let base = self.base.lock().clone();
@@ -115,12 +117,22 @@ impl Mount {
         let (known, _) = self.known_head();
         let head = self.volume.refresh(&known).await?.head;
         self.learn_head(&head);
-        Ok(self.volume.log(&head, limit).await?.iter().map(log_entry).collect())
+        Ok(self
+            .volume
+            .log(&head, limit)
+            .await?
+            .iter()
+            .map(log_entry)
+            .collect())
     }
 
     /// The stashes, newest first.
     pub fn stashes(&self) -> Vec<StashSummary> {
-        self.overlay.iter().flat_map(|overlay| overlay.stashes()).map(|stash| summary(&stash)).collect()
+        self.overlay
+            .iter()
+            .flat_map(|overlay| overlay.stashes())
+            .map(|stash| summary(&stash))
+            .collect()
     }
 
     /// What a stash would change.
@@ -152,22 +164,35 @@ impl Mount {
     ///
     /// # Errors
     /// No such path; more than the cache can hold, unless forced; what the store says.
-    pub async fn prefetch(&self, path: &str, force: bool, progress: ProgressSink) -> Result<PrefetchAnswer, Failure> {
-        let path = VolPath::parse(path.as_bytes()).map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+    pub async fn prefetch(
+        &self,
+        path: &str,
+        force: bool,
+        progress: ProgressSink,
+    ) -> Result<PrefetchAnswer, Failure> {
+        let path =
+            VolPath::parse(path.as_bytes()).map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
         let src = &*self.source;
         let root = self.visible_tree().await?;
         let entry = tree::walk(src, &root, &path).await?;
-        let entry = entry.ok_or_else(|| Failure::new(FailureKind::Failed, format!("{path}: no such file or directory")))?;
+        let entry = entry
+            .ok_or_else(|| Failure::new(FailureKind::Failed, format!("{path}: no such file or directory")))?;
         let mut files: Vec<(Content, u64)> = Vec::new();
         collect_files(src, &root, entry, &mut files).await?;
-        let missing: Vec<&(Content, u64)> =
-            files.iter().filter(|(content, size)| !src.cache().contains_fully(content, *size)).collect();
+        let missing: Vec<&(Content, u64)> = files
+            .iter()
+            .filter(|(content, size)| !src.cache().contains_fully(content, *size))
+            .collect();
         let wanted: u64 = missing.iter().map(|(_, size)| size).sum();
         let stats = src.cache().stats();
         if wanted > stats.bytes_max && !force {
             return Err(Failure::new(
                 FailureKind::Refused,
-                format!("{} are to be fetched, but the cache holds at most {}", format_bytes(wanted), format_bytes(stats.bytes_max)),
+                format!(
+                    "{} are to be fetched, but the cache holds at most {}",
+                    format_bytes(wanted),
+                    format_bytes(stats.bytes_max)
+                ),
             )
             .hint("mount with a larger --cache-size, name less, or use --force"));
         }
@@ -187,15 +212,24 @@ impl Mount {
             progress(told.clone());
         }
         drop(fetches);
-        Ok(PrefetchAnswer { files: files.len() as u64, bytes: files.iter().map(|(_, size)| size).sum() })
+        Ok(PrefetchAnswer {
+            files: files.len() as u64,
+            bytes: files.iter().map(|(_, size)| size).sum(),
+        })
     }
 
     /// What the mount shows, as one tree.
     async fn visible_tree(&self) -> Result<TreeRoot, Failure> {
         let base = self.base.lock().clone();
-        let Some(overlay) = &self.overlay else { return Ok(base) };
+        let Some(overlay) = &self.overlay else {
+            return Ok(base);
+        };
         let (state, _) = snapshot(overlay);
-        Ok(local_tree(&*self.source, overlay, &base, &state, overlay.number()).await?.tree)
+        Ok(
+            local_tree(&*self.source, overlay, &base, &state, overlay.number())
+                .await?
+                .tree,
+        )
     }
 }
 
@@ -213,7 +247,12 @@ async fn collect_files(
                 files.push((content, size));
             }
             EntryBody::Dir { tree, .. } => {
-                pending.extend(tree::entries(src, &tree).await?.into_iter().map(|(_, child)| child));
+                pending.extend(
+                    tree::entries(src, &tree)
+                        .await?
+                        .into_iter()
+                        .map(|(_, child)| child),
+                );
             }
             _ => {}
         }
@@ -234,7 +273,11 @@ async fn list_changes(
             answer.truncated = true;
             return ControlFlow::Break(());
         }
-        let came_from = mine.moves.iter().find(|(_, to)| to == path).map(|(from, _)| from.to_string());
+        let came_from = mine
+            .moves
+            .iter()
+            .find(|(_, to)| to == path)
+            .map(|(from, _)| from.to_string());
         if mine.moves.iter().any(|(from, _)| from == path) && matches!(change, Change::Removed(_)) {
             // The other end of a move says it.
             return ControlFlow::Continue(());
@@ -255,8 +298,17 @@ async fn list_changes(
             EntryBody::File { size, .. } if kind != ChangeKind::Removed => Some(*size),
             _ => None,
         };
-        let slash = if entry.is_dir() && !path.0.is_empty() { "/" } else { "" };
-        answer.changes.push(ChangedPath { path: format!("{path}{slash}"), change: kind, came_from, size });
+        let slash = if entry.is_dir() && !path.0.is_empty() {
+            "/"
+        } else {
+            ""
+        };
+        answer.changes.push(ChangedPath {
+            path: format!("{path}{slash}"),
+            change: kind,
+            came_from,
+            size,
+        });
         ControlFlow::Continue(())
     };
     tree::diff(src, base, &mine.tree, &mut list).await?;
@@ -269,14 +321,27 @@ async fn list_changes(
                 break;
             }
             let at = path.join(&name);
-            let came_from = mine.moves.iter().find(|(_, to)| *to == at).map(|(from, _)| from.to_string());
-            let change = if came_from.is_some() { ChangeKind::Moved } else { ChangeKind::Added };
+            let came_from = mine
+                .moves
+                .iter()
+                .find(|(_, to)| *to == at)
+                .map(|(from, _)| from.to_string());
+            let change = if came_from.is_some() {
+                ChangeKind::Moved
+            } else {
+                ChangeKind::Added
+            };
             let size = match &entry.body {
                 EntryBody::File { size, .. } => Some(*size),
                 _ => None,
             };
             let slash = if entry.is_dir() { "/" } else { "" };
-            answer.changes.push(ChangedPath { path: format!("{at}{slash}"), change, came_from, size });
+            answer.changes.push(ChangedPath {
+                path: format!("{at}{slash}"),
+                change,
+                came_from,
+                size,
+            });
             if let (EntryBody::Dir { tree, .. }, ChangeKind::Added) = (entry.body, change) {
                 added_dirs.push((at, tree));
             }

@@ -34,7 +34,11 @@ struct LocalNodes {
 impl MountSource {
     /// Without local nodes until [`MountSource::set_overlay`].
     pub fn new(cache: Arc<Cache>) -> MountSource {
-        MountSource { cache, overlay: OnceLock::new(), local: RwLock::default() }
+        MountSource {
+            cache,
+            overlay: OnceLock::new(),
+            local: RwLock::default(),
+        }
     }
 
     /// Local packs are read from this overlay's state directory.
@@ -59,7 +63,10 @@ impl MountSource {
             return Ok(node.clone());
         }
         let object = format!("state directory, pack {}", ptr.pack.id);
-        let damaged = |rule: String| TreeError::Damaged { object: object.clone(), rule };
+        let damaged = |rule: String| TreeError::Damaged {
+            object: object.clone(),
+            rule,
+        };
         let pack = self.local_pack(&ptr.pack.id)?;
         let start = usize::try_from(ptr.offset).ok();
         let stored = start.and_then(|start| pack.get(start..start.checked_add(ptr.stored_len as usize)?));
@@ -77,8 +84,14 @@ impl MountSource {
         if let Some(pack) = self.local.read().packs.get(id) {
             return Ok(pack.clone());
         }
-        let missing = |rule: String| TreeError::Damaged { object: format!("state directory, pack {id}"), rule };
-        let overlay = self.overlay.get().ok_or_else(|| missing("a local pack in a mount without state".into()))?;
+        let missing = |rule: String| TreeError::Damaged {
+            object: format!("state directory, pack {id}"),
+            rule,
+        };
+        let overlay = self
+            .overlay
+            .get()
+            .ok_or_else(|| missing("a local pack in a mount without state".into()))?;
         let bytes = overlay.get_base(id).map_err(|e| missing(e.to_string()))?;
         let bytes = bytes.ok_or_else(|| missing("is missing".into()))?;
         self.local.write().packs.insert(*id, bytes.clone());

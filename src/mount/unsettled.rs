@@ -19,7 +19,11 @@ enum Outcome {
     /// There was none.
     Nothing,
     /// It is in the log; this is the base now, and its tree if that is a record's.
-    Published { commit: u64, base: BaseRef, tree: Option<Box<TreeRoot>> },
+    Published {
+        commit: u64,
+        base: BaseRef,
+        tree: Option<Box<TreeRoot>>,
+    },
     /// It is not in the log.
     GivenUp { commit: u64 },
 }
@@ -27,11 +31,22 @@ enum Outcome {
 async fn look(volume: &Volume, nodes: &dyn NodeSource, overlay: &Overlay) -> Result<Outcome, Failure> {
     let (commit, prepared, before) = {
         let state = overlay.read();
-        let Some(frozen) = &state.frozen else { return Ok(Outcome::Nothing) };
-        (state.last_commit, frozen.prepared.clone(), frozen.state.base.clone())
+        let Some(frozen) = &state.frozen else {
+            return Ok(Outcome::Nothing);
+        };
+        (
+            state.last_commit,
+            frozen.prepared.clone(),
+            frozen.state.base.clone(),
+        )
     };
-    let Some(prepared) = prepared else { return Ok(Outcome::GivenUp { commit }) };
-    match settle(volume, nodes, prepared.txn, prepared.after).await.map_err(commit_failure)? {
+    let Some(prepared) = prepared else {
+        return Ok(Outcome::GivenUp { commit });
+    };
+    match settle(volume, nodes, prepared.txn, prepared.after)
+        .await
+        .map_err(commit_failure)?
+    {
         Settled::NotPublished { .. } => Ok(Outcome::GivenUp { commit }),
         Settled::Published { found, .. } => {
             tracing::info!(seq = found.seq, "an interrupted commit had been published");
@@ -46,7 +61,12 @@ async fn look(volume: &Volume, nodes: &dyn NodeSource, overlay: &Overlay) -> Res
                 }
                 _ => None,
             };
-            let base = BaseRef { seq: found.seq, record: found.hash, prepared: prepared.tree, sources };
+            let base = BaseRef {
+                seq: found.seq,
+                record: found.hash,
+                prepared: prepared.tree,
+                sources,
+            };
             Ok(Outcome::Published { commit, base, tree })
         }
     }
@@ -62,7 +82,11 @@ pub(super) async fn settle_overlay(
     match look(volume, nodes, overlay).await? {
         Outcome::Nothing => {}
         Outcome::Published { commit, base, .. } => {
-            let op = Op::Published { commit, base, contents: Vec::new() };
+            let op = Op::Published {
+                commit,
+                base,
+                contents: Vec::new(),
+            };
             drop(overlay.apply_freeing(&op).map_err(failed)?);
         }
         Outcome::GivenUp { commit } => drop(overlay.apply_freeing(&Op::Unfrozen { commit }).map_err(failed)?),
@@ -73,16 +97,24 @@ pub(super) async fn settle_overlay(
 impl Mount {
     /// For a live mount, before each command that changes what it stands on. The caller has its turn.
     pub(super) async fn settle_commit(&self) -> Result<(), Failure> {
-        let Some(overlay) = &self.overlay else { return Ok(()) };
+        let Some(overlay) = &self.overlay else {
+            return Ok(());
+        };
         match look(&self.volume, &*self.source, overlay).await? {
             Outcome::Nothing => {}
             Outcome::GivenUp { commit } => drop(self.view.unfreeze(commit).map_err(failed)?),
             Outcome::Published { commit, base, tree } => {
                 let tree = match tree {
                     Some(tree) => *tree,
-                    None => super::kept::load_base(overlay, &self.volume, &self.known_head().0, &base).await?,
+                    None => {
+                        super::kept::load_base(overlay, &self.volume, &self.known_head().0, &base).await?
+                    }
                 };
-                drop(self.view.published(commit, base, tree.clone(), Vec::new()).map_err(failed)?);
+                drop(
+                    self.view
+                        .published(commit, base, tree.clone(), Vec::new())
+                        .map_err(failed)?,
+                );
                 *self.base.lock() = tree;
                 self.ledger.clear();
                 drop_unneeded(overlay)?;
@@ -95,14 +127,19 @@ impl Mount {
 /// A commit's error as users meet it.
 pub(super) fn commit_failure(error: CommitError) -> Failure {
     let (kind, hint) = match &error {
-        CommitError::Quota { .. } => (FailureKind::Refused, Some("delete something, or ask for a larger quota")),
-        CommitError::Unknown { .. } => {
-            (FailureKind::OutcomeUnknown, Some("all changes are kept here; the next commit, reload or mount settles it"))
-        }
+        CommitError::Quota { .. } => (
+            FailureKind::Refused,
+            Some("delete something, or ask for a larger quota"),
+        ),
+        CommitError::Unknown { .. } => (
+            FailureKind::OutcomeUnknown,
+            Some("all changes are kept here; the next commit, reload or mount settles it"),
+        ),
         CommitError::Contended { .. } => (FailureKind::StoreUnreachable, None),
-        CommitError::Gone { .. } => {
-            (FailureKind::Damaged, Some("`sailvol reload` moves to a record that is kept; local changes go to a stash"))
-        }
+        CommitError::Gone { .. } => (
+            FailureKind::Damaged,
+            Some("`sailvol reload` moves to a record that is kept; local changes go to a stash"),
+        ),
         CommitError::Path { .. } => (FailureKind::Refused, None),
         CommitError::State(_) | CommitError::Encode(_) | CommitError::Stopped => (FailureKind::Failed, None),
         CommitError::Tree(_) | CommitError::Volume(_) => {
@@ -113,5 +150,9 @@ pub(super) fn commit_failure(error: CommitError) -> Failure {
             };
         }
     };
-    Failure { kind, message: error.to_string(), hint: hint.map(str::to_owned) }
+    Failure {
+        kind,
+        message: error.to_string(),
+        hint: hint.map(str::to_owned),
+    }
 }
