@@ -179,9 +179,10 @@ impl Mount {
             .ok_or_else(|| Failure::new(FailureKind::Failed, format!("{path}: no such file or directory")))?;
         let mut files: Vec<(Content, u64)> = Vec::new();
         collect_files(src, &root, entry, &mut files).await?;
-        let missing: Vec<&(Content, u64)> = files
+        let missing: Vec<(Content, u64)> = files
             .iter()
             .filter(|(content, size)| !src.cache().contains_fully(content, *size))
+            .cloned()
             .collect();
         let wanted: u64 = missing.iter().map(|(_, size)| size).sum();
         let stats = src.cache().stats();
@@ -204,7 +205,7 @@ impl Mount {
         };
         let cache = src.cache();
         let mut fetches = futures::stream::iter(missing)
-            .map(|(content, size)| async move { cache.prefetch(content, *size).await.map(|_| *size) })
+            .map(|(content, size)| async move { cache.prefetch(&content, size).await.map(|_| size) })
             .buffer_unordered(PREFETCHES_AT_ONCE);
         while let Some(size) = fetches.try_next().await? {
             told.done_files += 1;
