@@ -23,6 +23,8 @@ pub fn install(format: LogFormat, default_level: &str) {
         "aws_runtime=warn",
         "aws_sigv4=warn",
         "hyper=warn",
+        // It warns about every mount that was taken away by somebody else, which is how ours always end.
+        "fuser=error",
     ] {
         filter = filter.add_directive(secretive.parse().expect("a constant directive"));
     }

@@ -150,7 +150,7 @@ fn mount_session(mount: &Mount, settings: &MountSettings) -> Result<FuseSession,
     let dir = fuse::prepare_mount_point(&settings.dir, true)
         .map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
     let options = FuseOptions {
-        source: settings.volume.clone(),
+        volume: settings.volume.clone(),
         allow_other: settings.allow_other,
         read_only: settings.read_only,
     };

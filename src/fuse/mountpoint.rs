@@ -5,8 +5,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::UnmountFlags;
 
-/// File system type that the kernel shows for our mounts.
+/// File system type that the kernel shows for our mounts when fusermount3 made them. Mounted directly it shows `fuse`,
+/// and the source tells.
 const FS_TYPE: &str = "fuse.sailvol";
+/// What the source of our mounts begins with; the volume's name follows.
+pub(super) const SOURCE_PREFIX: &str = "sailvol:";
+
+fn is_ours(kind: &str, source: &str) -> bool {
+    kind == FS_TYPE || (kind == "fuse" && source.starts_with(SOURCE_PREFIX))
+}
 
 /// A directory cannot be mounted on, or not be unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +106,7 @@ pub fn is_sailvol_mount(dir: &Path) -> bool {
         .iter()
         .rev()
         .find(|(point, ..)| point == dir)
-        .is_some_and(|(_, kind, _)| kind == FS_TYPE)
+        .is_some_and(|(_, kind, source)| is_ours(kind, source))
 }
 
 /// Makes a directory ready: checks it, and takes away what a killed daemon left mounted there. Returns the path
@@ -130,11 +137,14 @@ pub fn prepare_mount_point(dir: &Path, allow_nonempty: bool) -> Result<PathBuf, 
         return Err(MountPointError::NotDir(real));
     }
     if let Some((_, kind, source)) = mounts().into_iter().rev().find(|(point, ..)| *point == real)
-        && kind == FS_TYPE
+        && is_ours(&kind, &source)
     {
         return Err(MountPointError::Busy {
             dir: real,
-            what: format!("sailvol volume {source}"),
+            what: format!(
+                "the sailvol volume {:?}",
+                source.trim_start_matches(SOURCE_PREFIX)
+            ),
         });
     }
     let mut entries = std::fs::read_dir(&real).map_err(system("reading it"))?;
@@ -191,9 +201,9 @@ pub fn unmount(dir: &Path, force: bool) -> Result<(), MountPointError> {
 pub fn abort_connection(dir: &Path) {
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let minor = text.lines().rev().find_map(|line| {
-        let (point, kind, _) = parse_mountinfo(line)?;
+        let (point, kind, source) = parse_mountinfo(line)?;
         let device = line.split(' ').nth(2)?;
-        (point == dir && kind == FS_TYPE).then(|| device.split(':').nth(1).map(str::to_owned))?
+        (point == dir && is_ours(&kind, &source)).then(|| device.split(':').nth(1).map(str::to_owned))?
     });
     if let Some(minor) = minor
         && let Err(error) = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")

@@ -8,6 +8,7 @@ use fuser::{Config, MountOption, Session, SessionACL};
 use tokio::runtime::Handle;
 
 use super::driver::Driver;
+use super::mountpoint::SOURCE_PREFIX;
 use super::notify::Notifications;
 use crate::view::View;
 
@@ -20,8 +21,8 @@ const THREADS_MAX: usize = 8;
 /// How a volume is mounted.
 #[derive(Clone, Debug)]
 pub struct FuseOptions {
-    /// What `mount` and `df` show as the source.
-    pub source: String,
+    /// Name of the volume: `mount` and `df` show it in the source.
+    pub volume: String,
     /// Other users than the mounting one may use it; modes decide.
     pub allow_other: bool,
     /// The kernel refuses writes.
@@ -124,7 +125,7 @@ fn config(options: &FuseOptions) -> Config {
         .clamp(2, THREADS_MAX);
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::FSName(options.source.clone()),
+        MountOption::FSName(format!("{SOURCE_PREFIX}{}", options.volume)),
         MountOption::Subtype("sailvol".into()),
         MountOption::DefaultPermissions,
         // Devices and setuid programs of a shared volume must mean nothing on the machines that mount it.

@@ -130,6 +130,22 @@ impl View {
         })
     }
 
+    /// Directories that the kernel has references to: after an epoch bump it asks for names again, but keeps the
+    /// attributes of a working or open directory, which no name leads to.
+    pub fn known_directories(&self) -> Vec<Ino> {
+        self.with_look(|look| {
+            let directories = look.space.inodes.iter().filter(|(_, inode)| match &inode.what {
+                What::Node(id) => look
+                    .state
+                    .node(*id)
+                    .is_some_and(|node| node.body.as_dir().is_some()),
+                What::Clean(entry) | What::Gone(entry) => entry.is_dir(),
+                What::Link(..) => false,
+            });
+            directories.map(|(ino, _)| ino).collect()
+        })
+    }
+
     /// One path of an inode, for messages.
     pub fn path_of(&self, ino: Ino) -> Option<VolPath> {
         self.with_look(|look| {
