@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::mount::UnmountFlags;
 
@@ -154,6 +155,9 @@ pub fn prepare_mount_point(dir: &Path, allow_nonempty: bool) -> Result<PathBuf, 
     Ok(real)
 }
 
+/// Time for a live mount to answer `statfs`. One that takes longer is taken for alive.
+const STATFS_TIME: Duration = Duration::from_secs(3);
+
 /// Unmounts what a dead daemon left at `dir`: a mount that answers "not connected". A live mount is left alone.
 ///
 /// # Errors
@@ -161,15 +165,23 @@ pub fn prepare_mount_point(dir: &Path, allow_nonempty: bool) -> Result<PathBuf, 
 pub fn clear_stale(dir: &Path) -> Result<(), MountPointError> {
     // Bounded: mounts can be stacked, but nobody stacks sixteen dead ones.
     for _ in 0..16 {
-        match std::fs::symlink_metadata(dir) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => {
-                tracing::info!(dir = %dir.display(), "taking away a mount whose daemon is gone");
-                detach(dir)?;
-            }
-            _ => return Ok(()),
+        if !is_sailvol_mount(dir) || !is_dead(dir) {
+            return Ok(());
         }
+        tracing::info!(dir = %dir.display(), "taking away a mount whose daemon is gone");
+        detach(dir)?;
     }
     Ok(())
+}
+
+/// Asks with `statfs`, which always reaches the daemon: attributes of the root may still be in the kernel's cache.
+fn is_dead(dir: &Path) -> bool {
+    let (tell, told) = std::sync::mpsc::channel();
+    let dir = dir.to_path_buf();
+    // A thread of its own: a daemon that hangs must not take us along.
+    std::thread::spawn(move || drop(tell.send(rustix::fs::statfs(&dir).err())));
+    let dead = [rustix::io::Errno::NOTCONN, rustix::io::Errno::CONNABORTED];
+    matches!(told.recv_timeout(STATFS_TIME), Ok(Some(error)) if dead.contains(&error))
 }
 
 /// Takes a mount away from its directory. Without `force` it must not be in use; with it the directory is free at once,

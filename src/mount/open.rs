@@ -85,9 +85,7 @@ impl Mount {
             clock: Arc::new(SystemClock),
         };
         let view = match &start.overlay {
-            Some(overlay) => {
-                View::new(view_options, overlay.clone(), start.base.clone(), parts).map_err(failed)?
-            }
+            Some(overlay) => View::new(view_options, overlay.clone(), start.base.clone(), parts),
             None => View::read_only(view_options, start.base.clone(), start.base_ref.clone(), parts),
         };
         let mount = Arc::new(Mount::assemble(Parts {
