@@ -1,6 +1,6 @@
 //! Bodies: files of the state directory that hold the bytes of dirty files.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -32,6 +32,20 @@ pub struct BodyStat {
     pub mtime: Timestamp,
     /// Inode number on the local filesystem.
     pub ino: u64,
+}
+
+impl BodyStat {
+    pub(super) fn of(meta: &Metadata) -> BodyStat {
+        BodyStat {
+            len: meta.len(),
+            allocated: meta.blocks().saturating_mul(512),
+            mtime: Timestamp {
+                secs: meta.mtime(),
+                nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
+            },
+            ino: meta.ino(),
+        }
+    }
 }
 
 impl Body {
@@ -67,16 +81,7 @@ impl Body {
 
     /// Asks the filesystem.
     pub fn stat(&self) -> Result<BodyStat, OverlayError> {
-        let meta = self.file.metadata().at(&self.path)?;
-        Ok(BodyStat {
-            len: meta.len(),
-            allocated: meta.blocks().saturating_mul(512),
-            mtime: Timestamp {
-                secs: meta.mtime(),
-                nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
-            },
-            ino: meta.ino(),
-        })
+        Ok(BodyStat::of(&self.file.metadata().at(&self.path)?))
     }
 
     /// Bytes.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::bodies::{Bodies, remove_file};
+use super::body::BodyStat;
 use super::dir::{Bases, DirLock, check_dir, make_dir};
 use super::error::{AtPath, OverlayError};
 use super::frame::OPENED;
@@ -292,7 +293,7 @@ fn mend(state: &OverlayState, bodies: &Bodies, recovery: &mut Recovery) -> Resul
         }
         let Some(file) = node.body.as_file() else { continue };
         let Some(body) = file.body else { continue };
-        let Ok(stat) = bodies.open(body).and_then(|body| body.stat()) else {
+        let Ok(stat) = fs::symlink_metadata(bodies.path(body)).map(|meta| BodyStat::of(&meta)) else {
             recovery.missing.push(id);
             match &file.base {
                 // Its last known bytes: better than an empty file, which a commit would publish.

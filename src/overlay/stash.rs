@@ -387,11 +387,3 @@ pub(super) fn read_body_list(dir: &Path, number: u64) -> Result<Vec<BodyId>, Ove
         dir: dir.to_owned(),
     })
 }
-
-impl Unsynced {
-    /// True if nothing waits for a sync.
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.list().is_empty()
-    }
-}

@@ -66,12 +66,6 @@ pub struct Frozen {
     pub prepared: Option<Prepared>,
 }
 
-impl Frozen {
-    pub(super) fn state_mut(&mut self) -> &mut Arc<OverlayState> {
-        &mut self.state
-    }
-}
-
 /// What is needed to find out whether a commit was published.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Prepared {

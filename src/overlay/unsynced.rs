@@ -114,6 +114,12 @@ impl Unsynced {
         self.bodies.keys().copied().collect()
     }
 
+    /// True if nothing waits for a sync.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.bodies.is_empty()
+    }
+
     /// For a snapshot, sorted.
     pub(super) fn list(&self) -> Vec<Listed> {
         let listed = |(body, marks): (&BodyId, &Marks)| (*body, marks.fresh, marks.runs.clone());
@@ -131,7 +137,7 @@ impl Unsynced {
     pub(super) fn void(&mut self, state: &mut OverlayState) -> Voided {
         let mut voided = Voided::default();
         if let Some(frozen) = &mut state.frozen {
-            let frozen = Arc::make_mut(Arc::make_mut(frozen).state_mut());
+            let frozen = Arc::make_mut(&mut Arc::make_mut(frozen).state);
             self.void_nodes(frozen, &mut Voided::default());
         }
         self.void_nodes(state, &mut voided);
