@@ -9,6 +9,7 @@ mod apply;
 mod assemble;
 mod bodies;
 mod body;
+mod bytes;
 mod codec;
 mod compact;
 mod dir;

@@ -14,7 +14,6 @@ use super::open::{check_header, create_overlay, read_journal};
 use super::overlay::{Overlay, overlay_dir};
 use super::replay::Replayed;
 use super::state::{BodyId, Change, FileState, NodeBody, NodeId, Origin, OverlayState};
-use super::unsynced::Unsynced;
 use crate::format::wire::{Reader, Writer};
 use crate::model::Timestamp;
 
