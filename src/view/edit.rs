@@ -101,6 +101,13 @@ impl Edit<'_> {
         Ok(self.space.inodes.insert(what, file_id, place, generation))
     }
 
+    /// A name leads nowhere: what it led to before a reload is gone for good, whatever is made there later.
+    pub fn vanished(&mut self, dir: Ino, name: &[u8]) {
+        if let Some(old) = self.known_clean(dir, name) {
+            self.detach(old);
+        }
+    }
+
     fn known_clean(&self, dir: Ino, name: &[u8]) -> Option<Ino> {
         self.space.inodes.get(dir)?.clean.get(name).copied()
     }

@@ -209,6 +209,9 @@ impl Inodes {
             }
             _ => {}
         }
+        if old_place == place {
+            return;
+        }
         // The new place first: the directory must not go in between.
         if let Some((dir, name)) = &place {
             self.hang(ino, *dir, name);

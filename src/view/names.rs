@@ -26,6 +26,7 @@ impl View {
         Name::check(name)?;
         let known = self
             .look(|src, look| match look.child(src, dir, name)? {
+                None if look.space.has_stale(dir, name) => Ok(Err(())),
                 None => Ok(Ok(None)),
                 Some(child) => match look.known_child(dir, name, &child) {
                     Some(ino) => look.refer(src, ino).map(|known| Ok(Some(known))),
@@ -38,7 +39,10 @@ impl View {
             // The table must learn of it.
             Err(()) => {
                 self.edit(|src, edit| match edit.look().child(src, dir, name)? {
-                    None => Ok(None),
+                    None => {
+                        edit.vanished(dir, name);
+                        Ok(None)
+                    }
                     Some(child) => edit.answer(src, dir, name, child).map(Some),
                 })
                 .await
@@ -176,6 +180,7 @@ impl View {
                 _ => {}
             }
             let base = look.base_kind(src, dir, name.as_bytes())?;
+            edit.vanished(dir, name.as_bytes());
             let id = edit.adopt(ino)?;
             let parent = edit.adopt(dir)?;
             let link = match edit.look().node(id)?.link {
@@ -278,6 +283,7 @@ impl Edit<'_> {
             file_id: view.new_file_id(),
             xattrs: Xattrs::None,
         };
+        self.vanished(dir, name.as_bytes());
         let parent = self.adopt(dir)?;
         let id = self.state.next_node;
         self.apply(&Op::Create {

@@ -74,6 +74,9 @@ impl Edit<'_> {
         let from_base = look.base_kind(src, from.dir, from.name.as_bytes())?;
         let to_base = look.base_kind(src, to.dir, to.name.as_bytes())?;
 
+        if target.is_none() {
+            self.vanished(to.dir, to.name.as_bytes());
+        }
         let node = self.adopt_child(from.dir, from.name.as_bytes(), moved)?;
         let from_place = Place {
             parent: self.adopt(from.dir)?,

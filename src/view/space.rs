@@ -89,6 +89,13 @@ impl Space {
         self.base_dirs.get_mut().clear();
     }
 
+    /// True if the table has an inode of an older generation at this place.
+    pub fn has_stale(&self, dir: Ino, name: &[u8]) -> bool {
+        let known = self.inodes.get(dir).and_then(|dir| dir.clean.get(name));
+        let inode = known.and_then(|ino| self.inodes.get(*ino));
+        inode.is_some_and(|inode| inode.generation != self.generation)
+    }
+
     pub fn remember_base_dir(&self, id: NodeId, dir: BaseDir) {
         self.base_dirs.lock().insert(id, dir);
     }
