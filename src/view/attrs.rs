@@ -56,10 +56,8 @@ impl View {
                     }
                 })?;
             }
-            if let Some(inode) = edit.space.inodes.get_mut(ino) {
-                if let Some(time) = set.atime {
-                    inode.atime = Some(moment(time));
-                }
+            if let (Some(time), Some(inode)) = (set.atime, edit.space.inodes.get_mut(ino)) {
+                inode.atime = Some(moment(time));
             }
             edit.look().attr(src, ino)
         })

@@ -79,10 +79,9 @@ impl View {
                 FileBytes::Clean { .. } => source.shareable(&bytes).map(Found::Clean),
                 FileBytes::Local(local) => {
                     let whole = offset == 0 && len == source.size() && local.present.is_none();
-                    let clone = || self.overlay().map(|overlay| overlay.clone_body(&local.body));
                     // The lock of the source is held: it is copied as of one moment.
                     if whole && target.size() == 0 {
-                        clone().transpose()?.map(Found::Body)
+                        self.reflink(&local.body)?.map(Found::Body)
                     } else {
                         None
                     }

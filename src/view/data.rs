@@ -53,7 +53,7 @@ pub(super) enum Fill<'a> {
 /// A step of a change: it is done, or needs bytes of the base first, or has to look again.
 pub(super) enum Step<T> {
     Done(T),
-    Need(Needed),
+    Need(Box<Needed>),
     Again,
 }
 
@@ -407,7 +407,7 @@ impl View {
         local: &mut Local,
         range: &Range<u64>,
         brought: &Brought,
-    ) -> Result<Option<Needed>, ViewError> {
+    ) -> Result<Option<Box<Needed>>, ViewError> {
         if local.present.is_none() || range.is_empty() {
             return Ok(None);
         }
@@ -488,18 +488,20 @@ impl View {
         offset: u64,
         len: usize,
         brought: &Brought,
-    ) -> Result<Bytes, Needed> {
+    ) -> Result<Bytes, Box<Needed>> {
         let here = brought.get(&offset).filter(|bytes| bytes.len() == len).cloned();
         here.or_else(|| {
             self.source
                 .read_local(content, size, offset, len)
                 .filter(|bytes| bytes.len() == len)
         })
-        .ok_or_else(|| Needed {
-            content: content.clone(),
-            size,
-            offset,
-            len,
+        .ok_or_else(|| {
+            Box::new(Needed {
+                content: content.clone(),
+                size,
+                offset,
+                len,
+            })
         })
     }
 

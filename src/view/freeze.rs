@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 
 use super::file::Turn;
-use super::inodes::What;
+use super::inodes::{Inode, What};
 use super::space::lost;
 use super::types::{Ino, OpenForWrite};
 use super::{View, ViewError};
@@ -137,16 +137,11 @@ impl View {
         })?;
         let state = overlay.read();
         // Places first: an inode that leaves is no longer found by its node.
-        let leaving: Vec<(Ino, NodeId, Option<(Ino, Name)>)> = space
-            .inodes
-            .iter()
-            .filter_map(|(ino, inode)| match inode.what {
-                What::Node(id) if state.node(id).is_none() => {
-                    Some((ino, id, space.place_of(before.get(&id)?)))
-                }
-                _ => None,
-            })
-            .collect();
+        let leaves = |(ino, inode): (Ino, &Inode)| match inode.what {
+            What::Node(id) if state.node(id).is_none() => Some((ino, id, space.place_of(before.get(&id)?))),
+            _ => None,
+        };
+        let leaving: Vec<_> = space.inodes.iter().filter_map(leaves).collect();
         for (ino, id, place) in leaving {
             let Some(node) = before.get(&id) else { continue };
             let content = match &node.body {

@@ -22,6 +22,7 @@ mod space;
 mod tests;
 mod types;
 mod usage;
+#[allow(clippy::module_inception)]
 mod view;
 mod way;
 mod xattrs;

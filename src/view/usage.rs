@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::model::{Kind, TreeRoot};
-use crate::overlay::{Change, NodeBody, OverlayState};
+use crate::overlay::{Change, NodeBody, Origin, OverlayState};
 
 /// Inodes and logical bytes of the overlay minus those of the base. Exact for what happened since the view was opened;
 /// of an overlay found at the start, files that were deleted in it count until the next commit as zero bytes less,
@@ -19,23 +19,28 @@ impl Usage {
     pub fn new(state: &OverlayState) -> Usage {
         let (mut inodes, mut bytes) = (0i64, 0i64);
         for node in state.nodes.values() {
+            let lives = node.nlink > 0;
+            inodes += match &node.origin {
+                // Where it stood in the base it is taken off below.
+                None | Some(Origin::Entry { .. }) => i64::from(lives),
+                Some(Origin::Link(_)) => i64::from(lives) - 1,
+                Some(Origin::Root) => 0,
+            };
             match &node.body {
                 NodeBody::Dir(dir) => {
-                    let gone = dir.changes.values().filter(|change| match change {
+                    let of_base = dir.changes.values().filter(|change| match change {
                         Change::Whiteout(kind) => *kind != Kind::HardLink,
-                        Change::Node { .. } => false,
+                        Change::Node { hides, .. } => hides.is_some_and(|kind| kind != Kind::HardLink),
                     });
-                    inodes -= i64::try_from(gone.count()).unwrap_or(0);
+                    inodes -= signed(of_base.count() as u64);
                 }
                 NodeBody::File(file) => {
-                    if node.origin.is_some() && file.body.is_some() {
-                        bytes -= signed(file.base.as_ref().map_or(0, |(size, _)| *size));
-                    }
+                    let of_base = signed(file.base.as_ref().map_or(0, |(size, _)| *size));
+                    // What has a body is counted by that.
+                    let now = if lives && file.body.is_none() { of_base } else { 0 };
+                    bytes += now - if node.origin.is_some() { of_base } else { 0 };
                 }
                 _ => {}
-            }
-            if node.origin.is_none() && node.nlink > 0 {
-                inodes += 1;
             }
         }
         Usage {

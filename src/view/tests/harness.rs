@@ -328,9 +328,25 @@ impl World {
             .unwrap();
         self.base = base;
         self.base_fs = fs.clone();
-        // Handles read on what they opened.
+        // Handles read on what they opened. What the path leads to is still the same file if it has the same content;
+        // else the handle is the last that knows it.
+        let view = self.view();
         for handle in &mut self.handles {
             let old = self.fs.at(handle.id).clone();
+            let attr = run(view.getattr(&CALLER, handle.ino, None)).unwrap();
+            let same = fs
+                .inodes
+                .iter()
+                .find(|(_, inode)| attr.nlink > 0 && inode.file_id.0 == attr.ino);
+            if let Some((id, same)) = same {
+                assert!(same.body == old.body, "an open file has become another");
+                handle.id = *id;
+                continue;
+            }
+            assert_eq!(
+                attr.nlink, 0,
+                "an open file has a name that the model does not know"
+            );
             let id = fs.next;
             fs.next += 1;
             fs.inodes.insert(id, old);
