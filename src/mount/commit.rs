@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::kept::{drop_unneeded, keep_prepared, keep_record};
 use super::live::ProgressSink;
+use super::local::count_changes;
 use super::unsettled::commit_failure;
 use super::{CommitAnswer, CommitRequest, Failure, FailureKind, Mount, OverwrittenPath, Progress};
 use crate::cache::Adoption;
@@ -156,7 +157,7 @@ impl Mount {
             }
         };
         self.stand_on(&overlay, &frozen, &done).await?;
-        let answer = answer(&done, started.elapsed());
+        let answer = answer(&done, count_changes(&frozen.state), started.elapsed());
         tracing::info!(
             seq = answer.seq,
             changed = answer.changed,
@@ -298,13 +299,10 @@ impl Mount {
         let state = overlay.read();
         let mut answer = CommitAnswer {
             dry_run: true,
+            changed: count_changes(&state),
             ..CommitAnswer::default()
         };
-        for (id, node) in &state.nodes {
-            if !state.differs(*id, node) {
-                continue;
-            }
-            answer.changed += 1;
+        for node in state.nodes.values() {
             if let NodeBody::File(file) = &node.body
                 && file.dirty
                 && let Some(body) = file.body
@@ -339,13 +337,13 @@ pub(super) fn overwritten(item: &Overwritten) -> OverwrittenPath {
     }
 }
 
-fn answer(done: &CommitDone, elapsed: Duration) -> CommitAnswer {
+fn answer(done: &CommitDone, changed: u64, elapsed: Duration) -> CommitAnswer {
     CommitAnswer {
         seq: Some(done.record.seq()),
         record: Some(done.record.hash),
         dry_run: false,
-        changed: done.counted.files + done.counted.dirs,
-        files: done.counted.files,
+        changed,
+        files: done.counted.contents,
         bytes_changed: done.counted.bytes,
         bytes_sent: done.sent,
         merged_with: done.merged_with.clone(),

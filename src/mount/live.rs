@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::kept::{FileLedger, Seen};
 use super::lease::Leasing;
+use super::local::count_changes;
 use super::source::MountSource;
 use super::{Failure, FailureKind, KernelCaches, MountOptions, MountSummary, Progress};
 use crate::model::{Seq, TreeRoot};
@@ -154,15 +155,11 @@ impl Mount {
         }
     }
 
-    /// Nodes that differ from the base.
+    /// Local changes, as people count them.
     pub(super) fn dirty_count(&self) -> u64 {
-        let Some(overlay) = &self.overlay else { return 0 };
-        let state = overlay.read();
-        state
-            .nodes
-            .iter()
-            .filter(|(id, node)| state.differs(**id, node))
-            .count() as u64
+        self.overlay
+            .as_ref()
+            .map_or(0, |overlay| count_changes(&overlay.read()))
     }
 
     /// What the view stands on.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Failure, FailureKind};
 use crate::commit::{Built, Contents, build};
 use crate::model::{Content, LocalContent, TreeRoot};
-use crate::overlay::{NodeBody, Overlay, OverlayState};
+use crate::overlay::{Change, NodeBody, Origin, Overlay, OverlayState};
 use crate::tree::NodeSource;
 
 /// Every file with a body, named as local content.
@@ -51,4 +51,34 @@ pub async fn local_tree(
 ) -> Result<Built, Failure> {
     let contents = local_contents(overlay, state, number)?;
     Ok(build(src, base, state, &contents).await?)
+}
+
+/// Changes as people count them: entries made, changed or moved, and names removed. A directory of the base of which
+/// only the times differ, because something in it changed, is none.
+pub fn count_changes(state: &OverlayState) -> u64 {
+    let mut count = 0;
+    for (id, node) in &state.nodes {
+        if let NodeBody::Dir(dir) = &node.body {
+            count += dir
+                .changes
+                .values()
+                .filter(|change| matches!(change, Change::Whiteout(_)))
+                .count() as u64;
+        }
+        let only_times = match (&node.body, &node.base_attrs) {
+            (NodeBody::Dir(_), Some(base)) => {
+                let in_place = node.origin == Some(Origin::Root)
+                    || matches!(&node.origin, Some(Origin::Entry { parent, name }) if node.names == [(*parent, name.clone())]);
+                in_place
+                    && base.mode == node.attrs.mode
+                    && (base.uid, base.gid) == (node.attrs.uid, node.attrs.gid)
+                    && base.xattrs == node.attrs.xattrs
+            }
+            _ => false,
+        };
+        if !only_times && state.differs(*id, node) {
+            count += 1;
+        }
+    }
+    count
 }

@@ -274,6 +274,13 @@ async fn list_changes(
             answer.truncated = true;
             return ControlFlow::Break(());
         }
+        if let Change::Changed { new, registers, .. } = change
+            && new.is_dir()
+            && !(registers.mode || registers.owner || registers.xattrs)
+        {
+            // Something in it changed: that is listed by itself.
+            return ControlFlow::Continue(());
+        }
         let came_from = mine
             .moves
             .iter()
