@@ -16,7 +16,7 @@ use super::usage::Usage;
 use super::view::Dirty;
 use super::{View, ViewError};
 use crate::model::{Entry, Name, TreeRoot, VolPath};
-use crate::overlay::{BaseRef, NodeBody, NodeId, Overlay, OverlayNode, OverlayState, ROOT_NODE};
+use crate::overlay::{BaseRef, NodeBody, NodeId, Op, Overlay, OverlayNode, OverlayState, ROOT_NODE};
 
 impl View {
     /// Moves to `base`. `switch` replaces the overlay's state by one that stands on it, or fails and leaves everything as
@@ -59,12 +59,11 @@ impl View {
         let done = switch(overlay)?;
         space.generation += 1;
         let generation = space.generation;
+        let mut marks = Vec::new();
         let state = overlay.read();
         for was in before {
-            if state
-                .node(was.id)
-                .is_some_and(|node| node.kind() == was.node.kind())
-            {
+            if let Some(node) = state.node(was.id).filter(|node| node.kind() == was.node.kind()) {
+                marks.extend(missing_marks(was.id, &was.node, node));
                 let what = What::Node(was.id);
                 space.inodes.become_(was.ino, what, None, generation);
                 continue;
@@ -84,6 +83,10 @@ impl View {
         space.usage = Usage::new(&state);
         count_bodies(&space.usage, overlay, &state);
         space.set_base(base);
+        drop(state);
+        if !marks.is_empty() {
+            overlay.write().apply_all(&marks).map_err(ViewError::from)?;
+        }
         Ok((done, generation))
     }
 
@@ -168,6 +171,26 @@ impl View {
             }
         })
     }
+}
+
+/// Frames that came into a body while the new state was being made: marks are no changes, so nothing told of them.
+fn missing_marks(id: NodeId, before: &OverlayNode, now: &OverlayNode) -> Option<Op> {
+    let (before, now) = (before.body.as_file()?, now.body.as_file()?);
+    let (body, had, has) = (before.body?, before.present.as_ref()?, now.present.as_ref()?);
+    if now.body != Some(body) {
+        return None;
+    }
+    let mut frames = Vec::new();
+    for (word, bits) in had.iter().enumerate() {
+        let missing = bits & !has.get(word).copied().unwrap_or(0);
+        let first = word as u64 * 64;
+        frames.extend(
+            (0..64)
+                .filter(|bit| missing >> bit & 1 == 1)
+                .map(|bit| (first + bit, 1)),
+        );
+    }
+    (!frames.is_empty()).then_some(Op::Present { id, body, frames })
 }
 
 /// An inode of the old overlay.

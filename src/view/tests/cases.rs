@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use super::harness::{CALLER, World, at_once, errno, last, peek, run};
 use super::model::{Body, Fs, ROOT};
 use crate::model::{FileId, PATH_DEPTH_MAX, Timestamp};
-use crate::overlay::NodeBody;
+use crate::overlay::{Change, NewBody, NodeBody, Op, OverlayState};
 use crate::view::inodes::{SURROGATES, What};
 use crate::view::{
-    Caller, CopySide, Ino, NodeKind, OpenFlags, ROOT_INO, RenameMode, Seek, SetAttr, SetTime, View, XattrMode,
+    Caller, Clock, CopySide, Ino, NodeKind, OpenFlags, ROOT_INO, RenameMode, Seek, SetAttr, SetTime, View,
+    XattrMode,
 };
 
 const RW: OpenFlags = OpenFlags {
@@ -610,4 +611,178 @@ fn quota_stops_growth_and_nothing_else() {
     run(view.setattr(&CALLER, f, &cut)).unwrap();
     run(view.write(f, open.fh, 10, &[2; 1490], false)).unwrap();
     view.release(f, open.fh);
+}
+
+#[test]
+fn a_file_open_for_writing_stays_through_a_reload() {
+    let mut world = World::new(|fs| {
+        file(fs, ROOT, "log", chunky(6 << 20));
+        file(fs, ROOT, "other", b"x".to_vec());
+    });
+    let view = world.view();
+    let log = known(&view, ROOT_INO, "log").ino;
+    let open = run(view.open(&CALLER, log, RW)).unwrap();
+    run(view.write(log, open.fh, 5, b"first", false)).unwrap();
+    run(view.mkdir(&CALLER, ROOT_INO, b"dropped", 0o755)).unwrap();
+    view.settle().unwrap();
+    let kept = view.open_for_write();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].path.as_ref().unwrap().to_string(), "/log");
+    // The state that the mount makes: the file on the new base, under its number.
+    let overlay = world.overlay.clone().unwrap();
+    let (old, node) = {
+        let state = overlay.read();
+        (state.clone(), state.node(kept[0].node).unwrap().clone())
+    };
+    // A frame comes in meanwhile.
+    run(view.write(log, open.fh, 3 << 20, b"second", false)).unwrap();
+    world.seq += 1;
+    let base_ref = world.base_ref();
+    let mut fresh = OverlayState::succeeding(&old, base_ref.clone(), world.base.attrs.clone());
+    fresh
+        .apply(&Op::Adopt {
+            id: fresh.next_node,
+            origin: node.origin.clone().unwrap(),
+            attrs: node.attrs.clone(),
+            nlink: 1,
+            body: NewBody::File(node.body.as_file().unwrap().base.clone()),
+        })
+        .unwrap();
+    let mut nodes = fresh.nodes.clone();
+    let made = fresh.next_node - 1;
+    let mut root = (*nodes[&crate::overlay::ROOT_NODE]).clone();
+    if let NodeBody::Dir(dir) = &mut root.body {
+        for change in dir.changes.values_mut() {
+            if let Change::Node { id, .. } = change {
+                *id = kept[0].node;
+            }
+        }
+    }
+    nodes.insert(crate::overlay::ROOT_NODE, root.into());
+    nodes.remove(&made);
+    nodes.insert(kept[0].node, node);
+    let state = OverlayState::from_nodes(&old, base_ref, nodes);
+    let base = world.base.clone();
+    view.reload(base, |overlay| {
+        let moved = overlay.stash_current(state, &[kept[0].node], world.clock.now());
+        moved.map_err(crate::view::ViewError::from)
+    })
+    .unwrap();
+    assert!(run(view.lookup(&CALLER, ROOT_INO, b"dropped")).unwrap().is_none());
+    assert_eq!(known(&view, ROOT_INO, "log").ino, log);
+    run(view.write(log, open.fh, 100, b"third", false)).unwrap();
+    let mut expected = chunky(6 << 20);
+    expected[5..10].copy_from_slice(b"first");
+    expected[3 << 20..][..6].copy_from_slice(b"second");
+    expected[100..105].copy_from_slice(b"third");
+    assert!(world.read_all(log) == expected);
+    view.release(log, open.fh);
+    // Also for whoever takes the overlay up.
+    drop(view);
+    drop(overlay);
+    world.seq += 1;
+    world.stop(false);
+    world.mount();
+    let log = known(&world.view(), ROOT_INO, "log").ino;
+    assert!(world.read_all(log) == expected);
+}
+
+#[test]
+fn what_is_written_to_a_replaced_file_ends_with_its_handle() {
+    let mut world = World::new(|fs| {
+        file(fs, ROOT, "f", b"before".to_vec());
+    });
+    let view = world.view();
+    let f = known(&view, ROOT_INO, "f").ino;
+    // Opened for writing, not written yet: nothing is in the overlay that could be kept.
+    let open = run(view.open(&CALLER, f, RW)).unwrap();
+    world.reload(|fs| {
+        let id = fs.walk(&[b"f"]).unwrap();
+        fs.write(id, 0, b"after!");
+    });
+    run(view.write(f, open.fh, 0, b"BEF", false)).unwrap();
+    assert_eq!(run(view.read(f, open.fh, 0, 100)).unwrap(), &b"BEFore"[..]);
+    let now = known(&view, ROOT_INO, "f").ino;
+    assert_eq!(world.read_all(now), b"after!");
+    view.release(f, open.fh);
+    assert!(world.overlay.as_ref().unwrap().read().is_clean());
+}
+
+/// What one operation costs. Run it by hand: cargo test --lib what_operations_cost -- --ignored --nocapture
+#[test]
+#[ignore = "measures"]
+fn what_operations_cost() {
+    let world = World::new(|fs| {
+        for i in 0..1000 {
+            file(fs, ROOT, &format!("base-{i}"), chunky(2000));
+        }
+    });
+    let view = world.view();
+    let count = 2000u32;
+    let measure = |what: &str, count: u32, run: &mut dyn FnMut(u32)| {
+        let start = std::time::Instant::now();
+        (0..count).for_each(run);
+        println!(
+            "{what}: {:.1} us",
+            start.elapsed().as_secs_f64() * 1e6 / f64::from(count)
+        );
+    };
+    let mut made = Vec::new();
+    measure("lookup and forget, clean", 1000, &mut |i| {
+        let known = known(&view, ROOT_INO, &format!("base-{i}"));
+        view.forget(known.ino, 1);
+    });
+    let one = known(&view, ROOT_INO, "base-7").ino;
+    measure("lookup, known", count, &mut |_| {
+        known(&view, ROOT_INO, "base-7");
+    });
+    measure("getattr", count, &mut |_| {
+        run(view.getattr(&CALLER, one, None)).unwrap();
+    });
+    measure("create and close", count, &mut |i| {
+        let (known, open) =
+            run(view.create(&CALLER, ROOT_INO, format!("n{i}").as_bytes(), 0o644, RW)).unwrap();
+        view.release(known.ino, open.fh);
+        made.push(known.ino);
+    });
+    measure("open, first write of 4 KiB, close", count, &mut |i| {
+        let ino = made[i as usize];
+        let open = run(view.open(&CALLER, ino, RW)).unwrap();
+        run(view.write(ino, open.fh, 0, &[7; 4096], false)).unwrap();
+        view.release(ino, open.fh);
+    });
+    let open = run(view.open(&CALLER, made[0], RW)).unwrap();
+    let data = vec![1; 128 << 10];
+    measure("write of 128 KiB", count, &mut |i| {
+        run(view.write(made[0], open.fh, u64::from(i % 64) << 17, &data, false)).unwrap();
+    });
+    measure("read of 128 KiB", count, &mut |i| {
+        run(view.read(made[0], open.fh, u64::from(i % 64) << 17, 128 << 10)).unwrap();
+    });
+    measure("readdirplus, an entry", 1, &mut |_| {
+        let open = run(view.opendir(&CALLER, ROOT_INO)).unwrap();
+        let (mut cookie, mut lines) = (0, 0);
+        let start = std::time::Instant::now();
+        loop {
+            let some = run(view.readdirplus(ROOT_INO, open.fh, cookie, 128 << 10)).unwrap();
+            let Some(last) = some.last() else { break };
+            cookie = last.item.cookie;
+            lines += some.len();
+        }
+        println!(
+            "{lines} lines, {:.1} us each",
+            start.elapsed().as_secs_f64() * 1e6 / lines as f64
+        );
+    });
+    measure("rename", count, &mut |i| {
+        let (from, to) = (format!("n{i}"), format!("m{i}"));
+        let (from, to) = ((ROOT_INO, from.as_bytes()), (ROOT_INO, to.as_bytes()));
+        run(view.rename(&CALLER, from, to, RenameMode::Replace)).unwrap();
+    });
+    measure("unlink", count, &mut |i| {
+        run(view.unlink(&CALLER, ROOT_INO, format!("m{i}").as_bytes())).unwrap();
+    });
+    measure("statfs", count, &mut |_| {
+        view.statfs().unwrap();
+    });
 }

@@ -8,7 +8,7 @@ use futures::FutureExt;
 
 use super::model::{Fs, Id, ROOT, Res};
 use super::source::{TestClock, TestSource};
-use crate::model::{Hash, Kind, Name, TreeRoot, VolumeId};
+use crate::model::{Hash, Kind, TreeRoot, VolumeId};
 use crate::overlay::{BaseRef, Found, Overlay, OverlayOptions, OverlayState};
 use crate::view::space::{Ask, Child};
 use crate::view::{
@@ -533,9 +533,4 @@ pub fn peek<T>(view: &View, question: impl Fn(&crate::view::space::Look<'_>) -> 
         Ok(answer) => answer,
         Err(ask) => panic!("{ask:?}"),
     }
-}
-
-/// A name.
-pub fn name(text: &str) -> Name {
-    Name::new(text.as_bytes()).unwrap()
 }

@@ -185,7 +185,8 @@ impl Fs {
 
     pub fn rename(&mut self, from: (Id, &[u8]), to: (Id, &[u8]), mode: RenameMode) -> Res<()> {
         // The paths are walked first.
-        (self.entries(from.0)?, self.entries(to.0)?);
+        self.entries(from.0)?;
+        self.entries(to.0)?;
         let moved = self.lookup(from.0, from.1)?;
         let target = match self.lookup(to.0, to.1) {
             Err(libc::ENOENT) => None,
