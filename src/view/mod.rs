@@ -1,4 +1,32 @@
 //! The tree that a process sees: base plus overlay, over the cache. No fuser type in it.
+//!
+//! # Locks, in the order in which they are taken
+//! 1. a file's bytes (`file.rs`), two files never at once;
+//! 2. the space: base, inode table, counts (`space.rs`);
+//! 3. the overlay's state, and what the overlay takes below it;
+//! 4. a directory handle's listing, and the small locks inside a file or the space: nothing is taken under them.
+//!
+//! The tables of handles are looked at alone. No lock is held while anything is fetched, and none is taken by a thread of
+//! the overlay or the cache.
+//!
+//! # Invariants
+//! 1. Every operation completes at its first poll when what it needs is on this machine.
+//! 2. Waits come before effects: an operation that is dropped while it waits, or that fails, has changed nothing that a
+//!    process could see. (Entries of the base may have been adopted: they look as before, and a commit passes them over.)
+//! 3. What is acknowledged is in the journal, or in a body that the journal names. The size of a file with a body is that of
+//!    the body; the time of its last write reaches the journal at close, fsync and freeze, and until then stands in the
+//!    body.
+//! 4. A node number means one inode until it is forgotten, through commits and reloads (`inodes.rs`).
+//! 5. A commit changes nothing that a process sees (`freeze.rs`); a reload changes everything in one step (`reload.rs`).
+//! 6. Nothing is accepted that a commit would refuse: names, targets, attributes, depth of paths and sizes are checked here.
+//!
+//! # Questions and fetches
+//! Questions over the namespace are synchronous functions of [`space::Look`], changes of [`edit::Edit`], both under the
+//! locks. What is not loaded of the base makes them answer [`space::Ask::Missing`]; [`View`] fetches it without a lock and
+//! asks again. Bytes go the same way: `data.rs`.
+//!
+//! # Failure
+//! [`ViewError`] has a variant for each answer that a program can tell apart, and the one table of errno values.
 
 mod adopt;
 mod attrs;
@@ -32,7 +60,6 @@ pub use freeze::FrozenView;
 pub use options::{Clock, ContentSource, Room, SystemClock, ViewOptions};
 pub use types::{
     Allocate, Attr, Caller, CopySide, DirItem, DirItemPlus, Fh, Ino, Invalidations, Known, NodeKind, OpenDir,
-    OpenFile, OpenFlags, OpenForWrite, ROOT_INO, ReadBytes, RenameMode, Seek, SetAttr, SetTime, Statfs,
-    XattrMode,
+    OpenFile, OpenFlags, OpenForWrite, ROOT_INO, RenameMode, Seek, SetAttr, SetTime, Statfs, XattrMode,
 };
 pub use view::{View, ViewParts};

@@ -1,7 +1,5 @@
 //! What goes in and out of the view: plain numbers and values, nothing of fuser.
 
-use bytes::Bytes;
-
 use crate::model::{Kind, Name, Timestamp, VolPath};
 
 /// A node number as the kernel knows it: a file id where that is free, else a surrogate (see `inodes.rs`).
@@ -254,9 +252,6 @@ pub struct Statfs {
     /// Longest name, bytes.
     pub name_max: u32,
 }
-
-/// Bytes read, or in the future more forms without a copy.
-pub type ReadBytes = Bytes;
 
 /// What the driver tells the kernel after a reload or a commit, where the kernel knows no epochs: all of it is what the
 /// kernel has references to, nothing else.
