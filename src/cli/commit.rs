@@ -47,7 +47,8 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     context.print(&answer, text)
 }
 
-fn text(answer: &CommitAnswer) -> String {
+/// A commit for people.
+pub fn text(answer: &CommitAnswer) -> String {
     let mut out = match (answer.seq, answer.record) {
         (Some(seq), Some(record)) => format!("committed record {seq} ({})\n", &record.to_string()[..12]),
         _ if answer.dry_run => "would commit\n".to_owned(),

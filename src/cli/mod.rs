@@ -4,7 +4,13 @@
 mod cat;
 mod commit;
 mod context;
+mod cp;
 mod diff;
+mod doctor;
+mod extract;
+mod fsck;
+mod gather;
+mod get;
 mod list;
 mod log;
 mod ls;
@@ -12,8 +18,11 @@ mod mount;
 mod mount_helper;
 mod prefetch;
 mod progress;
+mod publish;
+mod put;
 mod reload;
 mod remote;
+mod rm;
 mod stash;
 mod status;
 mod table;
@@ -97,6 +106,12 @@ enum Command {
     Volume(volume::Args),
     Ls(ls::Args),
     Cat(cat::Args),
+    Get(get::Args),
+    Put(put::Args),
+    Cp(cp::Args),
+    Rm(rm::Args),
+    Fsck(fsck::Args),
+    Doctor(doctor::Args),
     #[command(name = "__daemon", hide = true)]
     Daemon,
 }
@@ -153,6 +168,12 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
             Command::Volume(args) => volume::run(args, context).await,
             Command::Ls(args) => ls::run(args, context).await,
             Command::Cat(args) => cat::run(args, context).await,
+            Command::Get(args) => get::run(args, context).await,
+            Command::Put(args) => put::run(args, context).await,
+            Command::Cp(args) => cp::run(args, context).await,
+            Command::Rm(args) => rm::run(args, context).await,
+            Command::Fsck(args) => fsck::run(args, context).await,
+            Command::Doctor(args) => doctor::run(args, context).await,
         }
     })
 }

@@ -251,7 +251,8 @@ fn allow_other(environment: &Environment) -> bool {
             .is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"))
 }
 
-fn host_name() -> String {
+/// What records say about who published them, unless somebody says otherwise.
+pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

@@ -46,14 +46,20 @@ impl ProgressView {
         bar.set_length(total.max(1));
         bar.set_position(done);
         bar.set_message(progress.stage.clone());
-        bar.set_prefix(format!(
-            "{}/{} files, {} of {}, {} sent",
-            progress.done_files,
-            progress.total_files,
-            format_bytes(progress.done_bytes),
-            format_bytes(progress.total_bytes),
-            format_bytes(progress.sent_bytes),
-        ));
+        let mut prefix = format!("{}", progress.done_files);
+        if progress.total_files > 0 {
+            prefix.push_str(&format!("/{}", progress.total_files));
+        }
+        if progress.done_bytes > 0 || progress.total_bytes > 0 {
+            prefix.push_str(&format!(", {}", format_bytes(progress.done_bytes)));
+        }
+        if progress.total_bytes > 0 {
+            prefix.push_str(&format!(" of {}", format_bytes(progress.total_bytes)));
+        }
+        if progress.sent_bytes > 0 {
+            prefix.push_str(&format!(", {} sent", format_bytes(progress.sent_bytes)));
+        }
+        bar.set_prefix(prefix);
     }
 }
 

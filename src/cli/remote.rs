@@ -50,7 +50,7 @@ impl Remote {
 
     /// What is at a path; a hard link comes as its inode.
     pub async fn entry(&self, path: &VolPath) -> Result<Entry, Failure> {
-        let found = tree::walk(&self.nodes, self.root(), path).await?;
+        let found = self.find(path).await?;
         let missing = || {
             Failure::new(
                 FailureKind::Failed,
@@ -58,6 +58,11 @@ impl Remote {
             )
         };
         self.inode(found.ok_or_else(missing)?).await
+    }
+
+    /// What a path names, if anything; a hard link comes as such.
+    pub async fn find(&self, path: &VolPath) -> Result<Option<Entry>, Failure> {
+        Ok(tree::walk(&self.nodes, self.root(), path).await?)
     }
 
     /// The inode of a name.
@@ -71,30 +76,31 @@ impl Remote {
         size: u64,
         content: &'a Content,
     ) -> impl Stream<Item = Result<Bytes, Failure>> + 'a {
-        let count = match content {
-            Content::Chunks { .. } | Content::Paged { .. } => chunk_count(size),
-            _ => 1,
-        };
-        futures::stream::iter(0..count)
-            .map(move |index| async move { self.piece(size, content, index).await })
+        futures::stream::iter(0..pieces_of(size, content))
+            .map(move |index| async move {
+                let chunk = self.chunk(size, content, index).await?;
+                // At most 64 MiB.
+                Ok(chunk.unwrap_or_else(|| Bytes::from(vec![0; chunk_len(index, size) as usize])))
+            })
             .buffered(CHUNKS_AT_ONCE)
     }
 
-    async fn piece(&self, size: u64, content: &Content, index: u64) -> Result<Bytes, Failure> {
+    /// One chunk of a file, or all of a small one; `None` where a whole chunk is a hole.
+    pub async fn chunk(&self, size: u64, content: &Content, index: u64) -> Result<Option<Bytes>, Failure> {
         match content {
-            Content::Tiny(bytes) => Ok(Bytes::copy_from_slice(bytes)),
-            Content::Blob(blob) => Ok(self.nodes.blob(blob, size).await?),
+            Content::Tiny(bytes) => Ok(Some(Bytes::copy_from_slice(bytes))),
+            Content::Blob(blob) => Ok(Some(self.nodes.blob(blob, size).await?)),
             Content::Chunks { .. } | Content::Paged { .. } => {
                 let len = chunk_len(index, size);
                 let small =
                     || Failure::new(FailureKind::Damaged, "damaged volume: a chunk of more than 4 GiB");
                 let raw_len = u32::try_from(len).map_err(|_| small())?;
                 match tree::chunk_at(&self.nodes, content, size, index).await? {
-                    None | Some(ChunkRef::Hole) => Ok(Bytes::from(vec![0; raw_len as usize])),
+                    None | Some(ChunkRef::Hole) => Ok(None),
                     Some(ChunkRef::Object { epoch, id }) => {
-                        Ok(self.volume.chunk(epoch, &id, raw_len).await?)
+                        Ok(Some(self.volume.chunk(epoch, &id, raw_len).await?))
                     }
-                    Some(ChunkRef::Packed(blob)) => Ok(self.nodes.blob(&blob, len).await?),
+                    Some(ChunkRef::Packed(blob)) => Ok(Some(self.nodes.blob(&blob, len).await?)),
                 }
             }
             Content::Local(_) => Err(Failure::new(
@@ -102,5 +108,13 @@ impl Remote {
                 "damaged volume: content of another machine",
             )),
         }
+    }
+}
+
+/// How many pieces a file is read in: its chunks, or 1.
+pub fn pieces_of(size: u64, content: &Content) -> u64 {
+    match content {
+        Content::Chunks { .. } | Content::Paged { .. } => chunk_count(size),
+        _ => 1,
     }
 }

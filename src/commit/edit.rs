@@ -4,6 +4,9 @@
 //! its names change. Copies share content: no bytes move.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,8 +18,8 @@ use super::build::{Built, Contents};
 use super::error::CommitError;
 use super::upload::{DirtyFile, FileSource};
 use crate::model::{
-    Attrs, DirTree, Entry, EntryBody, FileId, LinkId, Name, PATH_DEPTH_MAX, Timestamp, Totals, TreeRoot,
-    VolPath,
+    Attrs, DirTree, Entry, EntryBody, FileId, LinkId, LinkInode, Name, PATH_DEPTH_MAX, Timestamp, Totals,
+    TreeRoot, VolPath,
 };
 use crate::overlay::{FileState, NodeId};
 use crate::tree::{self, NodeSource, TreeError};
@@ -46,6 +49,35 @@ pub enum Edit {
         attrs: Attrs,
         /// For missing directories above.
         parents: Option<Attrs>,
+    },
+    /// A fifo, socket or device, in place of what is there (not of a directory).
+    Special {
+        /// Where.
+        path: VolPath,
+        /// What; neither a file, a directory nor a name of an inode.
+        body: EntryBody,
+        /// Mode, owner, times, file id.
+        attrs: Attrs,
+        /// For missing directories above.
+        parents: Option<Attrs>,
+    },
+    /// Another name of the inode at `from`, in place of what is there (not of a directory).
+    Link {
+        /// A name that exists by now; not of a directory.
+        from: VolPath,
+        /// The new name.
+        to: VolPath,
+        /// Of the inode, if this makes it one with several names.
+        id: LinkId,
+        /// For the directory above.
+        now: Timestamp,
+    },
+    /// Attributes of a directory, after what edits of its entries did to its times. Its file id stays.
+    DirAttrs {
+        /// Which.
+        path: VolPath,
+        /// Mode, owner, times, xattrs.
+        attrs: Attrs,
     },
     /// A directory; one that is there already stays as it is when `parents` is given.
     Mkdir {
@@ -102,36 +134,73 @@ impl FileIds {
     }
 }
 
-/// Local files as the bytes of edits.
+/// Local files as the bytes of edits. A file that is not the one that was added any more, or has changed since, is an
+/// error: what a record says about it would be true of no moment.
 #[derive(Debug, Default)]
 pub struct LocalFiles {
-    paths: HashMap<NodeId, PathBuf>,
+    files: HashMap<NodeId, LocalFile>,
+}
+
+#[derive(Clone, Debug)]
+struct LocalFile {
+    path: PathBuf,
+    stamp: Stamp,
+}
+
+/// What changes with a file: device, inode, size, mtime and ctime.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stamp([i128; 5]);
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Stamp {
+        let nanos = |secs: i64, nanos: i64| i128::from(secs) * 1_000_000_000 + i128::from(nanos);
+        Stamp([
+            metadata.dev().into(),
+            metadata.ino().into(),
+            metadata.size().into(),
+            nanos(metadata.mtime(), metadata.mtime_nsec()),
+            nanos(metadata.ctime(), metadata.ctime_nsec()),
+        ])
+    }
 }
 
 impl LocalFiles {
-    /// Adds a file; its number is for [`Edit::Put`].
-    pub fn add(&mut self, path: PathBuf) -> NodeId {
-        let node = self.paths.len() as NodeId + 1;
-        self.paths.insert(node, path);
+    /// Adds a file as it is described by `metadata`; its number is for [`Edit::Put`].
+    pub fn add(&mut self, path: PathBuf, metadata: &Metadata) -> NodeId {
+        let node = self.files.len() as NodeId + 1;
+        let stamp = Stamp::of(metadata);
+        self.files.insert(node, LocalFile { path, stamp });
         node
     }
 
+    /// Does something with the file, and looks afterwards whether it is still what was added.
     async fn on_file<T: Send + 'static>(
         &self,
         node: NodeId,
-        work: impl FnOnce(&std::fs::File) -> std::io::Result<T> + Send + 'static,
+        work: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
     ) -> Result<T, TreeError> {
-        let path = self.paths.get(&node).cloned().unwrap_or_default();
-        let shown = path.display().to_string();
-        let failed = |error: std::io::Error| TreeError::Local {
-            path: shown.clone(),
+        let known = self.files.get(&node).cloned();
+        let shown = known
+            .as_ref()
+            .map(|file| file.path.display().to_string())
+            .unwrap_or_default();
+        let job = tokio::task::spawn_blocking(move || {
+            let LocalFile { path, stamp } = known.ok_or(io::ErrorKind::NotFound)?;
+            // Whatever took the file's place meanwhile must neither be followed nor waited for.
+            let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+            let file = File::options().read(true).custom_flags(flags).open(path)?;
+            let result = work(&file)?;
+            if Stamp::of(&file.metadata()?) != stamp {
+                return Err(io::Error::other("the file changed while it was read"));
+            }
+            Ok(result)
+        });
+        let done = job.await.map_err(io::Error::other).flatten();
+        done.map_err(|error| TreeError::Local {
+            path: shown,
             reason: error.to_string(),
             errno: error.raw_os_error().unwrap_or(libc::EIO),
-        };
-        let job = tokio::task::spawn_blocking(move || work(&std::fs::File::open(&path)?));
-        job.await
-            .map_err(|e| failed(std::io::Error::other(e)))?
-            .map_err(failed)
+        })
     }
 }
 
@@ -141,8 +210,8 @@ impl FileSource for LocalFiles {
         self.on_file(node, |file| Ok(file.metadata()?.len())).await
     }
 
-    async fn is_still_written(&self, _node: NodeId) -> Result<bool, TreeError> {
-        Ok(false)
+    async fn is_still_written(&self, node: NodeId) -> Result<bool, TreeError> {
+        self.on_file(node, |_| Ok(false)).await
     }
 
     async fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Bytes, TreeError> {
@@ -151,12 +220,10 @@ impl FileSource for LocalFiles {
             let mut bytes = vec![0; len as usize];
             let mut done = 0;
             while done < bytes.len() {
-                let more =
-                    std::os::unix::fs::FileExt::read_at(file, &mut bytes[done..], offset + done as u64);
-                match more {
+                match file.read_at(&mut bytes[done..], offset + done as u64) {
                     Ok(0) => break,
                     Ok(more) => done += more,
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -210,14 +277,22 @@ pub(super) async fn apply_edits(
         base,
         contents,
         root: Dir::of(base.attrs.clone(), base.totals, base.tree.clone()),
-        lost_links: BTreeMap::new(),
+        names: BTreeMap::new(),
+        new_inodes: BTreeMap::new(),
     };
     for edit in edits {
         sketch.apply(edit).await?;
     }
-    let Sketch { root, lost_links, .. } = sketch;
+    let Sketch {
+        root,
+        names,
+        new_inodes,
+        ..
+    } = sketch;
     let (attrs, totals, tree) = root.finish(src).await?;
-    let links = tree::add_names(src, &base.links, &lost_links).await?;
+    let new_inodes = new_inodes.into_iter().map(|(id, inode)| (id, Some(inode)));
+    let links = tree::edit_links(src, &base.links, new_inodes).await?;
+    let links = tree::add_names(src, &links, &names).await?;
     let paths = edits.iter().filter_map(|edit| match edit {
         Edit::Put { path, node, .. } => Some((*node, path.clone())),
         _ => None,
@@ -240,8 +315,10 @@ struct Sketch<'a> {
     base: &'a TreeRoot,
     contents: &'a Contents,
     root: Dir,
-    /// Names that inodes of the links tree have lost, negative.
-    lost_links: BTreeMap<LinkId, i64>,
+    /// Names that inodes with several of them have got or, negative, lost; not the first one of a new inode.
+    names: BTreeMap<LinkId, i64>,
+    /// Inodes that are not in the links tree of the base, with one name.
+    new_inodes: BTreeMap<LinkId, LinkInode>,
 }
 
 struct Dir {
@@ -311,7 +388,7 @@ impl Sketch<'_> {
                     attrs: attrs.clone(),
                     body: EntryBody::File { size, content },
                 };
-                self.place(path, entry, parents.as_ref()).await
+                self.place(path, entry, attrs.ctime, parents.as_ref()).await
             }
             Edit::Symlink {
                 path,
@@ -328,9 +405,40 @@ impl Sketch<'_> {
                         attrs: attrs.clone(),
                         body,
                     },
+                    attrs.ctime,
                     parents.as_ref(),
                 )
                 .await
+            }
+            Edit::Special {
+                path,
+                body,
+                attrs,
+                parents,
+            } => {
+                let (attrs, body) = (attrs.clone(), body.clone());
+                let now = attrs.ctime;
+                self.place(path, Entry { attrs, body }, now, parents.as_ref())
+                    .await
+            }
+            Edit::Link { from, to, id, now } => {
+                let id = self.linked(from, *id).await?;
+                let name = Entry {
+                    attrs: Attrs::default(),
+                    body: EntryBody::HardLink(id),
+                };
+                self.place(to, name, *now, None).await?;
+                *self.names.entry(id).or_default() += 1;
+                Ok(())
+            }
+            Edit::DirAttrs { path, attrs } => {
+                let dir = self.dir(&path.0, None).await?;
+                let file_id = dir.attrs.file_id;
+                dir.attrs = Attrs {
+                    file_id,
+                    ..attrs.clone()
+                };
+                Ok(())
             }
             Edit::Mkdir { path, attrs, parents } => self.mkdir(path, attrs, parents.as_ref()).await,
             Edit::Remove { path, recursive, now } => self.remove(path, *recursive, *now).await,
@@ -342,7 +450,7 @@ impl Sketch<'_> {
                 now,
             } => {
                 let entry = self.copy_of(from, *recursive, *file_id, *now).await?;
-                self.place(to, entry, None).await
+                self.place(to, entry, *now, None).await
             }
         }
     }
@@ -415,6 +523,7 @@ impl Sketch<'_> {
         &mut self,
         path: &VolPath,
         entry: Entry,
+        now: Timestamp,
         parents: Option<&Attrs>,
     ) -> Result<(), CommitError> {
         let Some((above, name)) = path.split_last() else {
@@ -427,11 +536,35 @@ impl Sketch<'_> {
             return Err(refused(&path.0, "is a directory"));
         }
         self.forget(old).await?;
-        let now = entry.attrs.ctime;
         let dir = self.dir(&above.0, parents).await?;
         dir.changes.insert(name, Slot::Entry(Box::new(entry)));
         touch(dir, now);
         Ok(())
+    }
+
+    /// The id of the inode at a name; a file with one name becomes an inode of the links tree.
+    async fn linked(&mut self, path: &VolPath, id: LinkId) -> Result<LinkId, CommitError> {
+        let entry = match self.entry(path).await? {
+            None => return Err(refused(&path.0, "does not exist")),
+            Some(Entry {
+                body: EntryBody::HardLink(known),
+                ..
+            }) => return Ok(known),
+            Some(entry) if entry.is_dir() => return Err(refused(&path.0, "is a directory")),
+            Some(entry) => entry,
+        };
+        let Some((above, name)) = path.split_last() else {
+            return Err(refused(&[], "is the root"));
+        };
+        let name = name.clone();
+        self.new_inodes.insert(id, LinkInode { nlink: 1, entry });
+        let link = Entry {
+            attrs: Attrs::default(),
+            body: EntryBody::HardLink(id),
+        };
+        let dir = self.dir(&above.0, None).await?;
+        dir.changes.insert(name, Slot::Entry(Box::new(link)));
+        Ok(id)
     }
 
     async fn mkdir(
@@ -484,7 +617,7 @@ impl Sketch<'_> {
         let mut open: Vec<Entry> = entry.into_iter().collect();
         while let Some(entry) = open.pop() {
             match entry.body {
-                EntryBody::HardLink(id) => *self.lost_links.entry(id).or_default() -= 1,
+                EntryBody::HardLink(id) => *self.names.entry(id).or_default() -= 1,
                 EntryBody::Dir { totals, tree } if totals.links > 0 => {
                     let below = tree::entries(self.src, &tree).await?;
                     open.extend(below.into_iter().map(|(_, entry)| entry));
@@ -520,7 +653,10 @@ impl Sketch<'_> {
         Box::pin(async move {
             match entry.body {
                 EntryBody::HardLink(id) => {
-                    let inode = tree::link(self.src, &self.base.links, &id).await?;
+                    let inode = match self.new_inodes.get(&id) {
+                        Some(inode) => Some(inode.clone()),
+                        None => tree::link(self.src, &self.base.links, &id).await?,
+                    };
                     inode
                         .map(|inode| inode.entry)
                         .ok_or_else(|| refused(&[], "a hard link without its inode"))

@@ -142,7 +142,15 @@ impl Frozen {
                     }
                 }
             }
-            Changes::Edits(edits) => counted.files = edits.len() as u64,
+            Changes::Edits(edits) => {
+                for edit in edits.iter() {
+                    match edit {
+                        Edit::Mkdir { .. } => counted.dirs += 1,
+                        Edit::DirAttrs { .. } => {}
+                        _ => counted.files += 1,
+                    }
+                }
+            }
         }
         counted
     }

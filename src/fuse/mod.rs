@@ -19,7 +19,8 @@ mod notify;
 mod session;
 
 pub use mountpoint::{
-    MountPointError, abort_connection, clear_stale, is_sailvol_mount, prepare_mount_point, unmount,
+    MountPointError, abort_connection, clear_stale, is_sailvol_mount, prepare_mount_point, sailvol_mounts,
+    unmount,
 };
 pub use notify::{Notifications, NotifyError};
 pub use session::{FuseOptions, FuseSession, SessionError};

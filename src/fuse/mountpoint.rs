@@ -110,6 +110,16 @@ pub fn is_sailvol_mount(dir: &Path) -> bool {
         .is_some_and(|(_, kind, source)| is_ours(kind, source))
 }
 
+/// Directories on which this machine (or mount namespace) has sailvol mounts, dead ones too, with what is mounted there.
+/// Never touches the mounts.
+pub fn sailvol_mounts() -> Vec<(PathBuf, String)> {
+    let ours = mounts()
+        .into_iter()
+        .filter(|(_, kind, source)| is_ours(kind, source));
+    let volume = |source: String| source.trim_start_matches(SOURCE_PREFIX).to_owned();
+    ours.map(|(point, _, source)| (point, volume(source))).collect()
+}
+
 /// Makes a directory ready: checks it, and takes away what a killed daemon left mounted there. Returns the path
 /// without symlinks.
 ///

@@ -157,7 +157,7 @@ impl Mount {
             }
         };
         self.stand_on(&overlay, &frozen, &done).await?;
-        let answer = answer(&done, count_changes(&frozen.state), started.elapsed());
+        let answer = commit_answer(&done, count_changes(&frozen.state), started.elapsed());
         tracing::info!(
             seq = answer.seq,
             changed = answer.changed,
@@ -337,7 +337,8 @@ pub(super) fn overwritten(item: &Overwritten) -> OverwrittenPath {
     }
 }
 
-fn answer(done: &CommitDone, changed: u64, elapsed: Duration) -> CommitAnswer {
+/// What a commit did, as it is told.
+pub fn commit_answer(done: &CommitDone, changed: u64, elapsed: Duration) -> CommitAnswer {
     CommitAnswer {
         seq: Some(done.record.seq()),
         record: Some(done.record.hash),

@@ -26,7 +26,9 @@ pub use answers::{
     OverwrittenPath, PrefetchAnswer, Progress, ReloadAnswer, ReloadRequest, StashSummary, StatusAnswer,
     TransferStatus,
 };
+pub use commit::commit_answer;
 pub use create::create_volume;
 pub use failure::{Failure, FailureKind};
 pub use live::{Mount, ProgressSink};
 pub use options::{KernelCaches, MountOptions, MountSummary, OpenedMount};
+pub use unsettled::commit_failure;

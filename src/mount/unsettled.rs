@@ -124,8 +124,8 @@ impl Mount {
     }
 }
 
-/// A commit's error as users meet it.
-pub(super) fn commit_failure(error: CommitError) -> Failure {
+/// A commit's error as users of a mount meet it.
+pub fn commit_failure(error: CommitError) -> Failure {
     let (kind, hint) = match &error {
         CommitError::Quota { .. } => (
             FailureKind::Refused,

@@ -10,6 +10,7 @@ mod assemble;
 mod bodies;
 mod body;
 mod bytes;
+mod check;
 mod codec;
 mod compact;
 mod dir;
@@ -36,6 +37,7 @@ mod tests;
 
 pub use apply::ApplyError;
 pub use body::{Body, BodyStat};
+pub use check::{StateCheck, check, state_dirs};
 pub use dir::{Parked, boot_id, list_parked};
 pub use error::OverlayError;
 pub use frame::{BootId, Header};

@@ -145,7 +145,7 @@ fn path_of(state: &OverlayState, id: NodeId) -> Option<PathBuf> {
     )
 }
 
-fn body_path(dir: &Path, id: BodyId) -> PathBuf {
+pub(super) fn body_path(dir: &Path, id: BodyId) -> PathBuf {
     dir.join("bodies")
         .join(format!("{:02x}", id & 0xff))
         .join(format!("{id:016x}"))

@@ -22,7 +22,7 @@ pub use counting::{CountingStore, StoreCounters, VerbCount};
 pub use dir::DirStore;
 pub use key::{KEY_BYTES_MAX, LIST_LIMIT_MAX};
 pub use memory::MemoryStore;
-pub use open::{StoreOptions, open, open_with};
+pub use open::{StoreOptions, credentials_source, open, open_with};
 pub use port::{Fetched, Listed, ListedObject, ObjectStore, PutDone, PutMode, StoreError};
 pub use probe::{CreateVerdict, ListVerdict, ProbeReport, probe};
 pub use s3::S3Store;

@@ -36,6 +36,21 @@ pub async fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
     open_with(url, &StoreOptions::default()).await
 }
 
+/// Where the credentials for a store come from, in words; `None` for a store that needs none. Never tells any of them.
+///
+/// # Errors
+/// [`StoreError::Denied`] when there are none.
+pub async fn credentials_source(url: &StoreUrl) -> Result<Option<String>, StoreError> {
+    match url {
+        StoreUrl::Dir(_) => Ok(None),
+        StoreUrl::S3(s3) => S3Store::open(s3, &StoreOptions::default())
+            .await
+            .credentials_source()
+            .await
+            .map(Some),
+    }
+}
+
 /// Opens the store that a URL names.
 pub async fn open_with(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>, StoreError> {
     match url {

@@ -20,8 +20,10 @@ const SENDS_MAX: usize = 4;
 const WINDOW_BYTES: u64 = 256 << 10;
 /// Nodes that a [`RemoteSource`] holds in memory.
 const NODES_MAX: usize = 4096;
-/// Windows of packs that a [`RemoteSource`] holds in memory: 16 MiB.
-const WINDOWS_MAX: usize = 64;
+/// Bytes of windows that a [`RemoteSource`] holds in memory, and one window (at most 4 MiB) more.
+const WINDOWS_BYTES_MAX: usize = 16 << 20;
+/// Windows that a [`RemoteSource`] fetches at the same time, by the hash of their place.
+const TURNS: usize = 16;
 
 impl Volume {
     /// Uploads a chunk object under `epoch`, unless it is there; says how many bytes were sent.
@@ -140,6 +142,7 @@ pub fn fetch_error(error: StoreError) -> TreeError {
 pub struct RemoteSource {
     volume: Volume,
     memory: Mutex<Memory>,
+    turns: [tokio::sync::Mutex<()>; TURNS],
 }
 
 #[derive(Debug, Default)]
@@ -163,22 +166,31 @@ impl RemoteSource {
         RemoteSource {
             volume,
             memory: Mutex::default(),
+            turns: Default::default(),
         }
+    }
+
+    fn held(&self, pack: &PackRef, offset: u64, end: u64) -> Option<Bytes> {
+        let memory = self.memory.lock();
+        memory
+            .windows
+            .iter()
+            .find_map(|window| window.slice(pack, offset, end))
     }
 
     /// The stored bytes of an item of a pack; its neighbours come along.
     async fn item(&self, pack: &PackRef, offset: u64, len: u32) -> Result<Bytes, TreeError> {
         let end = offset + u64::from(len);
-        let held = self
-            .memory
-            .lock()
-            .windows
-            .iter()
-            .find_map(|window| window.slice(pack, offset, end));
-        if let Some(bytes) = held {
+        if let Some(bytes) = self.held(pack, offset, end) {
             return Ok(bytes);
         }
-        let start = offset.saturating_sub(WINDOW_BYTES / 4);
+        // Windows begin where all who want something near expect them, and one of these fetches for all.
+        let start = offset - offset % WINDOW_BYTES;
+        let turn = usize::try_from(start / WINDOW_BYTES).unwrap_or(0) ^ usize::from(pack.id.0[0]);
+        let _turn = self.turns[turn % TURNS].lock().await;
+        if let Some(bytes) = self.held(pack, offset, end) {
+            return Ok(bytes);
+        }
         let key = Key::Pack(self.volume.id, *pack).to_string();
         let fetched = self
             .volume
@@ -197,8 +209,11 @@ impl RemoteSource {
                 rule: "the pack ends before an item that is named in it".to_owned(),
             })?;
         let mut memory = self.memory.lock();
-        if memory.windows.len() >= WINDOWS_MAX {
-            memory.windows.pop_front();
+        let mut bytes_held: usize = memory.windows.iter().map(|window| window.bytes.len()).sum();
+        while bytes_held > WINDOWS_BYTES_MAX
+            && let Some(oldest) = memory.windows.pop_front()
+        {
+            bytes_held -= oldest.bytes.len();
         }
         memory.windows.push_back(window);
         Ok(bytes)

@@ -152,14 +152,19 @@ async fn local_files_are_read_as_they_are() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"from disk").unwrap();
     let mut files = LocalFiles::default();
-    let node = files.add(file.path().to_owned());
+    let node = files.add(file.path().to_owned(), &file.path().metadata().unwrap());
     assert_eq!(files.size(node).await.unwrap(), 9);
     assert_eq!(&files.read(node, 5, 6).await.unwrap()[..], b"disk\0\0");
-    let gone = files.add("/nowhere/at/all".into());
+    let other = tempfile::NamedTempFile::new().unwrap();
+    let gone = files.add(other.path().to_owned(), &other.path().metadata().unwrap());
+    drop(other);
     assert!(matches!(
         files.size(gone).await,
         Err(crate::tree::TreeError::Local { .. })
     ));
+    file.write_all(b", and more").unwrap();
+    let changed = files.read(node, 0, 9).await.unwrap_err().to_string();
+    assert!(changed.contains("changed while it was read"), "{changed}");
 }
 
 #[tokio::test]

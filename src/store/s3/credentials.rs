@@ -64,6 +64,18 @@ impl RenewedCredentials {
         }
     }
 
+    /// Where the credentials come from, as the SDK names it; never any of them.
+    pub(super) async fn source(&self) -> Result<String, NoCredentials> {
+        let (credentials, _) = self.get().await?;
+        // The SDK tells it nowhere else.
+        let provider = format!("{credentials:?}");
+        let name = provider
+            .split("provider_name: \"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next());
+        Ok(name.unwrap_or("unknown").to_string())
+    }
+
     /// Makes sure that there are credentials; the generation is for [`Self::renew`].
     pub(super) async fn generation(&self) -> Result<u64, NoCredentials> {
         let (_, generation) = self.get().await?;

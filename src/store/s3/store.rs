@@ -59,6 +59,17 @@ impl S3Store {
         }
     }
 
+    /// Where the credentials come from, in the SDK's words; never any of them.
+    ///
+    /// # Errors
+    /// There are none.
+    pub async fn credentials_source(&self) -> Result<String, StoreError> {
+        let denied = |error: super::credentials::NoCredentials| StoreError::Denied {
+            reason: error.to_string(),
+        };
+        self.client.credentials.source().await.map_err(denied)
+    }
+
     fn full_key(&self, key: &str) -> String {
         match self.url.prefix.as_str() {
             "" => key.to_string(),

@@ -1,0 +1,571 @@
+//! From a volume to local files.
+//!
+//! 1. Nothing is written outside the directory that is given: everything is made relative to an open directory, and no
+//!    symbolic link below it is followed.
+//! 2. A file has its name only when it is complete: it is written under a temporary name beside it. What has the name
+//!    already is replaced only with `force`, and a directory never.
+//! 3. Memory: bytes on their way hold permits, [`BUDGET_MIB`] in all; open directories are those between the target and
+//!    where the walk is, and those of files on their way.
+//!
+//! A directory gets its attributes when the last thing in it is done, which is when its last owner is dropped.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use parking_lot::Mutex;
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
+use tokio::sync::Semaphore;
+
+use super::gather::{local_failure, random};
+use super::remote::{Remote, pieces_of};
+use crate::model::{
+    Content, Entry, EntryBody, HOLE_BYTES, LinkId, Name, Timestamp, VolPath, XattrMap, chunk_start,
+};
+use crate::mount::{Failure, FailureKind};
+use crate::tree;
+
+/// Bytes on their way, MiB.
+const BUDGET_MIB: u32 = 192;
+/// Files on their way.
+const FILES_AT_ONCE: usize = 16;
+/// Chunks of one file on their way.
+const CHUNKS_AT_ONCE: usize = 8;
+
+/// What has been done; may be looked at while it goes on.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Everything but directories.
+    pub files: AtomicU64,
+    /// Directories.
+    pub dirs: AtomicU64,
+    /// Logical bytes of files.
+    pub bytes: AtomicU64,
+    /// Things that this machine does not take, and how often.
+    pub not_kept: Mutex<HashMap<&'static str, u64>>,
+}
+
+/// Writes parts of one volume to local directories.
+pub struct Extractor<'a> {
+    remote: &'a Remote,
+    shared: Arc<Shared>,
+    budget: Semaphore,
+}
+
+#[derive(Debug)]
+struct Shared {
+    force: bool,
+    root_user: bool,
+    done: Arc<Done>,
+    /// The first trouble with a directory's attributes.
+    trouble: Mutex<Option<Failure>>,
+}
+
+/// A local directory that is being filled.
+#[derive(Debug)]
+struct OutDir {
+    fd: OwnedFd,
+    shown: PathBuf,
+    /// Given when all in it is done.
+    attrs: Option<LocalAttrs>,
+    shared: Arc<Shared>,
+    /// Dropped, so finished, after this one.
+    above: Option<Arc<OutDir>>,
+}
+
+/// Attributes as this machine takes them.
+#[derive(Clone, Debug)]
+struct LocalAttrs {
+    mode: u16,
+    uid: u32,
+    gid: u32,
+    mtime: Timestamp,
+    xattrs: Arc<XattrMap>,
+}
+
+/// Something that is still to be made.
+struct Pending {
+    dir: Arc<OutDir>,
+    name: Name,
+    path: VolPath,
+    entry: Entry,
+}
+
+/// Files on their way.
+type Running<'r> = FuturesUnordered<BoxFuture<'r, Result<(), Failure>>>;
+
+impl<'a> Extractor<'a> {
+    /// From this volume.
+    pub fn new(remote: &'a Remote, force: bool, done: Arc<Done>) -> Extractor<'a> {
+        let root_user = rustix::process::geteuid().is_root();
+        let shared = Shared {
+            force,
+            root_user,
+            done,
+            trouble: Mutex::default(),
+        };
+        Extractor {
+            remote,
+            shared: Arc::new(shared),
+            budget: Semaphore::new(BUDGET_MIB as usize),
+        }
+    }
+
+    /// Makes `entry`, which is at `path` of the volume, as `name` in the local directory `target`; without a name, what
+    /// is in the directory `entry`.
+    ///
+    /// # Errors
+    /// Something is in the way; what the store or the local disk says. Files that are complete by then stay.
+    pub async fn extract(
+        &self,
+        target: &Path,
+        name: Option<Name>,
+        path: &VolPath,
+        entry: Entry,
+    ) -> Result<(), Failure> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(CWD, target, flags, Mode::empty())
+            .map_err(|e| local_failure(target, &e.into()))?;
+        let top = OutDir {
+            fd,
+            shown: target.to_owned(),
+            attrs: None,
+            shared: self.shared.clone(),
+            above: None,
+        };
+        let top = Arc::new(top);
+        let mut pending = Vec::new();
+        let below = path.0.len();
+        let local = |path: &VolPath| -> Vec<Name> { name.iter().chain(&path.0[below..]).cloned().collect() };
+        match name.clone() {
+            Some(name) => pending.push(Pending {
+                dir: top.clone(),
+                name,
+                path: path.clone(),
+                entry,
+            }),
+            None => self.list(&top, path, &entry, &mut pending).await?,
+        }
+        let mut running = Running::new();
+        // The first name of each inode with several, in the volume.
+        let mut names: HashMap<LinkId, VolPath> = HashMap::new();
+        while let Some(next) = pending.pop() {
+            while running.len() >= FILES_AT_ONCE {
+                running.next().await.transpose()?;
+            }
+            match &next.entry.body {
+                EntryBody::Dir { .. } => {
+                    let below = Arc::new(self.dir(&next).await?);
+                    self.list(&below, &next.path, &next.entry, &mut pending).await?;
+                }
+                EntryBody::HardLink(id) => {
+                    if let Some(first) = names.get(id) {
+                        let first = local(first);
+                        next.place(|dir, temporary| link_below(&top.fd, &first, dir, temporary))?;
+                        self.shared.done.files.fetch_add(1, Relaxed);
+                        continue;
+                    }
+                    let inode = self.remote.inode(next.entry.clone()).await?;
+                    names.insert(*id, next.path.clone());
+                    // Complete before its other names are made.
+                    self.leaf(Pending { entry: inode, ..next }).await?;
+                }
+                _ => running.push(Box::pin(self.leaf(next))),
+            }
+        }
+        while let Some(done) = running.next().await {
+            done?;
+        }
+        match self.shared.trouble.lock().take() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes what is in a directory; the first name is on top.
+    async fn list(
+        &self,
+        dir: &Arc<OutDir>,
+        path: &VolPath,
+        entry: &Entry,
+        pending: &mut Vec<Pending>,
+    ) -> Result<(), Failure> {
+        let Some((_, tree)) = entry.as_dir() else {
+            return Ok(());
+        };
+        let mut entries = tree::entries(&self.remote.nodes, tree).await?;
+        entries.reverse();
+        pending.extend(entries.into_iter().map(|(name, entry)| {
+            let path = path.join(&name);
+            Pending {
+                dir: dir.clone(),
+                name,
+                path,
+                entry,
+            }
+        }));
+        Ok(())
+    }
+
+    async fn attrs(&self, entry: &Entry) -> Result<LocalAttrs, Failure> {
+        let attrs = &entry.attrs;
+        Ok(LocalAttrs {
+            mode: attrs.mode,
+            uid: attrs.uid,
+            gid: attrs.gid,
+            mtime: attrs.mtime,
+            xattrs: tree::load_xattrs(&self.remote.nodes, &attrs.xattrs).await?,
+        })
+    }
+
+    /// Makes a directory, or opens the one that is there.
+    async fn dir(&self, next: &Pending) -> Result<OutDir, Failure> {
+        let shown = next.shown();
+        let failed = |e: Errno| local_failure(&shown, &e.into());
+        let attrs = self.attrs(&next.entry).await?;
+        let made = match rustix::fs::mkdirat(&next.dir.fd, os(&next.name), Mode::RWXU) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => return Err(failed(error)),
+        };
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&next.dir.fd, os(&next.name), flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(in_the_way(&shown, "and is not a directory")),
+            Err(error) => return Err(failed(error)),
+        };
+        self.shared.done.dirs.fetch_add(1, Relaxed);
+        Ok(OutDir {
+            fd,
+            attrs: (made || self.shared.force).then_some(attrs),
+            shown,
+            shared: self.shared.clone(),
+            above: Some(next.dir.clone()),
+        })
+    }
+
+    /// Makes anything but a directory.
+    async fn leaf(&self, next: Pending) -> Result<(), Failure> {
+        next.check_free()?;
+        let attrs = self.attrs(&next.entry).await?;
+        let node = match &next.entry.body {
+            EntryBody::File { size, content } => {
+                self.file(&next, attrs, *size, content).await?;
+                self.shared.done.files.fetch_add(1, Relaxed);
+                return Ok(());
+            }
+            EntryBody::Symlink { target } => {
+                next.place(|dir, temporary| {
+                    rustix::fs::symlinkat(OsStr::from_bytes(target), dir, temporary)?;
+                    attrs.apply_to_name(dir, temporary, false)
+                })?;
+                self.shared.done.files.fetch_add(1, Relaxed);
+                return Ok(());
+            }
+            EntryBody::Fifo => (FileType::Fifo, 0),
+            EntryBody::Socket => (FileType::Socket, 0),
+            EntryBody::CharDev { major, minor } => {
+                (FileType::CharacterDevice, rustix::fs::makedev(*major, *minor))
+            }
+            EntryBody::BlockDev { major, minor } => {
+                (FileType::BlockDevice, rustix::fs::makedev(*major, *minor))
+            }
+            EntryBody::Dir { .. } | EntryBody::HardLink(_) => return Ok(()),
+        };
+        let (kind, device) = node;
+        if device != 0 && !self.shared.root_user {
+            self.shared.not_kept("device nodes (only root makes them)");
+            return Ok(());
+        }
+        next.place(|dir, temporary| {
+            rustix::fs::mknodat(dir, temporary, kind, Mode::RUSR | Mode::WUSR, device)?;
+            attrs.apply_to_name(dir, temporary, true)
+        })?;
+        self.shared.done.files.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    async fn file(
+        &self,
+        next: &Pending,
+        attrs: LocalAttrs,
+        size: u64,
+        content: &Content,
+    ) -> Result<(), Failure> {
+        let shown = next.shown();
+        let temporary = Temporary::new(next.dir.clone())?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&next.dir.fd, &temporary.name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| local_failure(&shown, &e.into()))?;
+        let file = Arc::new(File::from(fd));
+        file.set_len(size).map_err(|e| local_failure(&shown, &e))?;
+        let pieces = if size == 0 { 0 } else { pieces_of(size, content) };
+        let mut writes = futures::stream::iter(0..pieces)
+            .map(|index| self.piece(&file, &shown, size, content, index))
+            .buffer_unordered(CHUNKS_AT_ONCE);
+        while let Some(written) = writes.next().await {
+            written?;
+        }
+        drop(writes);
+        let shared = self.shared.clone();
+        let (name, force) = (next.name.clone(), shared.force);
+        let finished = tokio::task::spawn_blocking(move || {
+            let failed = |e: io::Error| local_failure(&shown, &e);
+            attrs.apply(&*file, &shared).map_err(|e| failed(e.into()))?;
+            temporary
+                .become_name(&name, force)
+                .map_err(|e| place_failure(&shown, e))
+        });
+        finished
+            .await
+            .map_err(|e| Failure::new(FailureKind::Failed, e.to_string()))?
+    }
+
+    /// Brings one chunk of a file.
+    async fn piece(
+        &self,
+        file: &Arc<File>,
+        shown: &Path,
+        size: u64,
+        content: &Content,
+        index: u64,
+    ) -> Result<(), Failure> {
+        let chunked = matches!(content, Content::Chunks { .. } | Content::Paged { .. });
+        let (start, len) = match chunked {
+            true => (chunk_start(index), crate::model::chunk_len(index, size)),
+            false => (0, size),
+        };
+        let mib = u32::try_from(len.div_ceil(1 << 20))
+            .unwrap_or(BUDGET_MIB)
+            .clamp(1, BUDGET_MIB);
+        let stopped = |_| Failure::new(FailureKind::Failed, "interrupted");
+        let permit = self.budget.acquire_many(mib).await.map_err(stopped)?;
+        if let Some(bytes) = self.remote.chunk(size, content, index).await? {
+            let file = file.clone();
+            let written = tokio::task::spawn_blocking(move || write_sparse(&file, &bytes, start)).await;
+            let written = written.map_err(io::Error::other).flatten();
+            written.map_err(|e| local_failure(shown, &e))?;
+        }
+        drop(permit);
+        self.shared.done.bytes.fetch_add(len, Relaxed);
+        Ok(())
+    }
+}
+
+/// Makes another name for what is at a path below `top`, following no symbolic link.
+fn link_below(top: &OwnedFd, first: &[Name], dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+    let (last, above) = first.split_last().ok_or(Errno::NOENT)?;
+    let mut at = rustix::io::dup(top)?;
+    for step in above {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        at = rustix::fs::openat(&at, os(step), flags, Mode::empty())?;
+    }
+    rustix::fs::linkat(&at, os(last), dir, name, AtFlags::empty())
+}
+
+/// Writes bytes to a file that is empty there, leaving holes where blocks are zero.
+fn write_sparse(file: &File, bytes: &Bytes, start: u64) -> io::Result<()> {
+    // 4,096 bytes.
+    let block = HOLE_BYTES as usize;
+    let is_hole = |piece: &[u8]| piece.iter().all(|byte| *byte == 0);
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = bytes[at..].chunks(block);
+        let skip: usize = rest.take_while(|piece| is_hole(piece)).map(<[u8]>::len).sum();
+        at += skip;
+        let rest = bytes[at..].chunks(block);
+        let take: usize = rest.take_while(|piece| !is_hole(piece)).map(<[u8]>::len).sum();
+        file.write_all_at(&bytes[at..at + take], start + at as u64)?;
+        at += take;
+    }
+    Ok(())
+}
+
+impl Shared {
+    fn not_kept(&self, what: &'static str) {
+        *self.done.not_kept.lock().entry(what).or_default() += 1;
+    }
+}
+
+impl LocalAttrs {
+    /// Owner before mode: a change of owner takes setuid away. Without the owner there is none.
+    fn apply(&self, file: impl AsFd, shared: &Shared) -> rustix::io::Result<()> {
+        for (name, value) in &*self.xattrs {
+            match rustix::fs::fsetxattr(&file, &**name, value, XattrFlags::empty()) {
+                Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::TOOBIG) => {
+                    shared.not_kept("extended attributes");
+                }
+                result => result?,
+            }
+        }
+        let mut mode = self.mode;
+        if shared.root_user {
+            rustix::fs::fchown(
+                &file,
+                Some(Uid::from_raw(self.uid)),
+                Some(Gid::from_raw(self.gid)),
+            )?;
+        } else {
+            mode &= !0o6000;
+        }
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode.into()))?;
+        rustix::fs::futimens(&file, &times(self.mtime))
+    }
+
+    /// For what cannot be opened.
+    fn apply_to_name(&self, dir: &OwnedFd, name: &str, has_mode: bool) -> rustix::io::Result<()> {
+        let root_user = rustix::process::geteuid().is_root();
+        if root_user {
+            let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+            rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        if has_mode {
+            // The name is a random one that was made just now.
+            let mode = if root_user { self.mode } else { self.mode & !0o6000 };
+            rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode.into()), AtFlags::empty())?;
+        }
+        rustix::fs::utimensat(dir, name, &times(self.mtime), AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
+fn times(mtime: Timestamp) -> Timestamps {
+    let time = Timespec {
+        tv_sec: mtime.secs,
+        tv_nsec: mtime.nanos.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+impl Drop for OutDir {
+    fn drop(&mut self) {
+        if let Some(attrs) = self.attrs.take()
+            && let Err(error) = attrs.apply(&self.fd, &self.shared)
+        {
+            self.shared
+                .trouble
+                .lock()
+                .get_or_insert_with(|| local_failure(&self.shown, &error.into()));
+        }
+        // From here on the one above may be finished: its owner is dropped next.
+        drop(self.above.take());
+    }
+}
+
+impl Pending {
+    fn shown(&self) -> PathBuf {
+        self.dir.shown.join(os(&self.name))
+    }
+
+    /// Looks before much is fetched; what counts is [`Temporary::become_name`].
+    fn check_free(&self) -> Result<(), Failure> {
+        let found = rustix::fs::statat(&self.dir.fd, os(&self.name), AtFlags::SYMLINK_NOFOLLOW);
+        match found {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                Err(in_the_way(&self.shown(), "as a directory"))
+            }
+            Ok(_) if !self.dir.shared.force => Err(in_the_way(&self.shown(), "already")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes something under a temporary name, and gives it its own.
+    fn place(&self, make: impl FnOnce(&OwnedFd, &str) -> rustix::io::Result<()>) -> Result<(), Failure> {
+        self.check_free()?;
+        let temporary = Temporary::new(self.dir.clone())?;
+        let made = make(&self.dir.fd, &temporary.name);
+        made.map_err(|e| local_failure(&self.shown(), &e.into()))?;
+        temporary
+            .become_name(&self.name, self.dir.shared.force)
+            .map_err(|e| place_failure(&self.shown(), e))
+    }
+}
+
+/// A temporary name; what is there goes when this is dropped.
+struct Temporary {
+    dir: Arc<OutDir>,
+    name: String,
+}
+
+impl Temporary {
+    fn new(dir: Arc<OutDir>) -> Result<Temporary, Failure> {
+        let name = format!(".sailvol-get-{:016x}.tmp", u64::from_le_bytes(random()?));
+        Ok(Temporary { dir, name })
+    }
+
+    fn become_name(self, name: &Name, force: bool) -> rustix::io::Result<()> {
+        let (dir, name) = (&self.dir.fd, os(name));
+        if force {
+            return rustix::fs::renameat(dir, &self.name, dir, name);
+        }
+        match rustix::fs::renameat_with(dir, &self.name, dir, name, RenameFlags::NOREPLACE) {
+            // Some filesystems cannot: a link does not replace either, and the temporary name goes on drop.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                rustix::fs::linkat(dir, &self.name, dir, name, AtFlags::empty())
+            }
+            result => result,
+        }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // After a rename nothing is there. After a failure it is what could not be used.
+        let _ = rustix::fs::unlinkat(&self.dir.fd, &self.name, AtFlags::empty());
+    }
+}
+
+fn os(name: &Name) -> &OsStr {
+    OsStr::from_bytes(name.as_bytes())
+}
+
+fn in_the_way(shown: &Path, how: &str) -> Failure {
+    let failure = Failure::new(
+        FailureKind::Refused,
+        format!("{}: is there {how}", shown.display()),
+    );
+    failure.hint("--force replaces files (never directories)")
+}
+
+fn place_failure(shown: &Path, error: Errno) -> Failure {
+    match error {
+        Errno::EXIST => in_the_way(shown, "already"),
+        Errno::ISDIR | Errno::NOTEMPTY => in_the_way(shown, "as a directory"),
+        other => local_failure(shown, &other.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn zero_blocks_are_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create_new(dir.path().join("f")).unwrap();
+        let mut bytes = vec![0u8; 64 << 10];
+        bytes[20_000] = 1;
+        bytes.extend([2; 10]);
+        file.set_len(bytes.len() as u64 + 4096).unwrap();
+        write_sparse(&file, &bytes.clone().into(), 4096).unwrap();
+        let read = std::fs::read(dir.path().join("f")).unwrap();
+        assert_eq!(&read[4096..], &bytes[..]);
+        assert!(file.metadata().unwrap().blocks() * 512 <= 16 << 10);
+    }
+}

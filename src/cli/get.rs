@@ -1,0 +1,309 @@
+//! `sailvol get`.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use futures::stream::StreamExt;
+use serde::Serialize;
+
+use super::context::Context;
+use super::extract::{Done, Extractor};
+use super::gather::local_failure;
+use super::progress::ProgressView;
+use super::remote::Remote;
+use super::table::count;
+use crate::config::{VolumePath, format_bytes};
+use crate::model::{ChunkRef, Content, DirTree, Entry, EntryBody, LinkId, Name, chunk_count, chunk_len};
+use crate::mount::{Failure, FailureKind, Progress};
+use crate::tree;
+
+/// Time between two displays of progress.
+const SHOW_EVERY: Duration = Duration::from_millis(100);
+
+/// Copy files and directories of a volume to this machine without a mount
+///
+/// A directory comes with all that is in it. A local directory is copied into; a missing one is made when the target
+/// ends in a slash. Modes, times, links, holes and user attributes are kept, owners only as root.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// VOLUME:/path
+    #[arg(value_name = "VOLUME:/PATH")]
+    source: String,
+    /// Where to, or - for standard output
+    #[arg(default_value = ".")]
+    local: PathBuf,
+    /// Replace files that are there already
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// What was brought.
+#[derive(Debug, Serialize)]
+struct Answer {
+    to: String,
+    files: u64,
+    dirs: u64,
+    bytes: u64,
+    seconds: f64,
+    /// What this machine did not take.
+    not_kept: Vec<String>,
+}
+
+/// Runs the command.
+pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let place = VolumePath::parse(&args.source, &context.environment)
+        .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+    let remote = Remote::open(&place.volume).await?;
+    // A hard link stays one: its other names may be among what is copied.
+    let entry = match remote.find(&place.path).await? {
+        Some(entry) if place.path.0.is_empty() => entry,
+        Some(entry) => entry,
+        None => return remote.entry(&place.path).await.map(drop),
+    };
+    if args.local.as_os_str() == "-" {
+        return to_stdout(&remote, &args.source, entry, context).await;
+    }
+    let (dir, name) = target(&args.local, place.path.0.last())?;
+    let totals = Size::of(&remote, &entry).await?;
+    check_room(&remote, &dir, &entry, totals.bytes).await?;
+    let started = Instant::now();
+    let done = Arc::new(Done::default());
+    let extractor = Extractor::new(&remote, args.force, done.clone());
+    let view = ProgressView::new(context);
+    let work = extractor.extract(&dir, name.clone(), &place.path, entry);
+    let mut work = std::pin::pin!(work);
+    let mut ticks = tokio::time::interval(SHOW_EVERY);
+    loop {
+        tokio::select! {
+            result = &mut work => break result?,
+            _ = ticks.tick() => view.show(&Progress {
+                stage: "fetching".into(),
+                done_files: done.files.load(Relaxed),
+                total_files: totals.files,
+                done_bytes: done.bytes.load(Relaxed),
+                total_bytes: totals.bytes,
+                sent_bytes: 0,
+            }),
+            _ = tokio::signal::ctrl_c() => {
+                return Err(Failure::new(FailureKind::Failed, "interrupted: files that are there are complete"));
+            }
+        }
+    }
+    drop(view);
+    let to = name.map_or(dir.clone(), |name| {
+        dir.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(
+            name.as_bytes(),
+        ))
+    });
+    let answer = Answer {
+        to: to.display().to_string(),
+        files: done.files.load(Relaxed),
+        dirs: done.dirs.load(Relaxed),
+        bytes: done.bytes.load(Relaxed),
+        seconds: started.elapsed().as_secs_f64(),
+        not_kept: done
+            .not_kept
+            .lock()
+            .iter()
+            .map(|(what, times)| format!("{what} ({times} times)"))
+            .collect(),
+    };
+    for what in &answer.not_kept {
+        context.note(format!("not kept here: {what}"));
+    }
+    context.print(&answer, |a| {
+        let files = count(a.files, "file");
+        format!(
+            "{files}, {} in {:.1} s: {}\n",
+            format_bytes(a.bytes),
+            a.seconds,
+            a.to
+        )
+    })
+}
+
+async fn to_stdout(remote: &Remote, source: &str, entry: Entry, context: &Context) -> Result<(), Failure> {
+    let inode = remote.inode(entry).await?;
+    let EntryBody::File { size, content } = &inode.body else {
+        return Err(
+            Failure::new(FailureKind::Usage, format!("{source} is not a file"))
+                .hint("only a file goes to standard output"),
+        );
+    };
+    let mut pieces = std::pin::pin!(remote.pieces(*size, content));
+    while let Some(piece) = pieces.next().await {
+        context.write(&piece?)?;
+    }
+    Ok(())
+}
+
+/// The local directory, and the name in it; no name when a volume's root goes into a directory.
+fn target(local: &Path, name: Option<&Name>) -> Result<(PathBuf, Option<Name>), Failure> {
+    use std::os::unix::ffi::OsStrExt;
+    let slash = local.as_os_str().as_bytes().ends_with(b"/");
+    match std::fs::metadata(local) {
+        Ok(metadata) if metadata.is_dir() => return Ok((local.to_owned(), name.cloned())),
+        Ok(_) if slash => {
+            let text = format!("{}: is not a directory", local.display());
+            return Err(Failure::new(FailureKind::Refused, text));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if slash {
+                std::fs::create_dir(local).map_err(|e| local_failure(local, &e))?;
+                return Ok((local.to_owned(), name.cloned()));
+            }
+        }
+        Err(error) => return Err(local_failure(local, &error)),
+    }
+    let own = local
+        .file_name()
+        .ok_or_else(|| Failure::new(FailureKind::Usage, format!("{} names no file", local.display())))?;
+    let above = match local.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    if !above.is_dir() {
+        return Err(Failure::new(
+            FailureKind::Failed,
+            format!("{}: no such directory", above.display()),
+        )
+        .hint(format!("mkdir -p {}", above.display())));
+    }
+    Ok((above, Some(super::gather::volume_name(own, local)?)))
+}
+
+/// How much is to be brought.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    files: u64,
+    bytes: u64,
+}
+
+impl Size {
+    /// Without opening directories that have no names of hard-linked files.
+    async fn of(remote: &Remote, entry: &Entry) -> Result<Size, Failure> {
+        let mut size = Size::default();
+        let mut links: HashSet<LinkId> = HashSet::new();
+        match entry.as_dir() {
+            Some((totals, _)) => {
+                size = Size {
+                    files: totals.files,
+                    bytes: totals.bytes,
+                }
+            }
+            None => size.files = 1,
+        }
+        let mut open = vec![entry.clone()];
+        let mut top = true;
+        while let Some(entry) = open.pop() {
+            match &entry.body {
+                EntryBody::File { size: bytes, .. } if top => size.bytes = *bytes,
+                EntryBody::HardLink(id) if links.insert(*id) => {
+                    if let EntryBody::File { size: bytes, .. } = remote.inode(entry).await?.body {
+                        size.bytes += bytes;
+                    }
+                }
+                EntryBody::Dir { totals, tree } if totals.links > 0 => {
+                    let below = tree::entries(&remote.nodes, tree).await?;
+                    open.extend(below.into_iter().map(|(_, entry)| entry));
+                }
+                _ => {}
+            }
+            top = false;
+        }
+        Ok(size)
+    }
+}
+
+/// The disk has room for that; when it does not seem so, holes are looked for.
+async fn check_room(remote: &Remote, dir: &Path, entry: &Entry, bytes: u64) -> Result<(), Failure> {
+    let room = rustix::fs::statvfs(dir).map_err(|e| local_failure(dir, &e.into()))?;
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    if bytes <= free {
+        return Ok(());
+    }
+    let needed = bytes.saturating_sub(holes(remote, entry.clone()).await?);
+    if needed <= free {
+        return Ok(());
+    }
+    let text = format!(
+        "{} are needed, and the disk of {} has {} free; nothing was written",
+        format_bytes(needed),
+        dir.display(),
+        format_bytes(free)
+    );
+    Err(Failure::new(FailureKind::Refused, text).hint("make room, or get less"))
+}
+
+/// Bytes of chunks that are holes, below an entry.
+fn holes(remote: &Remote, entry: Entry) -> BoxFuture<'_, Result<u64, Failure>> {
+    Box::pin(async move {
+        let mut found = 0;
+        let mut links: HashSet<LinkId> = HashSet::new();
+        let mut open = vec![entry];
+        while let Some(entry) = open.pop() {
+            if let EntryBody::HardLink(id) = &entry.body
+                && !links.insert(*id)
+            {
+                continue;
+            }
+            match remote.inode(entry).await?.body {
+                EntryBody::File {
+                    size,
+                    content: content @ (Content::Chunks { .. } | Content::Paged { .. }),
+                } => {
+                    let chunks = tree::chunks(&remote.nodes, &content, size, 0..chunk_count(size)).await?;
+                    let is_hole = |(_, chunk): &(u64, &ChunkRef)| matches!(chunk, ChunkRef::Hole);
+                    let holes = (0..).zip(&chunks).filter(is_hole);
+                    found += holes.map(|(index, _)| chunk_len(index, size)).sum::<u64>();
+                }
+                EntryBody::Dir { tree, .. } => open.extend(entries(remote, &tree).await?),
+                _ => {}
+            }
+        }
+        Ok(found)
+    })
+}
+
+async fn entries(remote: &Remote, dir: &DirTree) -> Result<Vec<Entry>, Failure> {
+    let entries = tree::entries(&remote.nodes, dir).await?;
+    Ok(entries.into_iter().map(|(_, entry)| entry).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_those_of_cp() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = Name::new(b"n").unwrap();
+        let shown = |local: PathBuf, name: Option<&Name>| {
+            let (at, name) = target(&local, name).unwrap();
+            (at, name.map(|n| n.to_string()))
+        };
+        let at = |name: &str| dir.path().join(name);
+        assert_eq!(shown(at(""), Some(&name)), (at(""), Some("n".into())));
+        assert_eq!(shown(at(""), None), (at(""), None));
+        assert_eq!(
+            shown(at("new"), Some(&name)),
+            (at("").join("").parent().unwrap().join(""), Some("new".into()))
+        );
+        assert_eq!(shown(at("made/"), Some(&name)), (at("made/"), Some("n".into())));
+        assert!(at("made").is_dir());
+        assert_eq!(
+            target(&at("x/y"), Some(&name)).unwrap_err().kind,
+            FailureKind::Failed
+        );
+        std::fs::write(at("file"), b"").unwrap();
+        assert_eq!(
+            target(&at("file/"), Some(&name)).unwrap_err().kind,
+            FailureKind::Failed
+        );
+    }
+}
