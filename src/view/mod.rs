@@ -13,6 +13,7 @@
 //! 1. Every operation completes at its first poll when what it needs is on this machine.
 //! 2. Waits come before effects: an operation that is dropped while it waits, or that fails, has changed nothing that a
 //!    process could see. (Entries of the base may have been adopted: they look as before, and a commit passes them over.)
+//!    Only a write that meets a full disk may have written a part of its range; the size stays.
 //! 3. What is acknowledged is in the journal, or in a body that the journal names. The size of a file with a body is that of
 //!    the body; the time of its last write reaches the journal at close, fsync and freeze, and until then stands in the
 //!    body.

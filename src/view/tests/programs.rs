@@ -573,7 +573,7 @@ fn the_view_does_what_a_local_filesystem_does() {
     let programs = std::env::var("SAILVOL_PROGRAMS")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(12);
+        .unwrap_or(8);
     for seed in 1..=programs {
         let run = std::panic::AssertUnwindSafe(|| program(seed, 150));
         if let Err(panic) = std::panic::catch_unwind(run) {
