@@ -380,9 +380,7 @@ fn names_and_attributes() {
         rustix::fs::XattrFlags::empty(),
     )
     .unwrap();
-    let odd = std::ffi::OsString::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(
-        vec![0xff; 255],
-    ));
+    let odd = <std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(vec![0xff; 255]);
     fs::write(root.join(&odd), "odd").unwrap();
     let sparse = File::create(root.join("sparse")).unwrap();
     sparse.write_all_at(b"end", 40 << 20).unwrap();

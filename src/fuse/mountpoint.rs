@@ -189,7 +189,10 @@ fn is_dead(dir: &Path) -> bool {
     let (tell, told) = std::sync::mpsc::channel();
     let dir = dir.to_path_buf();
     // A thread of its own: a daemon that hangs must not take us along.
-    std::thread::spawn(move || drop(tell.send(rustix::fs::statfs(&dir).err())));
+    std::thread::spawn(move || {
+        // Nobody listens any more when the answer comes late.
+        let _ = tell.send(rustix::fs::statfs(&dir).err());
+    });
     let dead = [rustix::io::Errno::NOTCONN, rustix::io::Errno::CONNABORTED];
     matches!(told.recv_timeout(STATFS_TIME), Ok(Some(error)) if dead.contains(&error))
 }

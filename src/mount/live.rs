@@ -1,6 +1,5 @@
 //! The mount: its parts, and what orders its commands.
 
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -39,8 +38,6 @@ pub struct Mount {
     pub(super) overlay: Option<Arc<Overlay>>,
     pub(super) seen: Seen,
     pub(super) ledger: FileLedger,
-    /// The state directory of this volume.
-    pub(super) state_dir: PathBuf,
     pub(super) leasing: tokio::sync::Mutex<Leasing>,
     pub(super) warnings: Vec<String>,
     exclusive: tokio::sync::Mutex<()>,
@@ -72,7 +69,6 @@ pub(super) struct Parts {
     pub overlay: Option<Arc<Overlay>>,
     pub seen: Seen,
     pub ledger: FileLedger,
-    pub state_dir: PathBuf,
     pub leasing: Leasing,
     pub warnings: Vec<String>,
     pub head: Head,
@@ -112,7 +108,6 @@ impl Mount {
             overlay: parts.overlay,
             seen: parts.seen,
             ledger: parts.ledger,
-            state_dir: parts.state_dir,
             leasing: tokio::sync::Mutex::new(parts.leasing),
             warnings: parts.warnings,
             exclusive: tokio::sync::Mutex::new(()),

@@ -103,7 +103,6 @@ impl Mount {
             counting,
             source,
             seen,
-            state_dir,
         }));
         mount.learn_head(&found.head);
         mount.watch_kept();

@@ -320,7 +320,6 @@ async fn list_changes(
         ControlFlow::Continue(())
     };
     tree::diff(src, base, &mine.tree, &mut list).await?;
-    drop(list);
     // What is in new directories.
     while let Some((path, dir)) = added_dirs.pop() {
         for (name, entry) in tree::entries(src, &dir).await? {

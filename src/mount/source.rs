@@ -25,6 +25,9 @@ pub struct MountSource {
     local: RwLock<LocalNodes>,
 }
 
+/// Bytes of local packs that stay in memory; others are read again from the state directory.
+const LOCAL_PACK_BYTES_MAX: usize = 64 << 20;
+
 #[derive(Default)]
 struct LocalNodes {
     packs: HashMap<Hash, Bytes>,
@@ -50,11 +53,6 @@ impl MountSource {
     /// The cache itself.
     pub fn cache(&self) -> &Arc<Cache> {
         &self.cache
-    }
-
-    /// Packs that are no longer needed are no longer held.
-    pub fn forget_local(&self) {
-        *self.local.write() = LocalNodes::default();
     }
 
     fn local_node(&self, ptr: &Ptr) -> Result<Arc<Node>, TreeError> {
@@ -94,7 +92,11 @@ impl MountSource {
             .ok_or_else(|| missing("a local pack in a mount without state".into()))?;
         let bytes = overlay.get_base(id).map_err(|e| missing(e.to_string()))?;
         let bytes = bytes.ok_or_else(|| missing("is missing".into()))?;
-        self.local.write().packs.insert(*id, bytes.clone());
+        let mut local = self.local.write();
+        if local.packs.values().map(Bytes::len).sum::<usize>() + bytes.len() > LOCAL_PACK_BYTES_MAX {
+            local.packs.clear();
+        }
+        local.packs.insert(*id, bytes.clone());
         Ok(bytes)
     }
 }
