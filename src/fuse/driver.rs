@@ -21,6 +21,7 @@ use super::TTL;
 use super::convert::{
     caller, device_parts, errno, file_attr, file_type, negative_attr, permissions, set_time,
 };
+use super::notify::kernel_has_epochs;
 use crate::view::{
     Allocate, CopySide, Ino, Known, NodeKind, OpenFlags, RenameMode, Seek, SetAttr, View, ViewError,
     XattrMode,
@@ -35,11 +36,19 @@ const LISTING_BYTES: usize = 32 << 10;
 pub struct Driver {
     view: Arc<View>,
     runtime: Handle,
+    /// How long the kernel may remember that a name is not there. Only an epoch bump takes that back: without epochs it
+    /// must ask each time.
+    absent_ttl: Duration,
 }
 
 impl Driver {
     pub fn new(view: Arc<View>, runtime: Handle) -> Driver {
-        Driver { view, runtime }
+        let absent_ttl = if kernel_has_epochs() { TTL } else { Duration::ZERO };
+        Driver {
+            view,
+            runtime,
+            absent_ttl,
+        }
     }
 
     /// Polls once here; what has to wait goes on in a task.
@@ -137,11 +146,12 @@ impl Filesystem for Driver {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
+        let absent_ttl = self.absent_ttl;
         self.serve(
             async move { view.lookup(&caller, parent.0, &name).await },
             move |found| match found {
                 Ok(Some(known)) => reply_entry(reply, &known),
-                Ok(None) => reply.entry(&TTL, &negative_attr(), Generation(0)),
+                Ok(None) => reply.entry(&absent_ttl, &negative_attr(), Generation(0)),
                 Err(error) => reply.error(errno("lookup", parent.0, &error)),
             },
         );

@@ -55,7 +55,7 @@ impl Notifications {
     /// No more threads.
     pub fn start(notifier: Notifier, device: OwnedFd) -> std::io::Result<Notifications> {
         let (jobs, queue) = std::sync::mpsc::sync_channel::<Job>(QUEUE_MAX);
-        let epochs = Arc::new(AtomicBool::new(true));
+        let epochs = Arc::new(AtomicBool::new(kernel_has_epochs()));
         let known = epochs.clone();
         std::thread::Builder::new()
             .name("fuse-notify".into())
@@ -87,10 +87,19 @@ impl Notifications {
         told.await.unwrap_or(Err(NotifyError::Gone))
     }
 
-    /// Whether the kernel has taken (or not yet refused) an epoch bump.
+    /// Whether the kernel forgets all names at one message, as far as is known.
     pub fn uses_epochs(&self) -> bool {
         self.epochs.load(Ordering::Relaxed)
     }
+}
+
+/// Linux 6.16 and later, by the running kernel's release.
+pub fn kernel_has_epochs() -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 16)
 }
 
 /// Bumps the epoch, or names every entry one by one on kernels that have none.
