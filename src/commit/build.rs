@@ -248,19 +248,11 @@ fn inode_entry(id: NodeId, node: &OverlayNode, contents: &Contents) -> Result<En
             };
             EntryBody::File { size, content }
         }
-        NodeBody::Symlink(target) => EntryBody::Symlink {
-            target: target.clone(),
-        },
-        NodeBody::Fifo => EntryBody::Fifo,
-        NodeBody::Socket => EntryBody::Socket,
-        NodeBody::CharDev(major, minor) => EntryBody::CharDev {
-            major: *major,
-            minor: *minor,
-        },
-        NodeBody::BlockDev(major, minor) => EntryBody::BlockDev {
-            major: *major,
-            minor: *minor,
-        },
+        NodeBody::Symlink(_)
+        | NodeBody::Fifo
+        | NodeBody::Socket
+        | NodeBody::CharDev(..)
+        | NodeBody::BlockDev(..) => node.body.plain_entry(),
     };
     Ok(Entry {
         attrs: node.attrs.clone(),

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::model::{Attrs, Content, FRAME_BYTES, Hash, Kind, LinkId, Name, Seq, TxnId};
+use crate::model::{
+    Attrs, Content, DirTree, EntryBody, FRAME_BYTES, Hash, Kind, LinkId, Name, Seq, Totals, TxnId,
+};
 
 /// Number of a node inside one mount's overlays; never used again. Has nothing to do with inode numbers.
 pub type NodeId = u64;
@@ -211,6 +213,34 @@ impl OverlayNode {
 }
 
 impl NodeBody {
+    /// As the body of a tree's entry. What a directory or a file is in a tree says more than its node does: they come
+    /// empty here, for the caller to fill.
+    pub fn plain_entry(&self) -> EntryBody {
+        match self {
+            NodeBody::Dir(_) => EntryBody::Dir {
+                totals: Totals::default(),
+                tree: DirTree::empty(),
+            },
+            NodeBody::File(_) => EntryBody::File {
+                size: 0,
+                content: Content::empty(),
+            },
+            NodeBody::Symlink(target) => EntryBody::Symlink {
+                target: target.clone(),
+            },
+            NodeBody::Fifo => EntryBody::Fifo,
+            NodeBody::Socket => EntryBody::Socket,
+            NodeBody::CharDev(major, minor) => EntryBody::CharDev {
+                major: *major,
+                minor: *minor,
+            },
+            NodeBody::BlockDev(major, minor) => EntryBody::BlockDev {
+                major: *major,
+                minor: *minor,
+            },
+        }
+    }
+
     /// Its kind; never [`Kind::HardLink`].
     pub fn kind(&self) -> Kind {
         match self {

@@ -304,27 +304,16 @@ impl super::space::Space {
 /// A node's body as an entry of a tree; a directory comes empty, to be found again by its path.
 fn clean_body(body: &NodeBody, content: Option<(u64, Content)>) -> EntryBody {
     match body {
-        NodeBody::Dir(_) => EntryBody::Dir {
-            totals: Default::default(),
-            tree: crate::model::DirTree::empty(),
-        },
         NodeBody::File(_) => {
             let (size, content) = content.unwrap_or((0, Content::empty()));
             EntryBody::File { size, content }
         }
-        NodeBody::Symlink(target) => EntryBody::Symlink {
-            target: target.clone(),
-        },
-        NodeBody::Fifo => EntryBody::Fifo,
-        NodeBody::Socket => EntryBody::Socket,
-        NodeBody::CharDev(major, minor) => EntryBody::CharDev {
-            major: *major,
-            minor: *minor,
-        },
-        NodeBody::BlockDev(major, minor) => EntryBody::BlockDev {
-            major: *major,
-            minor: *minor,
-        },
+        NodeBody::Dir(_)
+        | NodeBody::Symlink(_)
+        | NodeBody::Fifo
+        | NodeBody::Socket
+        | NodeBody::CharDev(..)
+        | NodeBody::BlockDev(..) => body.plain_entry(),
     }
 }
 

@@ -11,10 +11,6 @@ impl Look<'_> {
     /// A node as an entry, its local bytes named as such. A directory comes empty.
     pub fn entry_of(&self, inode: &Inode, id: NodeId, node: &OverlayNode) -> Entry {
         let body = match &node.body {
-            NodeBody::Dir(_) => EntryBody::Dir {
-                totals: Default::default(),
-                tree: crate::model::DirTree::empty(),
-            },
             NodeBody::File(file) => {
                 let size = self.local_size(inode, file).map_or(0, |local| local.size);
                 let content = match (&file.body, &file.base) {
@@ -28,19 +24,12 @@ impl Look<'_> {
                 };
                 EntryBody::File { size, content }
             }
-            NodeBody::Symlink(target) => EntryBody::Symlink {
-                target: target.clone(),
-            },
-            NodeBody::Fifo => EntryBody::Fifo,
-            NodeBody::Socket => EntryBody::Socket,
-            NodeBody::CharDev(major, minor) => EntryBody::CharDev {
-                major: *major,
-                minor: *minor,
-            },
-            NodeBody::BlockDev(major, minor) => EntryBody::BlockDev {
-                major: *major,
-                minor: *minor,
-            },
+            NodeBody::Dir(_)
+            | NodeBody::Symlink(_)
+            | NodeBody::Fifo
+            | NodeBody::Socket
+            | NodeBody::CharDev(..)
+            | NodeBody::BlockDev(..) => node.body.plain_entry(),
         };
         Entry {
             attrs: node.attrs.clone(),
