@@ -183,7 +183,7 @@ impl Volume {
             }
             Err(error) => return Err(error),
         };
-        if head.hash() == mine.hash || mine.seq() >= head.record().gc.fence {
+        if head.hash() == mine.hash || rules::is_untrimmed(&head.record().gc, mine.seq()) {
             return published(head);
         }
         match self.history_entry(src, &head, mine.seq()).await {

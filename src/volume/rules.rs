@@ -24,8 +24,23 @@ pub fn is_protected(gc: &GcState, seq: Seq) -> bool {
     gc.protects(seq)
 }
 
+/// Slots from the newest fence on were never trimmed, so what was created there is no re-used one (R4).
+pub fn is_untrimmed(gc: &GcState, seq: Seq) -> bool {
+    #[cfg(test)]
+    if mutant::is(Mutant::StrictFence) {
+        return seq > gc.fence;
+    }
+    seq >= gc.fence
+}
+
 /// All of `sources` are kept: then everything that is reachable from any of them is (the second half of R2).
 pub fn are_protected(gc: &GcState, sources: &BTreeSet<Seq>) -> bool {
+    #[cfg(test)]
+    match mutant::get() {
+        Some(Mutant::NoR2) => return true,
+        Some(Mutant::R2Newest) => return sources.last().is_some_and(|seq| is_protected(gc, *seq)),
+        _ => {}
+    }
     !sources.is_empty() && sources.iter().all(|seq| is_protected(gc, *seq))
 }
 
@@ -35,9 +50,22 @@ pub fn is_young(gc: &GcState, epoch: Epoch) -> bool {
     epoch.saturating_add(1) >= gc.epoch
 }
 
+/// R1: what was uploaded under this epoch and later ones may be published after the record of `gc`.
+pub fn are_uploads_young(gc: &GcState, epoch_min: Epoch) -> bool {
+    #[cfg(test)]
+    if mutant::is(Mutant::NoR1) {
+        return true;
+    }
+    is_young(gc, epoch_min)
+}
+
 /// R4 may be skipped: so little time passed between reading the head and creating the record that the number cannot
 /// have been used and trimmed in between. Unknown times never allow it.
 pub fn confirmed_by_time(head_read: Option<Timestamp>, put_answered: Option<Timestamp>) -> bool {
+    #[cfg(test)]
+    if mutant::is(Mutant::NoR4) {
+        return true;
+    }
     match (head_read, put_answered) {
         (Some(read), Some(put)) => (0..CONFIRM_SECS_MAX).contains(&secs_between(read, put)),
         _ => false,
@@ -62,6 +90,40 @@ pub fn record_time(own: Timestamp, store: Option<Timestamp>, parent: Timestamp) 
         nanos: nanos % 1_000_000_000,
     };
     own.min(latest).max(after_parent)
+}
+
+/// A rule that a test has switched off on its thread, to see that the model check would notice.
+#[cfg(test)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mutant {
+    NoR1,
+    NoR2,
+    R2Newest,
+    NoR4,
+    StrictFence,
+}
+
+#[cfg(test)]
+pub(crate) mod mutant {
+    use std::cell::Cell;
+
+    use super::Mutant;
+
+    thread_local! {
+        static OFF: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    pub fn set(mutant: Option<Mutant>) {
+        OFF.set(mutant);
+    }
+
+    pub(super) fn get() -> Option<Mutant> {
+        OFF.get()
+    }
+
+    pub(super) fn is(mutant: Mutant) -> bool {
+        get() == Some(mutant)
+    }
 }
 
 #[cfg(test)]

@@ -50,23 +50,48 @@ async fn publish_ok(volume: &Volume, head: &Head, n: u64) -> Head {
 
 /// A collector's fence after `head` that keeps `keep`, with the history tree that it has to extend.
 pub(crate) async fn publish_fence(volume: &Volume, head: &Head, keep: &[Seq]) -> Head {
+    match try_fence(volume, head, keep).await.unwrap() {
+        PublishOutcome::Published { head, .. } => head,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a slot of the log holds now.
+pub(crate) async fn slot(volume: &Volume, seq: Seq) -> Result<Option<LoggedRecord>, VolumeError> {
+    Ok(volume.fetch_record(seq).await?.map(|(logged, _)| logged))
+}
+
+/// As [`publish_fence`], among others who publish, collect and trim.
+pub(crate) async fn try_fence(
+    volume: &Volume,
+    head: &Head,
+    keep: &[Seq],
+) -> Result<PublishOutcome, VolumeError> {
     let src = RemoteSource::new(volume.clone());
     let old = head.record().root.history;
     let tree = old.map_or(DirTree::empty(), |(ptr, index)| DirTree::Stored { ptr, index });
     let mut entries = Vec::new();
     for seq in head.record().gc.fence..=head.seq() {
-        let (logged, _) = volume.fetch_record(seq).await.unwrap().unwrap();
+        let Some(logged) = slot(volume, seq).await? else {
+            return Ok(PublishOutcome::Lost); // a newer collector trimmed it: the head is old
+        };
         let (name, entry) = HistoryEntry::of(&logged).to_entry(seq);
         entries.push((name, Some(entry)));
     }
-    let tree = tree::edit_dir(&src, &tree, entries).await.unwrap();
+    let failed = |e: tree::TreeError| match e {
+        tree::TreeError::Expired { .. } => VolumeError::Busy {
+            object: "history".to_owned(),
+        },
+        other => panic!("{other}"),
+    };
+    let tree = tree::edit_dir(&src, &tree, entries).await.map_err(failed)?;
     // Stored as what it is, a directory of its own: inline_max 0 keeps it out of its parent.
     let params = NodeParams {
         inline_max: 0,
         page_max: 4096,
         ..NodeParams::default()
     };
-    let totals = tree::recount(&tree::entries(&src, &tree).await.unwrap());
+    let totals = tree::recount(&tree::entries(&src, &tree).await.map_err(failed)?);
     let history = Entry {
         attrs: Attrs::default(),
         body: EntryBody::Dir { totals, tree },
@@ -74,7 +99,7 @@ pub(crate) async fn publish_fence(volume: &Volume, head: &Head, keep: &[Seq]) ->
     let holder = vec![(Name::new(b"h").unwrap(), Some(history))];
     let (holder, totals) = tree::edit_dir_entry(&src, &DirTree::empty(), &Totals::default(), holder)
         .await
-        .unwrap();
+        .map_err(failed)?;
     let root = TreeRoot {
         attrs: Default::default(),
         totals,
@@ -83,9 +108,9 @@ pub(crate) async fn publish_fence(volume: &Volume, head: &Head, keep: &[Seq]) ->
     };
     let stored = tree::store(&src, &root, NodeWriter::new(head.record().gc.epoch + 1, params))
         .await
-        .unwrap();
+        .map_err(failed)?;
     for pack in &stored.packs {
-        volume.put_pack(pack).await.unwrap();
+        volume.put_pack(pack).await?;
     }
     let DirTree::Inline(page) = &stored.root.tree else {
         panic!("one entry")
@@ -101,7 +126,7 @@ pub(crate) async fn publish_fence(volume: &Volume, head: &Head, keep: &[Seq]) ->
     };
     let record = NextRecord {
         kind: RecordKind::Gc,
-        txn: txn(1_000_000 + fence),
+        txn: fence_txn(head),
         root: SuperNode {
             history: Some((*ptr, *index)),
             ..head.record().root.clone()
@@ -109,10 +134,15 @@ pub(crate) async fn publish_fence(volume: &Volume, head: &Head, keep: &[Seq]) ->
         gc: Some(gc),
         ..next(head, 0)
     };
-    match publish(volume, head, record).await {
-        PublishOutcome::Published { head, .. } => head,
-        other => panic!("{other:?}"),
-    }
+    let prepared = volume.prepare(head, record)?;
+    volume.publish(&src, &prepared).await
+}
+
+/// Collectors of the same moment differ.
+fn fence_txn(head: &Head) -> TxnId {
+    static FENCES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let number = FENCES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    txn(1_000_000 * (head.seq() + 2) + number % 1_000_000)
 }
 
 /// Deletes records as a collector would.

@@ -4,5 +4,6 @@ mod concurrent;
 mod cost;
 mod crash;
 mod edits;
+mod gc_model;
 mod mount;
 mod roundtrip;

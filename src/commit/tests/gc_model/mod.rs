@@ -1,0 +1,247 @@
+//! Commits, mounts, leases and collectors against each other, request by request (FORMAT.md 9.2).
+//!
+//! The product's committers, mounts and leases run on a store in memory, each request being one step; a scheduler drawn
+//! from a seed decides who takes the next one, so that anybody may be paused between any two requests while days pass by
+//! the store's clock. Collectors are scripted. What must hold is looked at after every step that changed something:
+//!
+//! - I1: every object that the head or a protected record of its chain refers to is there;
+//! - I2: so is everything that a view, stash or open file of a mount refers to while all its sources are held;
+//! - I3: acknowledged commits are in the chain of the head;
+//! - I4: no transaction is in the chain twice;
+//! - I5: protected records are in the log.
+//!
+//! Rules that are left out and noticed within few seeds are tests of every run; the others are ignored
+//! ones, of which some may pass unnoticed in the seeds that they try. `SAILVOL_MODEL_RUNS` sets the number of
+//! seeds, `SAILVOL_MODEL_SEED` the first one: a failure is replayed by its seed and one run.
+
+mod actors;
+mod world;
+
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::mount::Mount;
+use crate::volume::Volume;
+use crate::volume::rules::{Mutant, mutant};
+use crate::volume::testing::{IMPATIENT, Rng, create_options};
+use actors::{Actor, DIRS};
+use world::{Gate, Stepped, World, Wrong};
+
+const STEPS_MAX: u64 = 2500;
+
+struct Running {
+    gate: Gate,
+    weight: u64,
+    future: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+fn actor(world: &Arc<World>, no: u64, seed: u64) -> Actor {
+    let gate = Gate::default();
+    let store = Arc::new(Stepped {
+        world: world.clone(),
+        gate: gate.clone(),
+        free: false,
+    });
+    Actor {
+        world: world.clone(),
+        gate,
+        rng: Rng::new(seed * 1000 + no + 1),
+        no,
+        store,
+    }
+}
+
+fn team(world: &Arc<World>, rng: &mut Rng, seed: u64, first: u64, sizes: [u64; 4]) -> Vec<Running> {
+    let mut team = Vec::new();
+    let mut no = first;
+    for (kind, size) in sizes.into_iter().enumerate() {
+        for _ in 0..size {
+            no += 1;
+            let actor = actor(world, no, seed);
+            let gate = actor.gate.clone();
+            let future: Pin<Box<dyn Future<Output = ()>>> = match kind {
+                0 => Box::pin(actor.writer()),
+                1 => Box::pin(actor.mounted()),
+                2 => Box::pin(actor.reader()),
+                _ => Box::pin(actor.collector()),
+            };
+            let weight = [2, 20, 100, 100, 300][rng.below(5) as usize];
+            team.push(Running { gate, weight, future });
+        }
+    }
+    team
+}
+
+/// A volume with two directories that stand in nodes of their own.
+async fn first_state(world: &Arc<World>) {
+    let store = Arc::new(Stepped {
+        world: world.clone(),
+        gate: Gate::default(),
+        free: true,
+    });
+    let created = Volume::create(store, world.clock(), &create_options("v")).await;
+    let opened = created.unwrap().into_opened();
+    *world.volume.lock() = Some(opened.volume.clone());
+    let mut mount = Mount::new(opened);
+    for dir in DIRS {
+        mount.mkdir(dir).await;
+        for n in 0..48 {
+            mount.write(&format!("{dir}/{n:0200}"), "filler").await;
+        }
+    }
+    mount.commit().await.unwrap();
+}
+
+fn pass_time(world: &World, rng: &mut Rng) {
+    if rng.chance(94) {
+        return;
+    }
+    let secs = match rng.below(10) {
+        0..4 => rng.below(60),
+        4..7 => rng.below(1800),
+        7..9 => rng.below(6 * 3600),
+        _ => rng.below(40 * 3600),
+    };
+    world.memory.advance_time(Duration::from_secs(secs));
+}
+
+/// One step of an actor: until it stands before its next request, or has ended.
+async fn step(running: &mut Running) -> bool {
+    running.gate.open();
+    poll_fn(|cx| match running.future.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(true),
+        Poll::Pending if running.gate.is_waiting(cx.waker()) => Poll::Ready(false),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+async fn run(seed: u64, wrong: Option<Wrong>) -> (u64, Result<BTreeMap<String, u64>, String>) {
+    let world = World::new(wrong);
+    first_state(&world).await;
+    let mut rng = Rng::new(seed + 1);
+    let sizes = [1 + rng.below(4), 1 + rng.below(3), 1, 1 + rng.below(2)];
+    let mut live = team(&world, &mut rng, seed, 0, sizes);
+    let mut late = team(&world, &mut rng, seed, 100, [3, 2, 2, 3]);
+    let mut steps = 0;
+    while !live.is_empty() && steps < STEPS_MAX {
+        let all: u64 = live.iter().map(|running| running.weight).sum();
+        let mut drawn = rng.below(all);
+        let at = live.iter().position(|running| {
+            let here = drawn < running.weight;
+            drawn = drawn.saturating_sub(running.weight);
+            here
+        });
+        let at = at.expect("less than the sum");
+        if step(&mut live[at]).await {
+            live.remove(at);
+            if !late.is_empty() {
+                live.push(late.remove(rng.below(late.len() as u64) as usize));
+            }
+        }
+        pass_time(&world, &mut rng);
+        steps += 1;
+        world.check();
+        if let Some(found) = world.found.lock().take() {
+            return (steps, Err(format!("step {steps}: {found}")));
+        }
+    }
+    let counts = world.counts.lock().clone();
+    (steps, Ok(counts))
+}
+
+/// Runs a seed with rules left out; a panic of an actor is a violation too.
+fn one(
+    seed: u64,
+    rule: Option<Mutant>,
+    wrong: Option<Wrong>,
+) -> (u64, Result<BTreeMap<String, u64>, String>) {
+    mutant::set(rule);
+    IMPATIENT.set(true);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let result = std::panic::catch_unwind(|| runtime.block_on(run(seed, wrong)));
+    mutant::set(None);
+    IMPATIENT.set(false);
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        (0, Err(format!("panic: {}", text.unwrap_or_default())))
+    })
+}
+
+fn from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// Seeds to run: so many, unless the environment says otherwise.
+fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let first = from_env("SAILVOL_MODEL_SEED").unwrap_or(0);
+    first..first + from_env("SAILVOL_MODEL_RUNS").unwrap_or(usual)
+}
+
+#[test]
+fn nothing_that_is_referred_to_is_collected() {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    let mut all = 0;
+    for seed in seeds(12) {
+        let (steps, result) = one(seed, None, None);
+        all += steps;
+        let one =
+            result.unwrap_or_else(|found| panic!("SAILVOL_MODEL_SEED={seed} SAILVOL_MODEL_RUNS=1: {found}"));
+        for (what, n) in one {
+            *counts.entry(what).or_default() += n;
+        }
+    }
+    println!("{all} steps: {counts:?}");
+}
+
+/// A rule that is left out is noticed by one of the first `usual` seeds.
+fn is_noticed(rule: Option<Mutant>, wrong: Option<Wrong>, usual: u64) {
+    let mut steps = 0;
+    for seed in seeds(usual) {
+        let (some, result) = one(seed, rule, wrong);
+        steps += some;
+        if let Err(found) = result {
+            println!("{rule:?} {wrong:?}: seed {seed}, after {steps} steps: {found}");
+            return;
+        }
+    }
+    panic!("{rule:?} {wrong:?} was not noticed in {steps} steps");
+}
+
+macro_rules! noticed {
+    ($($(#[$attr:meta])* $name:ident: $rule:expr, $wrong:expr, $usual:expr;)*) => {
+        $(#[test] $(#[$attr])* fn $name() { is_noticed($rule, $wrong, $usual); })*
+    };
+}
+
+noticed! {
+    without_r1: Some(Mutant::NoR1), None, 100;
+    #[ignore = "needs many seeds, perhaps more than these"]
+    without_r2: Some(Mutant::NoR2), None, 200;
+    #[ignore = "needs many seeds, perhaps more than these"]
+    with_r2_for_the_newest_source_only: Some(Mutant::R2Newest), None, 400;
+    #[ignore = "needs many seeds, perhaps more than these"]
+    without_r4: Some(Mutant::NoR4), None, 200;
+    #[ignore = "needs many seeds, perhaps more than these"]
+    with_a_strict_fence_in_r4: Some(Mutant::StrictFence), None, 100;
+    without_epochs_in_keys: None, Some(Wrong::SharedKeys), 50;
+    #[ignore = "needs many seeds, perhaps more than these"]
+    with_leases_that_are_not_confirmed: None, Some(Wrong::LeaseNotConfirmed), 200;
+    #[ignore = "needs many seeds, perhaps more than these"]
+    with_leases_on_the_newest_source_only: None, Some(Wrong::LeaseNewestOnly), 200;
+    #[ignore = "needs many seeds, perhaps more than these"]
+    with_leases_read_before_the_fence: None, Some(Wrong::LeasesBeforeFence), 400;
+    #[ignore = "needs many seeds, perhaps more than these"]
+    without_the_stop_rule: None, Some(Wrong::NoStopRule), 400;
+    #[ignore = "needs many seeds, perhaps more than these"]
+    with_sources_forgotten_by_keep: None, Some(Wrong::KeepForgets), 400;
+    #[ignore = "needs many seeds, perhaps more than these"]
+    with_sources_forgotten_by_restore: None, Some(Wrong::RestoreForgets), 400;
+}
