@@ -36,6 +36,9 @@ pub struct Args {
 /// Time beyond the commit's for the daemon to unmount.
 const UNMOUNT_TIME: Duration = Duration::from_secs(10);
 
+/// Time for the daemon to end after it has unmounted.
+const END_TIME: Duration = Duration::from_secs(5);
+
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let record = match (context.find_mount(args.dir.as_deref()), &args.dir) {
@@ -74,7 +77,14 @@ async fn ask(args: &Args, socket: &std::path::Path, context: &Context) -> Result
         timeout_secs: Some(args.timeout.as_secs()),
     });
     let view = ProgressView::new(context);
-    Ok(client.call(&request, |p| view.show(&p)).await?)
+    let daemon = client.daemon();
+    let answer = client.call(&request, |p| view.show(&p)).await?;
+    // It answers when the mount is gone, and holds cache and state a moment longer: who mounts again right after this
+    // would find them in use.
+    if let Some(daemon) = daemon {
+        let _ended = tokio::time::timeout(END_TIME, daemon.readable()).await;
+    }
+    Ok(answer)
 }
 
 fn clear_orphan(

@@ -1,10 +1,13 @@
 //! The client side of a control socket.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
 use super::protocol::{Hello, Line, PROTOCOL, Request};
@@ -61,6 +64,13 @@ pub struct Client {
 }
 
 impl Client {
+    /// The daemon's process: readable once it has ended. `None` when it cannot be seen from here (in another container).
+    pub fn daemon(&self) -> Option<AsyncFd<OwnedFd>> {
+        let pid = self.stream.get_ref().peer_cred().ok()?.pid()?;
+        let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?;
+        AsyncFd::with_interest(process, Interest::READABLE).ok()
+    }
+
     /// Connects and reads the greeting.
     ///
     /// # Errors

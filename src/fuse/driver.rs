@@ -461,10 +461,11 @@ impl Filesystem for Driver {
         self.serve(
             async move { view.opendir(&caller, ino.0).await },
             move |opened| match opened {
-                Ok(dir) => reply.opened(
-                    FileHandle(dir.fh),
-                    open_flags(dir.keep_cache) | FopenFlags::FOPEN_CACHE_DIR,
-                ),
+                Ok(dir) => {
+                    let mut flags = open_flags(dir.keep_cache);
+                    flags.set(FopenFlags::FOPEN_CACHE_DIR, dir.cached);
+                    reply.opened(FileHandle(dir.fh), flags);
+                }
                 Err(error) => reply.error(errno("opendir", ino.0, &error)),
             },
         );

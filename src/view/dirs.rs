@@ -31,6 +31,8 @@ const LINE_PLUS_BYTES: usize = 152;
 pub(super) struct DirHandle {
     ino: Ino,
     listing: Option<Listing>,
+    /// See [`OpenDir::cached`].
+    cached: bool,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,7 @@ enum LineWhat {
 impl View {
     /// Opens a directory.
     pub async fn opendir(&self, _caller: &Caller, ino: Ino) -> Result<OpenDir, ViewError> {
-        let keep_cache = self
+        let (keep_cache, cached) = self
             .edit(|src, edit| {
                 if edit.look().kind(ino)? != Kind::Dir {
                     return Err(ViewError::NotDir.into());
@@ -73,11 +75,16 @@ impl View {
                 let Some(inode) = edit.space.inodes.get_mut(ino) else {
                     return Err(ViewError::Stale { ino }.into());
                 };
-                Ok(inode.listed.replace(generation) == Some(generation))
+                let cached = !std::mem::replace(&mut inode.listing_cached, true);
+                Ok((inode.listed.replace(generation) == Some(generation), cached))
             })
             .await?;
         let fh = self.new_fh();
-        let handle = DirHandle { ino, listing: None };
+        let handle = DirHandle {
+            ino,
+            listing: None,
+            cached,
+        };
         // The snapshot is taken here, not at the first readdir.
         let handle = Arc::new(Mutex::new(handle));
         self.dirs.write().insert(fh, handle.clone());
@@ -92,7 +99,11 @@ impl View {
             self.releasedir(ino, fh);
             return Err(error);
         }
-        Ok(OpenDir { fh, keep_cache })
+        Ok(OpenDir {
+            fh,
+            keep_cache,
+            cached,
+        })
     }
 
     /// Lines from `cookie` on (0: from the start, taken anew), as many as fit into `bytes_max` in the kernel's form (24
@@ -180,8 +191,12 @@ impl View {
                 _ => None,
             }
         };
-        if removed.is_some() {
+        if let Some(removed) = removed {
+            let cached = removed.lock().cached;
             self.with_edit(|edit| {
+                if cached && let Some(inode) = edit.space.inodes.get_mut(ino) {
+                    inode.listing_cached = false;
+                }
                 edit.space.inodes.unpin(ino);
                 edit.drop_unused(ino);
             });

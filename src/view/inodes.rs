@@ -67,6 +67,8 @@ pub(super) struct Inode {
     pub local: Mutex<Option<LocalSize>>,
     /// Generation in which the kernel may have cached the listing.
     pub listed: Option<u64>,
+    /// An open handle uses the kernel's cached listing.
+    pub listing_cached: bool,
 }
 
 /// All inodes.
@@ -331,6 +333,7 @@ impl Inode {
             file: None,
             local: Mutex::new(None),
             listed: None,
+            listing_cached: false,
         }
     }
 

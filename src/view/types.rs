@@ -137,6 +137,9 @@ pub struct OpenDir {
     pub fh: Fh,
     /// The kernel's cached listing is still right: false once after each reload.
     pub keep_cache: bool,
+    /// The kernel may answer this handle from its cached listing, and fill it. At most one open handle of a directory at a
+    /// time: the cache is one for all, but cookies are numbers in the listing of one handle.
+    pub cached: bool,
 }
 
 /// One line of a listing.

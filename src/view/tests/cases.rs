@@ -227,6 +227,12 @@ fn a_listing_is_as_of_opendir_and_can_be_taken_up_anywhere() {
     run(view.mknod(&CALLER, d, b"01000x", NodeKind::Fifo, 0o644)).unwrap();
     let open = run(view.opendir(&CALLER, d)).unwrap();
     let first = run(view.readdir(d, open.fh, 0, 4096)).unwrap();
+    // Its cookies mean nothing in another handle's listing: the kernel's cache is for one of them.
+    assert!(open.cached);
+    let other = run(view.opendir(&CALLER, d)).unwrap();
+    assert!(!other.cached);
+    view.releasedir(d, other.fh);
+    assert!(!run(view.opendir(&CALLER, d)).unwrap().cached);
     // Changes while it is read.
     for i in 0..3000 {
         if i % 3 == 0 {
@@ -685,6 +691,24 @@ fn a_file_open_for_writing_stays_through_a_reload() {
     world.mount();
     let log = known(&world.view(), ROOT_INO, "log").ino;
     assert!(world.read_all(log) == expected);
+}
+
+#[test]
+fn a_file_that_looked_itself_up_again_can_be_unlinked_while_open() {
+    let mut world = World::new(|fs| {
+        let d = dir(fs, ROOT, "d");
+        file(fs, d, "f", b"before".to_vec());
+    });
+    let view = world.view();
+    let d = known(&view, ROOT_INO, "d").ino;
+    let f = known(&view, d, "f").ino;
+    world.reload(|_| ());
+    let open = run(view.open(&CALLER, f, RW)).unwrap();
+    run(view.unlink(&CALLER, d, b"f")).unwrap();
+    assert_eq!(run(view.write(f, open.fh, 6, b" after", false)).unwrap(), 6);
+    assert_eq!(run(view.read(f, open.fh, 0, 100)).unwrap(), &b"before after"[..]);
+    assert_eq!(run(view.getattr(&CALLER, f, None)).unwrap().nlink, 0);
+    view.release(f, open.fh);
 }
 
 #[test]
