@@ -72,7 +72,14 @@ fn posix_cases_pass() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     pod.umount(&[]);
     let failed: Vec<&str> = said.lines().filter(|line| line.contains("FAILED")).collect();
-    assert!(failed.is_empty() && output.status.success(), "{}", failed.join("\n"));
-    let passed = said.lines().filter(|line| line.trim_end().ends_with(" ok")).count();
+    assert!(
+        failed.is_empty() && output.status.success(),
+        "{}",
+        failed.join("\n")
+    );
+    let passed = said
+        .lines()
+        .filter(|line| line.trim_end().ends_with(" ok"))
+        .count();
     assert!(passed >= PASSING, "only {passed} cases ran:\n{said}");
 }
