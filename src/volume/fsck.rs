@@ -352,7 +352,9 @@ impl Volume {
         let mut damaged = HashMap::new();
         self.check_contents(referred, options, &mut report, &mut damaged, progress)
             .await?;
-        if !damaged.is_empty() {
+        let links = Place::Links.to_string();
+        let lost_links = report.damage.iter().any(|damage| damage.paths.contains(&links));
+        if !damaged.is_empty() || lost_links {
             progress(FsckProgress {
                 stage: "paths",
                 ..FsckProgress::default()
@@ -361,8 +363,11 @@ impl Volume {
                 let Some(record) = self.tree_record(head, *seq).await? else {
                     continue;
                 };
-                self.name_paths(&nodes, &record.record.root.root, &damaged, &mut report)
-                    .await;
+                let root = &record.record.root.root;
+                self.name_paths(&nodes, root, &damaged, &mut report).await;
+                if lost_links {
+                    name_lost(&nodes, root, &links, &mut report).await;
+                }
             }
         }
         Ok(report)
@@ -644,6 +649,55 @@ impl Volume {
             namer.second = true;
             tree::visit(nodes, root, &mut namer).await;
         }
+    }
+}
+
+/// Names the files whose inodes cannot be read, for damage that was met in the links tree.
+async fn name_lost(nodes: &RemoteSource, root: &TreeRoot, links: &String, report: &mut FsckReport) {
+    let mut names = LinkNames::default();
+    tree::visit(nodes, root, &mut names).await;
+    let mut lost = Vec::new();
+    for (id, paths) in names.found {
+        if let Err(TreeError::Damaged { .. } | TreeError::Expired { .. }) =
+            tree::link(nodes, &root.links, &id).await
+        {
+            lost.extend(paths);
+        }
+    }
+    lost.sort_unstable();
+    let concerned = report
+        .damage
+        .iter_mut()
+        .filter(|damage| damage.paths.contains(links));
+    for damage in concerned {
+        lost.iter().for_each(|path| damage.name(path.clone()));
+    }
+}
+
+/// Collects the names of inodes with several, [`DAMAGE_MAX`] at most.
+#[derive(Default)]
+struct LinkNames {
+    found: BTreeMap<LinkId, Vec<String>>,
+    count: usize,
+}
+
+impl Visitor for LinkNames {
+    fn item(&mut self, place: Place<'_>, item: Item<'_>) -> Visit {
+        if let Item::Entry(entry) = item
+            && let EntryBody::HardLink(id) = &entry.body
+        {
+            if self.count >= DAMAGE_MAX {
+                return Visit::Stop;
+            }
+            self.count += 1;
+            self.found.entry(*id).or_default().push(place.to_string());
+        }
+        Visit::Enter
+    }
+
+    fn trouble(&mut self, _place: Place<'_>, _error: TreeError) -> Visit {
+        // Told by the first walk.
+        Visit::Skip
     }
 }
 
