@@ -1,7 +1,7 @@
 //! pjdfstest, a suite of POSIX cases that we did not write, on a mount. It takes on other users' identities, so it needs
 //! root; and the program `pjdfstest` (crates.io, version 0.2.2), which `.ci/run` installs below `target/suites`.
 //!
-//! ext4 passes 383 of its 398 cases and skips 15. One is excluded here, see [`EXCLUDED`]; `link::link_count_max` is skipped by the suite
+//! ext4 passes 383 of its 398 cases and skips 15. Nothing is excluded here; `link::link_count_max` is skipped by the suite
 //! itself, because the C library knows no limit of links for a FUSE filesystem.
 
 use std::fs::{self, Permissions};
@@ -13,11 +13,7 @@ use std::process::{Command, Stdio};
 use fuse_tests::pod::Pod;
 
 /// Cases that have to pass: all that do not need a second filesystem or what Linux lacks.
-const PASSING: usize = 381;
-
-/// May fail. With FUSE_ATOMIC_O_TRUNC the kernel has the file cut before it asks whether it is being executed, if it was opened
-/// by O_RDONLY|O_TRUNC (which POSIX leaves undefined): when the executing process dies of that soon enough, the open succeeds.
-const EXCLUDED: [&str; 1] = ["open::etxtbsy"];
+const PASSING: usize = 382;
 
 /// Users that every Debian has.
 const CONFIGURATION: &str = r#"

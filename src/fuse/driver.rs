@@ -122,8 +122,9 @@ fn open_flags(keep_cache: bool) -> FopenFlags {
 
 impl Filesystem for Driver {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Not FUSE_ATOMIC_O_TRUNC: with it the file is cut before the kernel asks whether it is being executed (ETXTBSY), if
+        // it was opened by O_RDONLY|O_TRUNC. Without it a truncating open costs one more request.
         let wanted = [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
