@@ -68,7 +68,8 @@ impl Client {
     pub fn daemon(&self) -> Option<AsyncFd<OwnedFd>> {
         let pid = self.stream.get_ref().peer_cred().ok()?.pid()?;
         let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?;
-        AsyncFd::with_interest(process, Interest::READABLE).ok()
+        // SAFETY: the descriptor is owned by what is made here, and open as long as that lives.
+        unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.ok()
     }
 
     /// Connects and reads the greeting.

@@ -123,7 +123,7 @@ mod tests {
         let mount = root.path().join("name/volume");
         fs::create_dir_all(mount.join("overlay-1")).unwrap();
         for from in [root.path(), &root.path().join("name"), &mount] {
-            assert_eq!(state_dirs(from).unwrap(), [mount.clone()]);
+            assert_eq!(state_dirs(from).unwrap(), std::slice::from_ref(&mount));
         }
         assert!(state_dirs(&root.path().join("absent")).is_err());
         let checked = check(&mount).unwrap();

@@ -131,8 +131,11 @@ fn free_bytes(dir: &Path) -> Option<u64> {
     Some(room.f_bavail.saturating_mul(room.f_frsize))
 }
 
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "the width of the field differs between machines"
+)]
 fn file_system(dir: &Path) -> Option<i64> {
-    // The width of the field differs between machines.
     rustix::fs::statfs(dir).ok().map(|found| found.f_type as i64)
 }
 

@@ -175,10 +175,8 @@ impl World {
                 let unverified = UnverifiedRecord::parse(body, key).unwrap();
                 let hash = unverified.hash();
                 let record = unverified.verify(&id, seq).unwrap();
-                let keys = match &*self.volume.lock() {
-                    Some(volume) => Some(RemoteSource::new(volume.clone())),
-                    None => None,
-                };
+                let source = |volume: &Volume| RemoteSource::new(volume.clone());
+                let keys = self.volume.lock().as_ref().map(source);
                 let keys = match keys {
                     Some(src) => record_keys(&src, &id, &record).await.ok(),
                     None => Some(BTreeSet::new()),
