@@ -246,6 +246,22 @@ fn reload() {
     names.sort();
     assert_eq!(names, ["f", "n"]);
     assert_eq!(b.reload(&[])["from"], b.reload(&[])["to"], "nothing new");
+    let between = b.json([
+        "diff".as_ref(),
+        b.mount_dir().as_os_str(),
+        "--from".as_ref(),
+        "1".as_ref(),
+    ]);
+    let changes: Vec<(&str, &str)> = between["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| (c["change"].as_str().unwrap(), c["path"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        changes,
+        [("modified", "/d/f"), ("added", "/d/n"), ("removed", "/gone")]
+    );
     b.reload(&["--to", "1"]);
     assert_eq!(read(b.path("d/f")), "old");
 }

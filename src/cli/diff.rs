@@ -9,11 +9,17 @@ use crate::mount::{ChangeKind, ChangedPath, DiffAnswer, Failure};
 /// Most paths that are shown unless more are asked for.
 pub const DEFAULT_LIMIT: usize = 10_000;
 
-/// Show what a commit would publish
+/// Show what a commit would publish, or what differs between two records
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A directory in the mount (default: the current one, or the only mount)
     dir: Option<PathBuf>,
+    /// Compare from this record on instead of showing local changes
+    #[arg(long, value_name = "N")]
+    from: Option<u64>,
+    /// Compare with this record (default: the one the mount stands on)
+    #[arg(long, value_name = "N", requires = "from")]
+    to: Option<u64>,
     /// Show at most this many paths
     #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT)]
     limit: usize,
@@ -22,7 +28,16 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let (_, mut client) = context.connect(args.dir.as_deref()).await?;
-    let answer: DiffAnswer = client.call(&Request::Diff { limit: args.limit }, |_| {}).await?;
+    let answer: DiffAnswer = client
+        .call(
+            &Request::Diff {
+                limit: args.limit,
+                from: args.from,
+                to: args.to,
+            },
+            |_| {},
+        )
+        .await?;
     context.print(&answer, text)
 }
 

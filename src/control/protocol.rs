@@ -24,10 +24,16 @@ pub enum Request {
         #[serde(default)]
         ask_store: bool,
     },
-    /// What would be committed.
+    /// What would be committed, or what differs between two records.
     Diff {
         /// At most this many paths.
         limit: usize,
+        /// The older record; without it local changes are meant.
+        #[serde(default)]
+        from: Option<Seq>,
+        /// The newer record; without it the one that the mount stands on.
+        #[serde(default)]
+        to: Option<Seq>,
     },
     /// The newest records.
     Log {

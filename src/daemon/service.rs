@@ -87,7 +87,14 @@ impl Service for MountService {
             Request::Commit(commit) => value(self.mount.commit(commit, progress).await?),
             Request::Reload(reload) => value(self.mount.reload(reload, progress).await?),
             Request::Status { ask_store } => value(self.mount.status(ask_store).await?),
-            Request::Diff { limit } => value(self.mount.diff(limit).await?),
+            Request::Diff {
+                limit, from: None, ..
+            } => value(self.mount.diff(limit).await?),
+            Request::Diff {
+                limit,
+                from: Some(from),
+                to,
+            } => value(self.mount.diff_records(from, to, limit).await?),
             Request::Log { limit } => value(self.mount.log(limit).await?),
             Request::StashList {} => value(self.mount.stashes()),
             Request::StashShow { id, limit } => value(self.mount.stash_show(id, limit).await?),

@@ -13,9 +13,8 @@ use super::{
     CacheStatus, ChangeKind, ChangedPath, DiffAnswer, Failure, FailureKind, LogEntry, Mount, PrefetchAnswer,
     Progress, StashSummary, StatusAnswer, TransferStatus,
 };
-use crate::commit::Built;
-use crate::model::{Content, DirTree, Entry, EntryBody, TreeRoot, VolPath, format_bytes};
-use crate::tree::{self, Change, NodeSource};
+use crate::model::{Content, DirTree, Entry, EntryBody, Seq, TreeRoot, VolPath, format_bytes};
+use crate::tree::{self, Change, Hint, NodeSource};
 
 /// Paths that an answer lists at most when nobody says how many.
 pub(super) const LISTED_MAX: usize = 1000;
@@ -106,7 +105,30 @@ impl Mount {
         let (state, _) = snapshot(overlay);
         let base = self.base.lock().clone();
         let mine = local_tree(&*self.source, overlay, &base, &state, overlay.number()).await?;
-        list_changes(&*self.source, &base, &mine, limit).await
+        list_changes(&*self.source, &base, &mine.tree, &mine.moves, limit).await
+    }
+
+    /// What differs between two records that the volume keeps; `to` is by default the record that the view stands on.
+    ///
+    /// # Errors
+    /// A record is not kept; parts of the trees that are needed cannot be fetched.
+    pub async fn diff_records(
+        &self,
+        from: Seq,
+        to: Option<Seq>,
+        limit: usize,
+    ) -> Result<DiffAnswer, Failure> {
+        let (known, _) = self.known_head();
+        let head = self.volume.refresh(&known).await?.head;
+        self.learn_head(&head);
+        let old = self.volume.record(&head, from).await?;
+        let new = self
+            .volume
+            .record(&head, to.unwrap_or(self.base_ref().seq))
+            .await?;
+        let (old, new) = (&old.record.root.root, &new.record.root.root);
+        // Which moves led from one to the other is not known: a moved path is a removed and an added one.
+        list_changes(&*self.source, old, new, &[], limit).await
     }
 
     /// The newest records.
@@ -145,7 +167,7 @@ impl Mount {
         let (known, _) = self.known_head();
         let base = super::kept::load_base(overlay, &self.volume, &known, &state.base).await?;
         let mine = local_tree(&*self.source, overlay, &base, &state, id).await?;
-        list_changes(&*self.source, &base, &mine, limit).await
+        list_changes(&*self.source, &base, &mine.tree, &mine.moves, limit).await
     }
 
     /// Deletes a stash.
@@ -264,7 +286,8 @@ async fn collect_files(
 async fn list_changes(
     src: &dyn NodeSource,
     base: &TreeRoot,
-    mine: &Built,
+    mine: &TreeRoot,
+    moves: &[Hint],
     limit: usize,
 ) -> Result<DiffAnswer, Failure> {
     let mut answer = DiffAnswer::default();
@@ -281,12 +304,11 @@ async fn list_changes(
             // Something in it changed: that is listed by itself.
             return ControlFlow::Continue(());
         }
-        let came_from = mine
-            .moves
+        let came_from = moves
             .iter()
             .find(|(_, to)| to == path)
             .map(|(from, _)| from.to_string());
-        if mine.moves.iter().any(|(from, _)| from == path) && matches!(change, Change::Removed(_)) {
+        if moves.iter().any(|(from, _)| from == path) && matches!(change, Change::Removed(_)) {
             // The other end of a move says it.
             return ControlFlow::Continue(());
         }
@@ -319,7 +341,7 @@ async fn list_changes(
         });
         ControlFlow::Continue(())
     };
-    tree::diff(src, base, &mine.tree, &mut list).await?;
+    tree::diff(src, base, mine, &mut list).await?;
     // What is in new directories.
     while let Some((path, dir)) = added_dirs.pop() {
         for (name, entry) in tree::entries(src, &dir).await? {
@@ -328,8 +350,7 @@ async fn list_changes(
                 break;
             }
             let at = path.join(&name);
-            let came_from = mine
-                .moves
+            let came_from = moves
                 .iter()
                 .find(|(_, to)| *to == at)
                 .map(|(from, _)| from.to_string());
