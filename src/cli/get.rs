@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(shown(at(""), None), (at(""), None));
         assert_eq!(
             shown(at("new"), Some(&name)),
-            (at("").join("").parent().unwrap().join(""), Some("new".into()))
+            (dir.path().to_path_buf(), Some("new".into()))
         );
         assert_eq!(shown(at("made/"), Some(&name)), (at("made/"), Some("n".into())));
         assert!(at("made").is_dir());
