@@ -1,11 +1,11 @@
-//! Making a volume: the store is tried first.
+//! Making a volume as the mount and the command line do it.
 
 use std::sync::Arc;
 
-use super::{Failure, FailureKind};
+use super::Failure;
 use crate::format::VolumeConfig;
 use crate::model::Attrs;
-use crate::store::{ObjectStore, probe};
+use crate::store::ObjectStore;
 use crate::volume::{Clock, CreateOptions, Created, Opened, Volume};
 
 /// Makes a volume unless there is one of that name; true when it was made now.
@@ -18,12 +18,6 @@ pub async fn create_volume(
     by: &str,
     root: Attrs,
 ) -> Result<(Opened, bool), Failure> {
-    let report = probe(&*store).await?;
-    if !report.is_fit() {
-        let problems = report.problems().join("; ");
-        return Err(Failure::new(FailureKind::Refused, format!("{} cannot hold a volume: {problems}", store.describe()))
-            .hint("use a store (or a newer version of it) that honours `If-None-Match: *` on PUT and lists in key order"));
-    }
     let options = CreateOptions {
         name: name.to_owned(),
         by: by.to_owned(),

@@ -126,6 +126,9 @@ impl From<VolumeError> for Failure {
             VolumeError::NotFound { .. } => {
                 Some("`sailvol volume list` shows the volumes; `--create` makes one")
             }
+            VolumeError::Nonconforming { .. } => Some(
+                "use a store (or a newer version of it) that honours `If-None-Match: *` on PUT and lists in key order",
+            ),
             VolumeError::RolledBack { .. } => {
                 Some("nothing was changed; find out what happened to the bucket first")
             }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::commit::overwritten;
 use super::kept::{drop_unneeded, keep_record, load_base};
 use super::live::ProgressSink;
-use super::local::local_tree;
+use super::local::{local_contents, local_tree};
 use super::open::base_of;
 use super::{
     Failure, FailureKind, LocalChanges, Mount, OverwrittenPath, ReloadAnswer, ReloadRequest, StashSummary,
 };
-use crate::commit::{Target, restore};
+use crate::commit::{Target, carry_over, restore};
 use crate::model::{Attrs, Content, DirTree, Entry, EntryBody, LocalContent, Totals, TreeRoot, VolPath};
 use crate::overlay::{BaseRef, NodeBody, NodeId, Overlay, OverlayState, StashInfo};
 use crate::tree::{self, NodeSource};
@@ -283,20 +283,20 @@ impl Mount {
             self.view.settle().map_err(failed)?;
             let (state, from) = snapshot(overlay);
             let base_tree = self.base.lock().clone();
-            let mine = local_tree(&*self.source, overlay, &base_tree, &state, overlay.number()).await?;
-            let merged = tree::merge(&*self.source, &base_tree, &head, &mine.tree, &mine.moves).await?;
-            let made = Target {
-                head: &head,
-                base: joined(&base_of(target), &state.base),
-                result: &merged.root,
-                moves: &merged.used_hints,
-                live: &state,
-                others: &[],
-            };
+            let contents = local_contents(overlay, &state, overlay.number())?;
+            let carried = carry_over(
+                &*self.source,
+                &base_tree,
+                &state,
+                &contents,
+                &head,
+                base_of(target),
+            )
+            .await?;
             let prepared = Prepared {
-                state: restore(&*self.source, made).await?,
+                state: carried.overlay,
                 from,
-                overwrote: merged.overwritten.iter().map(overwritten).collect(),
+                overwrote: carried.overwritten.iter().map(overwritten).collect(),
             };
             if let Some(overwrote) = self.switch(head.clone(), prepared, None).await? {
                 return Ok(overwrote);
