@@ -118,6 +118,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    crate::daemon::keep_memory_private();
     let words: Vec<OsString> = std::env::args_os().collect();
     let cli = match mount_helper::translate(&words) {
         Some(Ok(translated)) => Cli::parse_from(translated),

@@ -16,6 +16,22 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 
+/// Keys are in this process's memory: no core dumps (also none through a pipe), no attaching by other processes of the
+/// same user. Children get the limit, which is right for them too.
+pub fn keep_memory_private() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "core dumps stay possible");
+    }
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps stay possible");
+    }
+}
+
 /// Where a background daemon logs.
 pub fn log_path(settings: &MountSettings) -> PathBuf {
     settings.state_root.join(&settings.name).join("daemon.log")

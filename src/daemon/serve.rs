@@ -51,7 +51,7 @@ pub fn run(
     settings: MountSettings,
     on_ready: impl FnOnce(&Ready) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    not_dumpable();
+    super::keep_memory_private();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("sailvol")
@@ -61,14 +61,6 @@ pub fn run(
     // Tasks that still wait for the network must not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
-}
-
-/// Keys are in this process's memory: no core dumps, no attaching by other processes of the same user.
-fn not_dumpable() {
-    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(%error, "core dumps stay possible");
-    }
 }
 
 async fn serve(

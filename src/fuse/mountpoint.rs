@@ -257,6 +257,10 @@ fn fusermount(dir: &Path, lazy: bool) -> Result<(), MountPointError> {
         error,
     };
     let mut command = std::process::Command::new("fusermount3");
+    // Credentials may be in our environment; it needs none of it.
+    command
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     command.arg("-u");
     if lazy {
         command.arg("-z");
