@@ -3,6 +3,7 @@
 
 mod cat;
 mod commit;
+mod completions;
 mod context;
 mod cp;
 mod diff;
@@ -11,9 +12,11 @@ mod extract;
 mod fsck;
 mod gather;
 mod get;
+mod help;
 mod list;
 mod log;
 mod ls;
+mod man;
 mod mount;
 mod mount_helper;
 mod prefetch;
@@ -33,39 +36,18 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::PlaceOptions;
 use crate::mount::{Failure, FailureKind};
 use context::Context;
-
-/// Printed below the long help.
-const EXIT_CODES: &str = "\
-Volumes:
-  VOLUME is a URL, s3://bucket/prefix/name?endpoint=URL&region=NAME&path_style=true or file:///dir/name, or a bare name.
-  A bare name is looked up in SAILVOL_STORE (a URL without the last part); without it, in a directory store under your
-  data directory. VOLUME:/path names a file in it. Credentials come from the AWS default chain (environment, files,
-  web identity, instance), never from arguments.
-
-Exit codes:
-  0  done                        4  no access (credentials, permissions)
-  1  failed                      5  the store does not answer; nothing was lost
-  2  wrong usage                 6  outcome unknown; the next command settles it
-  3  refused (a rule forbids it)   7  damaged data
-
-Environment:
-  SAILVOL_STORE        store for bare volume names
-  SAILVOL_STATE_DIR    where dirty work is kept      (root: /var/lib/sailvol)
-  SAILVOL_CACHE_DIR    where clean bytes are kept    (root: /var/cache/sailvol)
-  SAILVOL_RUNTIME_DIR  where control sockets are     (root: /run/sailvol)
-  SAILVOL_LOG          log levels, such as info or sailvol=debug";
 
 /// A shared volume for pods, in an object store, mounted as a local directory.
 ///
 /// Files are fetched when they are opened; what you write stays on this machine until `sailvol commit` publishes it
 /// in one step; `sailvol reload` brings in what others have committed.
 #[derive(Debug, Parser)]
-#[command(name = "sailvol", version, after_long_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "sailvol", version, max_term_width = 110)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -112,6 +94,8 @@ enum Command {
     Rm(rm::Args),
     Fsck(fsck::Args),
     Doctor(doctor::Args),
+    Completions(completions::Args),
+    Man(man::Args),
     #[command(name = "__daemon", hide = true)]
     Daemon,
 }
@@ -121,12 +105,12 @@ pub fn main() -> ExitCode {
     crate::daemon::keep_memory_private();
     let words: Vec<OsString> = std::env::args_os().collect();
     let cli = match mount_helper::translate(&words) {
-        Some(Ok(translated)) => Cli::parse_from(translated),
+        Some(Ok(translated)) => parse(translated),
         Some(Err(message)) => {
             eprintln!("mount.sailvol: {message}");
             return ExitCode::from(FailureKind::Usage.exit_code());
         }
-        None => Cli::parse_from(words),
+        None => parse(words),
     };
     let places = PlaceOptions {
         state_dir: cli.global.state_dir,
@@ -143,11 +127,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The whole command line, with its help.
+fn command_line() -> clap::Command {
+    help::complete(Cli::command())
+}
+
+/// Ends the process when the words make no sense, or ask for help.
+fn parse(words: Vec<OsString>) -> Cli {
+    let matches = command_line().get_matches_from(words);
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         // These decide about the process (children, signals, threads) before a runtime exists.
         Command::Mount(args) => return mount::run(args, context),
         Command::Daemon => return mount::run_daemon(),
+        Command::Completions(args) => return completions::run(&args, command_line(), context),
+        Command::Man(args) => return man::run(&args, command_line(), context),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -156,7 +153,9 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot start threads: {e}")))?;
     runtime.block_on(async {
         match command {
-            Command::Mount(_) | Command::Daemon => unreachable!("handled above"),
+            Command::Mount(_) | Command::Daemon | Command::Completions(_) | Command::Man(_) => {
+                unreachable!("handled above")
+            }
             Command::Umount(args) => umount::run(args, context).await,
             Command::List(args) => list::run(args, context).await,
             Command::Commit(args) => commit::run(args, context).await,
@@ -180,11 +179,4 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
-    }
-}
+mod tests;
