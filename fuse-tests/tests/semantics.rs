@@ -619,3 +619,25 @@ fn sigterm() {
     b.mount("data", &[]);
     assert_eq!(read(b.path("g")), "kept");
 }
+
+/// The same row, for umount(8), which is how systemd and administrators end a mount; `sailvol umount` says itself
+/// whether to commit.
+#[test]
+fn an_unmount_from_outside_commits_on_exit_too() {
+    let cluster = Cluster::start();
+    let (a, b) = (cluster.pod(), cluster.pod());
+    a.mount("data", &["--create", "--commit-on-exit"]);
+    b.mount("data", &[]);
+    fs::write(a.path("f"), "committed on exit").unwrap();
+    rustix::mount::unmount(a.mount_dir(), rustix::mount::UnmountFlags::empty()).unwrap();
+    wait_until("the daemon ends", || a.daemon().is_none());
+    b.reload(&[]);
+    assert_eq!(read(b.path("f")), "committed on exit");
+    a.mount("data", &["--commit-on-exit"]);
+    fs::write(a.path("g"), "kept").unwrap();
+    a.umount(&[]);
+    b.reload(&[]);
+    assert!(!b.path("g").exists());
+    a.mount("data", &[]);
+    assert_eq!(read(a.path("g")), "kept");
+}

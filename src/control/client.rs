@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
+use super::address::Address;
 use super::protocol::{Hello, Line, PROTOCOL, Request};
 use crate::mount::{Failure, FailureKind, Progress};
 
@@ -81,7 +82,8 @@ impl Client {
             socket: socket.to_path_buf(),
             reason,
         };
-        let connected = tokio::time::timeout(HELLO_TIME, UnixStream::connect(socket)).await;
+        let address = Address::of(socket).map_err(|e| gone(e.to_string()))?;
+        let connected = tokio::time::timeout(HELLO_TIME, UnixStream::connect(address.path())).await;
         let stream = connected
             .map_err(|_| gone("timed out".into()))?
             .map_err(|e| gone(e.to_string()))?;

@@ -1,5 +1,6 @@
 #![doc = include_str!("PROTOCOL.md")]
 
+mod address;
 mod client;
 mod peer;
 mod protocol;

@@ -1,10 +1,14 @@
-//! Which mounts there are: one small file beside each socket.
+//! Which mounts there are: one small file beside each socket, in a runtime directory or one level below it (each systemd
+//! unit has a directory of its own there, so that the end of one takes nothing from the others).
 
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use super::address::Address;
 
 /// What the file beside a socket says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,9 +43,17 @@ pub enum RegistryError {
     NoneNamed(String),
 }
 
-/// The socket of a mount.
+/// Longest mount name that its socket bears in full, bytes; socket addresses are short (unix(7)).
+const SOCKET_NAME_BYTES_MAX: usize = 64;
+
+/// The socket of a mount. A long name is cut, and told apart by its hash; the file beside the socket names both.
 pub fn socket_path(runtime: &Path, name: &str) -> PathBuf {
-    runtime.join(format!("{name}.sock"))
+    if name.len() <= SOCKET_NAME_BYTES_MAX {
+        return runtime.join(format!("{name}.sock"));
+    }
+    let hash = blake3::hash(name.as_bytes()).to_hex();
+    let cut = name.floor_char_boundary(SOCKET_NAME_BYTES_MAX - 17);
+    runtime.join(format!("{}~{}.sock", &name[..cut], &hash[..16]))
 }
 
 /// The file that describes a mount.
@@ -64,35 +76,50 @@ impl MountRecord {
     }
 }
 
-/// All mounts whose daemon answers to a look at its process, sorted by directory.
+/// All mounts whose daemon runs, sorted by directory.
 pub fn list_mounts(runtime_dirs: &[PathBuf]) -> Vec<MountRecord> {
     let mut found: Vec<MountRecord> = Vec::new();
     for dir in runtime_dirs {
-        // A runtime directory that is not there, or not ours to read, holds no mount of ours.
-        let Ok(entries) = std::fs::read_dir(dir) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            if path.extension().is_none_or(|e| e != "json") {
-                continue;
-            }
-            let Ok(bytes) = std::fs::read(&path) else { continue };
-            let Ok(record) = serde_json::from_slice::<MountRecord>(&bytes) else {
-                continue;
-            };
-            let alive = Path::new("/proc").join(record.pid.to_string()).exists();
-            if alive
-                && !found
-                    .iter()
-                    .any(|other| other.dir == record.dir && other.pid == record.pid)
-            {
+        for record in records_in(dir) {
+            let known = |other: &MountRecord| other.dir == record.dir && other.pid == record.pid;
+            if runs(&record) && !found.iter().any(known) {
                 found.push(record);
             }
         }
     }
     found.sort_by(|a, b| a.dir.cmp(&b.dir));
     found
+}
+
+/// What the files of a runtime directory and of those directly below it say.
+fn records_in(runtime: &Path) -> Vec<MountRecord> {
+    // A directory that is not there, or not ours to read, holds no mount of ours.
+    let paths = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    let mut files = paths(runtime);
+    let below: Vec<PathBuf> = files.iter().flat_map(|path| paths(path)).collect();
+    files.extend(below);
+    files.iter().filter_map(|path| read_record(path)).collect()
+}
+
+fn read_record(path: &Path) -> Option<MountRecord> {
+    if path.extension()? != "json" {
+        return None;
+    }
+    let mut record: MountRecord = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    // Another container may see the directory under another path.
+    record.socket = path.with_file_name(record.socket.file_name()?);
+    Some(record)
+}
+
+/// Whether the daemon is a process here, or listens although its process cannot be seen (in another container of the
+/// pod, which shares only the runtime directory).
+fn runs(record: &MountRecord) -> bool {
+    let listens =
+        || Address::of(&record.socket).is_ok_and(|address| UnixStream::connect(address.path()).is_ok());
+    Path::new("/proc").join(record.pid.to_string()).exists() || listens()
 }
 
 /// The mount that contains `named` (or the current directory), or the only one when none is named.
@@ -168,6 +195,31 @@ mod tests {
             pid,
             socket: format!("/x/{name}.sock").into(),
         }
+    }
+
+    #[test]
+    fn a_daemon_that_only_its_socket_shows_is_found_where_the_directory_is() {
+        let runtime = tempfile::tempdir().unwrap();
+        let unit = runtime.path().join("unit");
+        std::fs::create_dir(&unit).unwrap();
+        record("a", "/no-such/a", u32::MAX - 1).write(&unit).unwrap();
+        let dirs = [runtime.path().to_path_buf()];
+        assert_eq!(list_mounts(&dirs), []);
+        let listens = std::os::unix::net::UnixListener::bind(socket_path(&unit, "a")).unwrap();
+        let found = list_mounts(&dirs);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].socket, unit.join("a.sock"));
+        drop(listens);
+        assert_eq!(list_mounts(&dirs), []);
+    }
+
+    #[test]
+    fn sockets_of_long_names_are_short_and_differ() {
+        let name = |last: char| format!("{}{last}", "\u{e4}".repeat(99));
+        let path = |name: &str| socket_path(Path::new("/run/sailvol"), name);
+        assert!(path(&name('a')).as_os_str().len() <= 107);
+        assert_ne!(path(&name('a')), path(&name('b')));
+        assert_eq!(path("shared"), Path::new("/run/sailvol/shared.sock"));
     }
 
     #[test]

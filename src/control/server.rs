@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::address::Address;
 use super::peer::Access;
 use super::protocol::{Hello, LINE_BYTES_MAX, Line, Request, RpcError, code, parse_request};
 use crate::mount::{Failure, Progress, ProgressSink};
@@ -69,7 +70,7 @@ impl Server {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let listener = UnixListener::bind(path)?;
+        let listener = UnixListener::bind(Address::of(path)?.path())?;
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
         Ok(Server {
             listener,

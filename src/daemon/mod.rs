@@ -1,7 +1,8 @@
 //! The process that serves one mount: opens the parts, mounts, answers the control socket, and ends in order.
 //!
-//! Ending, whatever asks for it (`umount`, SIGTERM, SIGINT, an unmount from outside): commit if configured, take the
-//! mount away, close the overlay, remove the socket. Uncommitted work stays in the state directory in every case.
+//! Ending, whatever asks for it (`sailvol umount`, SIGTERM, SIGINT, an unmount from outside such as umount(8) or
+//! systemd's at shutdown): commit if configured, take the mount away, close the overlay, remove the socket. `sailvol
+//! umount` says itself whether to commit. Uncommitted work stays in the state directory in every case.
 
 mod serve;
 mod service;

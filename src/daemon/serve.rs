@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -160,7 +161,7 @@ async fn serve_mounted(
 ) -> Result<(), Failure> {
     let mount = &opened.mount;
     let started = start_control(settings, mount).await;
-    let (server, drain) = match started {
+    let (server, drain, asked_to_end) = match started {
         Ok(started) => started,
         Err(failure) => {
             shutdown::unmount(&settings.dir).await;
@@ -191,11 +192,16 @@ async fn serve_mounted(
             if !reason.is_empty() {
                 tracing::warn!(%reason, "the mount ended");
             }
+            if !asked_to_end.load(Ordering::Acquire) {
+                notify_ending(settings);
+                shutdown::commit_on_exit(settings, mount).await;
+            }
         }
         name = signalled => {
             tracing::info!(signal = name, "ending");
-            notify_systemd(&[sd_notify::NotifyState::Stopping]);
-            shutdown::on_signal(settings, mount).await;
+            notify_ending(settings);
+            shutdown::commit_on_exit(settings, mount).await;
+            shutdown::unmount(&settings.dir).await;
         }
     }
     drain.wait(DRAIN_TIME).await;
@@ -203,6 +209,15 @@ async fn serve_mounted(
     let left = mount.summary().dirty;
     tracing::info!(dirty = left, "unmounted");
     Ok(())
+}
+
+/// The end may take longer than the unit's default: it ends within what is said here, else it is killed.
+fn notify_ending(settings: &MountSettings) {
+    let limit = shutdown::time_limit(settings);
+    notify_systemd(&[
+        sd_notify::NotifyState::Stopping,
+        sd_notify::NotifyState::ExtendTimeoutUsec(u32::try_from(limit.as_micros()).unwrap_or(u32::MAX)),
+    ]);
 }
 
 fn notify_systemd(states: &[sd_notify::NotifyState]) {
@@ -214,7 +229,14 @@ fn notify_systemd(states: &[sd_notify::NotifyState]) {
 async fn start_control(
     settings: &MountSettings,
     mount: &Arc<Mount>,
-) -> Result<(tokio::task::JoinHandle<()>, crate::control::Drain), Failure> {
+) -> Result<
+    (
+        tokio::task::JoinHandle<()>,
+        crate::control::Drain,
+        Arc<AtomicBool>,
+    ),
+    Failure,
+> {
     let socket = socket_path(&settings.runtime_root, &settings.name);
     let at = |e: std::io::Error| Failure::new(FailureKind::Failed, format!("{}: {e}", socket.display()));
     let mut uids = vec![own_uid()];
@@ -237,8 +259,9 @@ async fn start_control(
         socket: socket.clone(),
     };
     record.write(&settings.runtime_root).map_err(at)?;
-    let service = Arc::new(MountService::new(mount.clone(), settings.clone()));
-    Ok((tokio::spawn(server.serve(service)), drain))
+    let asked_to_end = Arc::new(AtomicBool::new(false));
+    let service = MountService::new(mount.clone(), settings.clone(), asked_to_end.clone());
+    Ok((tokio::spawn(server.serve(Arc::new(service))), drain, asked_to_end))
 }
 
 /// Asks the mount for its root, as any program would.

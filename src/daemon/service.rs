@@ -1,6 +1,7 @@
 //! The mount behind the control socket.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -15,11 +16,17 @@ use crate::view::Invalidations;
 pub struct MountService {
     mount: Arc<Mount>,
     settings: MountSettings,
+    /// Set before a mount is taken away because a client asked.
+    asked_to_end: Arc<AtomicBool>,
 }
 
 impl MountService {
-    pub fn new(mount: Arc<Mount>, settings: MountSettings) -> MountService {
-        MountService { mount, settings }
+    pub fn new(mount: Arc<Mount>, settings: MountSettings, asked_to_end: Arc<AtomicBool>) -> MountService {
+        MountService {
+            mount,
+            settings,
+            asked_to_end,
+        }
     }
 
     async fn unmount(
@@ -36,15 +43,20 @@ impl MountService {
             };
             committed = self.mount.commit(commit, progress).await?.seq;
         }
+        self.asked_to_end.store(true, Ordering::Release);
         let (dir, force) = (self.settings.dir.clone(), request.force);
         let done = tokio::task::spawn_blocking(move || fuse::unmount(&dir, force)).await;
-        match done {
-            Ok(Ok(())) => {}
+        let failure = match done {
+            Ok(Ok(())) => None,
             Ok(Err(error @ MountPointError::InUse(_))) => {
-                return Err(Failure::new(FailureKind::Refused, error.to_string()));
+                Some(Failure::new(FailureKind::Refused, error.to_string()))
             }
-            Ok(Err(error)) => return Err(Failure::new(FailureKind::Failed, error.to_string())),
-            Err(error) => return Err(Failure::new(FailureKind::Failed, error.to_string())),
+            Ok(Err(error)) => Some(Failure::new(FailureKind::Failed, error.to_string())),
+            Err(error) => Some(Failure::new(FailureKind::Failed, error.to_string())),
+        };
+        if let Some(failure) = failure {
+            self.asked_to_end.store(false, Ordering::Release);
+            return Err(failure);
         }
         let state_dir = self
             .settings

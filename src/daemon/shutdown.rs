@@ -8,23 +8,36 @@ use super::MountSettings;
 use crate::fuse::{self, MountPointError};
 use crate::mount::{CommitRequest, Mount};
 
-/// SIGTERM and SIGINT: commit if configured, within the grace period; then unmount in any case.
-pub async fn on_signal(settings: &MountSettings, mount: &Arc<Mount>) {
-    if settings.commit_on_exit {
-        let request = CommitRequest {
-            message: "commit on exit".into(),
-            timeout_secs: Some(settings.exit_grace_secs),
-            ..CommitRequest::default()
-        };
-        let grace = Duration::from_secs(settings.exit_grace_secs);
-        let commit = mount.commit(request, Arc::new(|_| {}));
-        match tokio::time::timeout(grace, commit).await {
-            Ok(Ok(answer)) => tracing::info!(seq = answer.seq, "committed on exit"),
-            Ok(Err(failure)) => tracing::error!(%failure, "commit on exit failed; the work is kept"),
-            Err(_) => tracing::error!("commit on exit took longer than the grace period; the work is kept"),
-        }
+/// Time for all of the end but the commit: unmounting, last answers, closing cache and overlay.
+const CLOSE_TIME: Duration = Duration::from_secs(30);
+
+/// How long the end may take, for whoever counts (systemd kills a unit that takes longer than it said).
+pub fn time_limit(settings: &MountSettings) -> Duration {
+    let commit = if settings.commit_on_exit {
+        settings.exit_grace_secs
+    } else {
+        0
+    };
+    Duration::from_secs(commit) + CLOSE_TIME
+}
+
+/// Commits if that is configured, within the grace period.
+pub async fn commit_on_exit(settings: &MountSettings, mount: &Arc<Mount>) {
+    if !settings.commit_on_exit {
+        return;
     }
-    unmount(&settings.dir).await;
+    let request = CommitRequest {
+        message: "commit on exit".into(),
+        timeout_secs: Some(settings.exit_grace_secs),
+        ..CommitRequest::default()
+    };
+    let grace = Duration::from_secs(settings.exit_grace_secs);
+    let commit = mount.commit(request, Arc::new(|_| {}));
+    match tokio::time::timeout(grace, commit).await {
+        Ok(Ok(answer)) => tracing::info!(seq = answer.seq, "committed on exit"),
+        Ok(Err(failure)) => tracing::error!(%failure, "commit on exit failed; the work is kept"),
+        Err(_) => tracing::error!("commit on exit took longer than the grace period; the work is kept"),
+    }
 }
 
 /// Unmounts; programs that still use the mount lose it.
