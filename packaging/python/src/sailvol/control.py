@@ -1,0 +1,253 @@
+"""The client side of a mount's control socket, and how to find the socket.
+
+Operations on a mount speak the socket (``src/control/PROTOCOL.md``) rather than run the program: the socket is the
+versioned interface, it tells progress, the kernel vouches for the caller, and it works in a container that shares
+only the runtime directory with the sidecar that mounts: no sailvol program, no credentials, no /dev/fuse there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Optional
+
+from .errors import NotMounted, SailvolError, from_failure
+from .results import Progress
+
+#: The version of the protocol that this client speaks.
+PROTOCOL = 1
+#: Longest line of the protocol, bytes.
+LINE_BYTES_MAX = 1 << 20
+#: Seconds for a daemon to accept and say hello.
+HELLO_SECONDS = 10.0
+#: Longest path in a socket address, bytes (unix(7)).
+ADDRESS_BYTES_MAX = 107
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class MountRecord:
+    """What the file beside a socket says."""
+
+    name: str
+    dir: str
+    volume: str
+    store: str
+    pid: int
+    socket: str
+
+
+class Connection:
+    """A connection to the daemon of one mount."""
+
+    def __init__(self, path: str) -> None:
+        """Connects and reads the greeting.
+
+        Raises:
+            NotMounted: no daemon listens there.
+            NoAccess: this user may not control the mount.
+        """
+        self._path = path
+        self._last_id = 0
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(HELLO_SECONDS)
+        try:
+            _connect(self._socket, path)
+            self._file = self._socket.makefile("rb")
+            hello = self._read()
+            self._socket.settimeout(None)
+        except OSError as error:
+            self._socket.close()
+            raise self._gone(str(error)) from error
+        except BaseException:
+            self._socket.close()
+            raise
+        if "error" in hello:
+            self.close()
+            raise _failure(hello["error"])
+        #: What the daemon said of itself.
+        self.hello: Mapping[str, Any] = hello.get("params", {})
+        if self.hello.get("protocol") != PROTOCOL:
+            self.close()
+            raise SailvolError(
+                f"the mount's daemon speaks protocol {self.hello.get('protocol')}, this package {PROTOCOL}",
+                "install the sailvol package of the daemon's version",
+            )
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection. A commit or reload that has begun goes on."""
+        self._file.close()
+        self._socket.close()
+
+    def call(self, method: str, params: Mapping[str, Any], on_progress: Optional[OnProgress] = None) -> Any:
+        """Asks, hands progress to ``on_progress``, and waits for the answer.
+
+        There is no time limit here: the daemon ends by the limits in the request.
+        """
+        self._last_id += 1
+        request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params}
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            while True:
+                line = self._read()
+                if line.get("method") == "progress":
+                    if on_progress is not None:
+                        on_progress(Progress.parse(line.get("params", {})))
+                elif "error" in line:
+                    raise _failure(line["error"])
+                elif line.get("id") == self._last_id:
+                    return line.get("result")
+        except OSError as error:
+            raise self._gone(str(error)) from error
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Waits until the daemon's process has ended, where it can be seen from here."""
+        try:
+            credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            process = os.pidfd_open(struct.unpack("3i", credentials)[0])
+        except (OSError, AttributeError):
+            # In another container, gone already, or a Python built without pidfd: nothing to wait for.
+            return
+        try:
+            select.select([process], [], [], seconds)
+        finally:
+            os.close(process)
+
+    def _read(self) -> dict[str, Any]:
+        text = self._file.readline(LINE_BYTES_MAX + 1)
+        if not text:
+            raise self._gone("it closed the connection before it answered")
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise SailvolError(f"the mount's daemon gave an answer that cannot be read: {error}") from error
+        if not isinstance(line, dict):
+            raise SailvolError("the mount's daemon gave an answer that cannot be read")
+        return line
+
+    def _gone(self, reason: str) -> NotMounted:
+        return NotMounted(f"{self._path}: the mount's daemon does not answer: {reason}")
+
+
+def _failure(error: Mapping[str, Any]) -> SailvolError:
+    data = error.get("data")
+    return from_failure(data if isinstance(data, dict) else {"message": error.get("message", "failed")})
+
+
+def runtime_dirs(named: Optional[os.PathLike[str] | str] = None) -> list[Path]:
+    """Directories in which sockets may be: the named one, else the program's default of this user; and root's."""
+    own = named or os.environ.get("SAILVOL_RUNTIME_DIR")
+    if own is None:
+        xdg = os.environ.get("XDG_RUNTIME_DIR")
+        if os.geteuid() == 0:
+            own = "/run/sailvol"
+        elif xdg and os.path.isabs(xdg):
+            own = os.path.join(xdg, "sailvol")
+        else:
+            own = f"/tmp/sailvol-{os.getuid()}"
+    found = [Path(own)]
+    if Path("/run/sailvol") not in found:
+        found.append(Path("/run/sailvol"))
+    return found
+
+
+def mounts(runtime_dir: Optional[os.PathLike[str] | str] = None) -> list[MountRecord]:
+    """The mounts whose daemon listens, sorted by directory."""
+    found: dict[tuple[str, int], MountRecord] = {}
+    for runtime in runtime_dirs(runtime_dir):
+        for path in _record_files(runtime):
+            record = _read_record(path)
+            if record is not None and _listens(record.socket):
+                found.setdefault((record.dir, record.pid), record)
+    return sorted(found.values(), key=lambda record: record.dir)
+
+
+def _record_files(runtime: Path) -> Iterator[Path]:
+    # systemd units have a directory of their own in there.
+    yield from sorted(runtime.glob("*.json"))
+    yield from sorted(runtime.glob("*/*.json"))
+
+
+def _read_record(path: Path) -> Optional[MountRecord]:
+    try:
+        value = json.loads(path.read_bytes())
+        # The socket is beside the file, whatever path the daemon's container sees.
+        beside = path.with_name(os.path.basename(value["socket"]))
+        return MountRecord(
+            value["name"], value["dir"], value["volume"], value["store"], int(value["pid"]), str(beside)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        # Not a record, or one that is just being removed.
+        return None
+
+
+def _connect(peer: socket.socket, path: str) -> None:
+    if len(os.fsencode(path)) <= ADDRESS_BYTES_MAX:
+        peer.connect(path)
+        return
+    # Too long for a socket address: through a descriptor of its directory.
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+    try:
+        peer.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+    finally:
+        os.close(directory)
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(HELLO_SECONDS)
+        try:
+            _connect(probe, path)
+        except OSError:
+            return False
+    return True
+
+
+def find_mount(
+    directory: Optional[os.PathLike[str] | str] = None, runtime_dir: Optional[os.PathLike[str] | str] = None
+) -> MountRecord:
+    """The mount that contains ``directory`` (by default the current one, or the only mount there is).
+
+    Paths are compared, the mount is not touched: one whose daemon hangs is found too.
+
+    Raises:
+        NotMounted: there is none.
+    """
+    known = mounts(runtime_dir)
+    names = ", ".join(record.dir for record in known)
+
+    def containing(path: Path) -> Optional[MountRecord]:
+        around = [m for m in known if path == Path(m.dir) or Path(m.dir) in path.parents]
+        return max(around, key=lambda m: len(m.dir), default=None)
+
+    if directory is not None:
+        named = Path(os.path.abspath(directory))
+        # The last part may be a mount that does not answer: only its parent is resolved.
+        clean = Path(os.path.realpath(named.parent), named.name) if named.name else named
+        found = containing(clean)
+        if found is None:
+            raise NotMounted(f"{clean} is not in a sailvol mount; mounted: {names or 'nothing'}")
+        return found
+    try:
+        found = containing(Path.cwd())
+    except FileNotFoundError:
+        found = None
+    if found is not None:
+        return found
+    if len(known) == 1:
+        return known[0]
+    if not known:
+        raise NotMounted("nothing is mounted; name a directory, or mount a volume first")
+    raise NotMounted(f"name one of {names}, or change into it")
