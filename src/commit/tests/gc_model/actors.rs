@@ -66,10 +66,14 @@ pub struct Actor {
     pub rng: Rng,
     pub no: u64,
     pub store: Arc<Stepped>,
+    /// Its fences retain nothing but the head and what G1 and leases ask for; else more, by chance.
+    pub strict: bool,
+    /// Checkpoints that its fences retain.
+    pub checkpoints: Vec<Seq>,
 }
 
 /// Changes that were put aside.
-struct Stash {
+pub struct Stash {
     base: TreeRoot,
     overlay: OverlayState,
 }
@@ -121,9 +125,15 @@ fn union(base: &BaseRef, other: impl IntoIterator<Item = Seq>) -> BaseRef {
 
 /// Two directories too large to stand in their parents, with the few files that the actors work on.
 pub const DIRS: [&str; 2] = ["/d", "/e"];
+/// A directory in one of them, also with a node of its own, which moves now and then.
+pub const MOVING: &str = "q";
 
 fn a_path(rng: &mut Rng) -> String {
-    format!("{}/p{}", DIRS[rng.below(2) as usize], rng.below(3))
+    let dir = DIRS[rng.below(2) as usize];
+    match rng.chance(20) {
+        true => format!("{dir}/{MOVING}/p{}", rng.below(2)),
+        false => format!("{dir}/p{}", rng.below(3)),
+    }
 }
 
 /// Few contents, so that equal ones are common: blobs, and now and then one of a chunk.
@@ -148,23 +158,41 @@ async fn load_all(mount: &Mount) -> Result<(), TreeError> {
 
 async fn edit(mount: &mut Mount, rng: &mut Rng) {
     let (at, to) = (a_path(rng), a_path(rng));
-    let there = mount.node(&path(&at)).await.is_some();
+    let is_there = async |mount: &mut Mount, at: &str| mount.node(&path(at)).await.is_some();
+    let parent = |at: &str| at.rsplit_once('/').expect("a path").0.to_owned();
+    if !is_there(mount, &parent(&at)).await || !is_there(mount, &parent(&to)).await {
+        return;
+    }
+    let there = is_there(mount, &at).await;
+    let taken = is_there(mount, &to).await;
     match rng.below(100) {
-        0..45 => mount.write(&at, a_content(rng)).await,
-        45..80 if there && at != to => mount.rename(&at, &to).await,
-        80..90 if there => mount.remove(&at).await,
+        0..40 => mount.write(&at, a_content(rng)).await,
+        40..70 if there && at != to => mount.rename(&at, &to).await,
+        70..80 if there => mount.remove(&at).await,
+        80..88 if there && !taken => mount.link(&at, &to).await,
+        88..94 => {
+            let [from, to] = DIRS.map(|dir| format!("{dir}/{MOVING}"));
+            let (from, to) = if is_there(mount, &from).await {
+                (from, to)
+            } else {
+                (to, from)
+            };
+            if is_there(mount, &from).await && !is_there(mount, &to).await {
+                mount.rename(&from, &to).await;
+            }
+        }
         _ => {}
     }
 }
 
 impl Actor {
-    async fn open(&self) -> Result<Opened, Stop> {
+    pub async fn open(&self) -> Result<Opened, Stop> {
         let name = VolumeRef::Name("v".to_owned());
         Ok(Volume::open(self.store.clone(), self.world.clock(), &name).await?)
     }
 
     /// Commits what there is; `late` edits come while it runs.
-    async fn commit(&mut self, mount: &mut Mount, late: bool) -> Result<(), Stop> {
+    pub async fn commit(&mut self, mount: &mut Mount, late: bool) -> Result<(), Stop> {
         let frozen = mount.freeze();
         let result = mount.commit_context().run(frozen, mount.head.clone()).await;
         if late {
@@ -223,7 +251,7 @@ impl Actor {
         }
     }
 
-    async fn end(&mut self, world: Arc<World>, job: impl AsyncFnOnce(&mut Actor) -> Result<(), Stop>) {
+    pub async fn end(&mut self, world: Arc<World>, job: impl AsyncFnOnce(&mut Actor) -> Result<(), Stop>) {
         match job(self).await {
             Ok(()) => {}
             Err(Stop::Stale(why)) => world.count(why),
@@ -278,17 +306,17 @@ impl Actor {
         self.world.mounts.lock().remove(&self.no);
     }
 
-    async fn mount_life(&mut self) -> Result<(), Stop> {
+    /// A mount of the head, without a lease.
+    pub async fn begin(&mut self) -> Result<Life, Stop> {
         let mut mount = Mount::new(self.open().await?);
         mount.by = format!("m{}", self.no);
         mount.tick = self.no as i64 * 1_000_000;
-        let mut life = Life {
-            mount,
-            lease: LeaseHolder::new(LeaseId([self.no as u8; 16]), format!("m{}", self.no)),
-            believed: None,
-            stashes: Vec::new(),
-            handles: Vec::new(),
-        };
+        load_all(&mount).await?;
+        Ok(Life::new(mount, self.no))
+    }
+
+    async fn mount_life(&mut self) -> Result<(), Stop> {
+        let mut life = self.begin().await?;
         let first = life.mount.head.seq();
         if !self.lease(&mut life, [first]).await? {
             return Err(Stop::Stale("mounted too late"));
@@ -343,7 +371,7 @@ impl Actor {
     }
 
     /// Names all sources and `extra`; true if `extra` is held then.
-    async fn lease<const N: usize>(&mut self, life: &mut Life, extra: [Seq; N]) -> Result<bool, Stop> {
+    pub async fn lease<const N: usize>(&mut self, life: &mut Life, extra: [Seq; N]) -> Result<bool, Stop> {
         let mut wanted = life.need();
         wanted.extend(extra);
         let named = match self.world.wrong {
@@ -373,7 +401,7 @@ impl Actor {
     }
 
     /// Tells the check what the mount stands on.
-    async fn draw(&self, life: &Life) {
+    pub async fn draw(&self, life: &Life) {
         let mount = &life.mount;
         let volume = self.world.raw();
         let id = volume.id();
@@ -423,7 +451,7 @@ impl Actor {
     }
 
     /// To the head; local changes are kept, put aside, or dropped.
-    async fn reload(&mut self, life: &mut Life, keep: bool, stash: bool) -> Result<(), Stop> {
+    pub async fn reload(&mut self, life: &mut Life, keep: bool, stash: bool) -> Result<(), Stop> {
         let head = life.mount.volume.head().await?;
         if !self.lease(life, [head.seq()]).await? {
             return Ok(());
@@ -478,7 +506,7 @@ impl Actor {
         Ok(())
     }
 
-    async fn restore_stash(&mut self, life: &mut Life) -> Result<(), Stop> {
+    pub async fn restore_stash(&mut self, life: &mut Life) -> Result<(), Stop> {
         let at = self.rng.below(life.stashes.len() as u64) as usize;
         let mount = &mut life.mount;
         let stash = &life.stashes[at];
@@ -540,14 +568,7 @@ impl Actor {
     /// A reader with a lease.
     pub async fn reader(mut self) {
         self.end(self.world.clone(), async |me| {
-            let mount = Mount::new(me.open().await?);
-            let mut life = Life {
-                mount,
-                lease: LeaseHolder::new(LeaseId([me.no as u8; 16]), "reader".to_owned()),
-                believed: None,
-                stashes: Vec::new(),
-                handles: Vec::new(),
-            };
+            let mut life = Life::new(Mount::new(me.open().await?), me.no);
             let first = life.mount.head.seq();
             if me.lease(&mut life, [first]).await? {
                 for _ in 0..30 {
@@ -561,7 +582,7 @@ impl Actor {
     }
 
     pub async fn collector(mut self) {
-        for _ in 0..1 + self.rng.below(3) {
+        for _ in 0..1 + self.rng.below(4) {
             self.end(self.world.clone(), Self::collect).await;
         }
     }
@@ -602,9 +623,13 @@ impl Actor {
             let now = log.server_time.unwrap();
             let gc = &head.record().gc;
             let mut keep: BTreeSet<Seq> = leased.iter().copied().collect();
-            keep.extend(head.seq().saturating_sub(self.rng.below(3))..=head.seq());
-            // Checkpoints.
-            keep.extend((0..=gc.fence).filter(|seq| gc.retained.contains(*seq) && self.rng.chance(30)));
+            keep.insert(head.seq());
+            keep.extend(&self.checkpoints);
+            if !self.strict {
+                keep.extend(head.seq().saturating_sub(self.rng.below(3))..=head.seq());
+                // Checkpoints.
+                keep.extend((0..=gc.fence).filter(|seq| gc.retained.contains(*seq) && self.rng.chance(30)));
+            }
             for object in &log.objects {
                 if let Some(Key::Record(_, seq)) = Key::parse(&object.key)
                     && now.secs - object.modified.unwrap().secs < 86_400
@@ -622,13 +647,18 @@ impl Actor {
                     return Ok((record.record.gc.clone(), leased));
                 }
                 PublishOutcome::Lost => self.world.count("fences lost"),
-                PublishOutcome::Unknown { .. } => return Err(Stop::Stale("fence unknown")),
+                // This store answers every request.
+                PublishOutcome::Unknown { reason } => {
+                    return Err(Stop::Bug(format!(
+                        "I6 the outcome of a fence is unknown: {reason}"
+                    )));
+                }
             }
         }
     }
 
     /// FORMAT.md 9.1.
-    async fn collect(&mut self) -> Result<(), Stop> {
+    pub async fn collect(&mut self) -> Result<(), Stop> {
         let Opened { volume, .. } = self.open().await?;
         let (gc, early) = self.fence(&volume).await?;
         let leased = match self.world.wrong {
@@ -702,15 +732,25 @@ impl Actor {
 }
 
 /// A mount with all that it draws from.
-struct Life {
-    mount: Mount,
+pub struct Life {
+    pub mount: Mount,
     lease: LeaseHolder,
     believed: Option<(BTreeSet<Seq>, Timestamp)>,
     stashes: Vec<Stash>,
-    handles: Vec<(Option<BTreeSet<String>>, BTreeSet<Seq>)>,
+    pub handles: Vec<(Option<BTreeSet<String>>, BTreeSet<Seq>)>,
 }
 
 impl Life {
+    fn new(mount: Mount, no: u64) -> Life {
+        Life {
+            lease: LeaseHolder::new(LeaseId([no as u8; 16]), mount.by.clone()),
+            mount,
+            believed: None,
+            stashes: Vec::new(),
+            handles: Vec::new(),
+        }
+    }
+
     fn need(&self) -> BTreeSet<Seq> {
         let mut need = sources_of(&self.mount.overlay);
         for stash in &self.stashes {

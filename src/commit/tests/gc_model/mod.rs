@@ -15,6 +15,7 @@
 //! seeds, `SAILVOL_MODEL_SEED` the first one: a failure is replayed by its seed and one run.
 
 mod actors;
+mod scripts;
 mod world;
 
 use std::collections::BTreeMap;
@@ -27,8 +28,8 @@ use std::time::Duration;
 use super::mount::Mount;
 use crate::volume::Volume;
 use crate::volume::rules::{Mutant, mutant};
-use crate::volume::testing::{IMPATIENT, Rng, create_options};
-use actors::{Actor, DIRS};
+use crate::volume::testing::{IMPATIENT, Rng, Verb, create_options};
+use actors::{Actor, DIRS, MOVING};
 use world::{Gate, Stepped, World, Wrong};
 
 const STEPS_MAX: u64 = 2500;
@@ -36,7 +37,53 @@ const STEPS_MAX: u64 = 2500;
 struct Running {
     gate: Gate,
     weight: u64,
+    collects: bool,
+    /// Takes no step before so many sweeps have ended.
+    until_sweeps: u64,
     future: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// Where somebody sleeps while the others collect: between what it has read and what it does with it.
+#[derive(Clone, Copy, Debug)]
+enum Nap {
+    /// Before the record is created: its number is trimmed meanwhile.
+    Publishing,
+    /// Before the record that LIST named is read.
+    ReadingHead,
+    /// Before an upload: the epoch that it goes under gets old.
+    Uploading,
+    /// Before the lease is written, or the head is read that confirms it.
+    Leasing,
+    /// A collector before one of its reads or deletions.
+    Collecting,
+    /// A mount that does nothing.
+    Idle,
+}
+
+const NAPS: [Nap; 6] = [
+    Nap::Publishing,
+    Nap::ReadingHead,
+    Nap::Uploading,
+    Nap::Leasing,
+    Nap::Collecting,
+    Nap::Idle,
+];
+
+impl Nap {
+    fn begins(self, running: &Running) -> bool {
+        let Some((verb, key)) = running.gate.request() else {
+            return matches!(self, Nap::Idle);
+        };
+        let is = |part: &str| key.contains(part);
+        match self {
+            Nap::Publishing => verb == Verb::Put && is("/log/"),
+            Nap::ReadingHead => verb == Verb::Get && is("/log/"),
+            Nap::Uploading => verb == Verb::Put && (is("/d/") || is("/p/")),
+            Nap::Leasing => is("/lease/") && !running.collects,
+            Nap::Collecting => running.collects && (verb == Verb::Get || verb == Verb::Delete),
+            Nap::Idle => false,
+        }
+    }
 }
 
 fn actor(world: &Arc<World>, no: u64, seed: u64) -> Actor {
@@ -52,6 +99,8 @@ fn actor(world: &Arc<World>, no: u64, seed: u64) -> Actor {
         rng: Rng::new(seed * 1000 + no + 1),
         no,
         store,
+        strict: false,
+        checkpoints: Vec::new(),
     }
 }
 
@@ -61,7 +110,8 @@ fn team(world: &Arc<World>, rng: &mut Rng, seed: u64, first: u64, sizes: [u64; 4
     for (kind, size) in sizes.into_iter().enumerate() {
         for _ in 0..size {
             no += 1;
-            let actor = actor(world, no, seed);
+            let mut actor = actor(world, no, seed);
+            actor.strict = rng.chance(50);
             let gate = actor.gate.clone();
             let future: Pin<Box<dyn Future<Output = ()>>> = match kind {
                 0 => Box::pin(actor.writer()),
@@ -70,7 +120,13 @@ fn team(world: &Arc<World>, rng: &mut Rng, seed: u64, first: u64, sizes: [u64; 4
                 _ => Box::pin(actor.collector()),
             };
             let weight = [2, 20, 100, 100, 300][rng.below(5) as usize];
-            team.push(Running { gate, weight, future });
+            team.push(Running {
+                gate,
+                weight,
+                collects: kind == 3,
+                until_sweeps: 0,
+                future,
+            });
         }
     }
     team
@@ -87,7 +143,8 @@ async fn first_state(world: &Arc<World>) {
     let opened = created.unwrap().into_opened();
     *world.volume.lock() = Some(opened.volume.clone());
     let mut mount = Mount::new(opened);
-    for dir in DIRS {
+    let moving = format!("{}/{MOVING}", DIRS[0]);
+    for dir in [DIRS[0], DIRS[1], &moving] {
         mount.mkdir(dir).await;
         for n in 0..48 {
             mount.write(&format!("{dir}/{n:0200}"), "filler").await;
@@ -96,11 +153,13 @@ async fn first_state(world: &Arc<World>) {
     mount.commit().await.unwrap();
 }
 
-fn pass_time(world: &World, rng: &mut Rng) {
+/// Time goes by between two steps; `long`: mostly so much that leases lapse and fences trim.
+fn pass_time(world: &World, rng: &mut Rng, long: bool) {
     if rng.chance(94) {
         return;
     }
     let secs = match rng.below(10) {
+        _ if long && rng.chance(60) => (24 + rng.below(24)) * 3600,
         0..4 => rng.below(60),
         4..7 => rng.below(1800),
         7..9 => rng.below(6 * 3600),
@@ -126,24 +185,24 @@ async fn run(seed: u64, wrong: Option<Wrong>) -> (u64, Result<BTreeMap<String, u
     let mut rng = Rng::new(seed + 1);
     let sizes = [1 + rng.below(4), 1 + rng.below(3), 1, 1 + rng.below(2)];
     let mut live = team(&world, &mut rng, seed, 0, sizes);
-    let mut late = team(&world, &mut rng, seed, 100, [3, 2, 2, 3]);
+    let mut late = team(&world, &mut rng, seed, 100, [3, 2, 2, 5]);
+    let nap = rng
+        .chance(70)
+        .then(|| NAPS[rng.below(NAPS.len() as u64) as usize]);
+    let mut naps = 3;
     let mut steps = 0;
     while !live.is_empty() && steps < STEPS_MAX {
-        let all: u64 = live.iter().map(|running| running.weight).sum();
-        let mut drawn = rng.below(all);
-        let at = live.iter().position(|running| {
-            let here = drawn < running.weight;
-            drawn = drawn.saturating_sub(running.weight);
-            here
-        });
-        let at = at.expect("less than the sum");
+        let at = draw(&world, &live, &mut rng);
         if step(&mut live[at]).await {
             live.remove(at);
             if !late.is_empty() {
                 live.push(late.remove(rng.below(late.len() as u64) as usize));
             }
+        } else if naps > 0 && nap.is_some_and(|nap| nap.begins(&live[at])) && rng.chance(30) {
+            naps -= 1;
+            live[at].until_sweeps = world.counted("sweeps") + 1 + rng.below(4);
         }
-        pass_time(&world, &mut rng);
+        pass_time(&world, &mut rng, nap.is_some());
         steps += 1;
         world.check();
         if let Some(found) = world.found.lock().take() {
@@ -154,25 +213,54 @@ async fn run(seed: u64, wrong: Option<Wrong>) -> (u64, Result<BTreeMap<String, u
     (steps, Ok(counts))
 }
 
-/// Runs a seed with rules left out; a panic of an actor is a violation too.
-fn one(
-    seed: u64,
-    rule: Option<Mutant>,
-    wrong: Option<Wrong>,
-) -> (u64, Result<BTreeMap<String, u64>, String>) {
+/// Who takes the next step: those who sleep only when nobody else is left. While somebody sleeps the collectors hurry.
+fn draw(world: &World, live: &[Running], rng: &mut Rng) -> usize {
+    let sweeps = world.counted("sweeps");
+    let sleeps = |running: &Running| running.until_sweeps > sweeps;
+    let asleep = live.iter().any(sleeps);
+    let awake = live.iter().any(|running| !sleeps(running));
+    let weights: Vec<u64> = live
+        .iter()
+        .map(|running| match running {
+            running if awake && sleeps(running) => 0,
+            running if asleep && running.collects => running.weight * 10,
+            running => running.weight,
+        })
+        .collect();
+    let mut drawn = rng.below(weights.iter().sum());
+    let at = weights.iter().position(|weight| {
+        let here = drawn < *weight;
+        drawn = drawn.saturating_sub(*weight);
+        here
+    });
+    at.expect("less than the sum")
+}
+
+/// Runs something with a rule left out; a panic is an error.
+fn with_rules<T>(rule: Option<Mutant>, what: impl Future<Output = T>) -> Result<T, String> {
     mutant::set(rule);
     IMPATIENT.set(true);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .unwrap();
-    let result = std::panic::catch_unwind(|| runtime.block_on(run(seed, wrong)));
+    let what = std::panic::AssertUnwindSafe(|| runtime.block_on(what));
+    let result = std::panic::catch_unwind(what);
     mutant::set(None);
     IMPATIENT.set(false);
-    result.unwrap_or_else(|panic| {
+    result.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        (0, Err(format!("panic: {}", text.unwrap_or_default())))
+        format!("panic: {}", text.unwrap_or_default())
     })
+}
+
+/// Runs a seed with rules left out; a panic of an actor is a violation too.
+fn one(
+    seed: u64,
+    rule: Option<Mutant>,
+    wrong: Option<Wrong>,
+) -> (u64, Result<BTreeMap<String, u64>, String>) {
+    with_rules(rule, run(seed, wrong)).unwrap_or_else(|panic| (0, Err(panic)))
 }
 
 fn from_env(name: &str) -> Option<u64> {

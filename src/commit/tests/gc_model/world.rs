@@ -15,6 +15,7 @@ use crate::format::{GcState, Key, LEASE_TTL_SECS, Record, SuperNode, UnverifiedR
 use crate::model::*;
 use crate::store::*;
 use crate::tree::{Item, NodeSource, Place, TreeError, Visit, Visitor, visit};
+use crate::volume::testing::Verb;
 use crate::volume::{Clock, LeaseHolder, RemoteSource, Volume};
 
 /// Rules of the collector and of mounts that the model itself can leave out; those of the product are
@@ -38,6 +39,8 @@ pub struct Gate(Arc<Mutex<Turns>>);
 struct Turns {
     step: u64,
     waiting: Vec<Waker>,
+    /// The request that waits, if the actor does not just let time pass.
+    request: Option<(Verb, String)>,
     /// The scheduler, which waits for the actor: a task that the actor spawned may be the one that comes to a request.
     scheduler: Option<Waker>,
 }
@@ -45,7 +48,16 @@ struct Turns {
 impl Gate {
     /// Waits for the actor's next step.
     pub async fn turn(&self) {
-        let ticket = self.0.lock().step;
+        self.turn_for(None).await;
+    }
+
+    /// As [`Gate::turn`], before a request.
+    async fn turn_for(&self, request: Option<(Verb, String)>) {
+        let ticket = {
+            let mut turns = self.0.lock();
+            turns.request = request;
+            turns.step
+        };
         poll_fn(|cx| {
             let mut turns = self.0.lock();
             if turns.step > ticket {
@@ -65,9 +77,15 @@ impl Gate {
         let waiting = {
             let mut turns = self.0.lock();
             turns.step += 1;
+            turns.request = None;
             std::mem::take(&mut turns.waiting)
         };
         waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// The request before which the actor stands.
+    pub fn request(&self) -> Option<(Verb, String)> {
+        self.0.lock().request.clone()
     }
 
     /// The actor stands before a request; else `scheduler` is told when it does.
@@ -153,6 +171,11 @@ impl World {
 
     pub fn count(&self, what: &str) {
         *self.counts.lock().entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// How often something was counted.
+    pub fn counted(&self, what: &str) -> u64 {
+        self.counts.lock().get(what).copied().unwrap_or(0)
     }
 
     pub fn violated(&self, what: String) {
@@ -379,9 +402,9 @@ impl std::fmt::Debug for Stepped {
 }
 
 impl Stepped {
-    async fn turn(&self) {
+    async fn turn(&self, verb: Verb, key: &str) {
         if !self.free {
-            self.gate.turn().await;
+            self.gate.turn_for(Some((verb, key.to_owned()))).await;
         }
     }
 
@@ -405,12 +428,12 @@ fn one_epoch(key: &str) -> String {
 #[async_trait]
 impl ObjectStore for Stepped {
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, StoreError> {
-        self.turn().await;
+        self.turn(Verb::Get, key).await;
         self.world.memory.get(&self.key(key), range).await
     }
 
     async fn put(&self, key: &str, body: Bytes, mode: PutMode) -> Result<PutDone, StoreError> {
-        self.turn().await;
+        self.turn(Verb::Put, key).await;
         let key = self.key(key);
         let done = self.world.memory.put(&key, body.clone(), mode).await?;
         self.world.put_done(&key, &body).await;
@@ -418,17 +441,18 @@ impl ObjectStore for Stepped {
     }
 
     async fn head(&self, key: &str) -> Result<Option<u64>, StoreError> {
-        self.turn().await;
+        self.turn(Verb::Head, key).await;
         self.world.memory.head(&self.key(key)).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Listed, StoreError> {
-        self.turn().await;
+        self.turn(Verb::List, prefix).await;
         self.world.memory.list(prefix, after, limit).await
     }
 
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
-        self.turn().await;
+        self.turn(Verb::Delete, keys.first().map_or("", String::as_str))
+            .await;
         let keys: Vec<String> = keys.iter().map(|key| self.key(key)).collect();
         self.world.memory.delete(&keys).await?;
         keys.iter().for_each(|key| self.world.deleted(key));
