@@ -1,18 +1,21 @@
 //! A view with its surroundings, and the model beside it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::Arc;
 
 use futures::FutureExt;
 
 use super::model::{Fs, Id, ROOT, Res};
+use super::programs::Rng;
+use super::side::Side;
 use super::source::{TestClock, TestSource};
-use crate::model::{Hash, Kind, TreeRoot, VolumeId};
+use crate::model::{Hash, TreeRoot, VolumeId};
 use crate::overlay::{BaseRef, Found, Overlay, OverlayOptions, OverlayState};
 use crate::view::space::{Ask, Child};
 use crate::view::{
-    Attr, Caller, Clock, FrozenView, Ino, OpenFlags, ROOT_INO, View, ViewError, ViewOptions, ViewParts,
+    Caller, Clock, FrozenView, Ino, OpenFlags, ROOT_INO, View, ViewError, ViewOptions, ViewParts,
 };
 
 pub const CALLER: Caller = Caller {
@@ -55,23 +58,30 @@ pub struct Handle {
 
 /// A mount without a kernel.
 pub struct World {
+    pub side: Side,
     pub source: Arc<TestSource>,
-    pub clock: Arc<TestClock>,
     pub dir: tempfile::TempDir,
-    pub view: Option<Arc<View>>,
     pub overlay: Option<Arc<Overlay>>,
-    pub fs: Fs,
     /// What the base holds.
     pub base_fs: Fs,
     pub base: TreeRoot,
     pub seq: u64,
-    pub handles: Vec<Handle>,
-    /// References that the "kernel" has.
-    pub held: Vec<Ino>,
     pub frozen: Option<(FrozenView, Fs)>,
     pub next_file_id: u64,
-    /// Tell every step.
-    pub logging: bool,
+}
+
+impl Deref for World {
+    type Target = Side;
+
+    fn deref(&self) -> &Side {
+        &self.side
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Side {
+        &mut self.side
+    }
 }
 
 impl World {
@@ -86,26 +96,17 @@ impl World {
         let base = run(source.store(&fs.to_tree(&source)));
         let mut world = World {
             source,
-            clock,
             dir: tempfile::tempdir().unwrap(),
-            view: None,
             overlay: None,
             base_fs: fs.clone(),
-            fs,
+            side: Side::new(fs, clock),
             base,
             seq: 1,
-            handles: Vec::new(),
-            held: Vec::new(),
             frozen: None,
             next_file_id,
-            logging: std::env::var("SAILVOL_LOG").is_ok(),
         };
         world.mount();
         world
-    }
-
-    pub fn view(&self) -> Arc<View> {
-        self.view.clone().unwrap()
     }
 
     pub fn base_ref(&self) -> BaseRef {
@@ -155,44 +156,30 @@ impl World {
         last(overlay);
     }
 
-    pub fn tick(&mut self) {
-        self.clock.tick();
-        self.fs.now = self.clock.now();
+    pub fn step(&mut self, rng: &mut Rng) {
+        self.tick();
+        let dice = rng.below(100);
+        match dice {
+            0..92 => run(self.side.step(rng, dice)),
+            92..95 => self.source.cool(),
+            95 => self.freeze(),
+            96 => self.publish(),
+            97 => self.unfreeze(),
+            98 => self.step_remount(rng),
+            _ => self.step_reload(rng),
+        }
     }
 
-    // ---- paths ----
-
-    /// A path as the kernel walks it.
     pub fn walk(&mut self, path: &[&[u8]]) -> Res<Ino> {
-        let mut at = ROOT_INO;
-        for name in path {
-            match errno(run(self.view().lookup(&CALLER, at, name)))? {
-                Some(known) => {
-                    self.held.push(known.ino);
-                    at = known.ino;
-                }
-                None => return Err(libc::ENOENT),
-            }
-        }
-        Ok(at)
+        run(self.side.walk(path))
     }
 
-    /// The directory of a path, and its last name.
-    pub fn dir_of<'a>(&mut self, path: &[&'a [u8]]) -> (Res<Ino>, Res<Id>, &'a [u8]) {
-        let (last, dir) = path.split_last().unwrap();
-        let ino = self.walk(dir);
-        let id = self.fs.walk(dir);
-        assert_eq!(ino.is_ok(), id.is_ok(), "walk {path:?}: {ino:?} {id:?}");
-        (ino, id, last)
+    pub fn check(&mut self) {
+        run(self.side.check());
     }
 
-    /// The kernel's memory is short.
-    pub fn forget_all(&mut self) {
-        if self.handles.is_empty() {
-            for ino in self.held.drain(..).rev() {
-                self.view.as_ref().unwrap().forget(ino, 1);
-            }
-        }
+    pub fn read_all(&self, ino: Ino) -> Vec<u8> {
+        run(self.side.read_all(ino))
     }
 
     // ---- commit and reload ----
@@ -331,8 +318,9 @@ impl World {
         // Handles read on what they opened. What the path leads to is still the same file if it has the same content;
         // else the handle is the last that knows it.
         let view = self.view();
-        for handle in &mut self.handles {
-            let old = self.fs.at(handle.id).clone();
+        let side = &mut self.side;
+        for handle in &mut side.handles {
+            let old = side.fs.at(handle.id).clone();
             let attr = run(view.getattr(&CALLER, handle.ino, None)).unwrap();
             let same = fs
                 .inodes
@@ -352,153 +340,8 @@ impl World {
             fs.inodes.insert(id, old);
             handle.id = id;
         }
-        self.fs = fs;
+        side.fs = fs;
         self.source.cool();
-    }
-
-    // ---- comparison ----
-
-    /// Everything that can be seen is as the model says.
-    pub fn check(&mut self) {
-        let view = self.view();
-        let mut todo = vec![(ROOT_INO, ROOT, String::new())];
-        let mut held = Vec::new();
-        let mut seen: BTreeMap<Id, Ino> = BTreeMap::new();
-        let mut numbers: BTreeMap<u64, Id> = BTreeMap::new();
-        while let Some((ino, id, path)) = todo.pop() {
-            let attr = run(view.getattr(&CALLER, ino, None)).unwrap();
-            self.same_attr(&attr, id, &path);
-            let open = run(view.opendir(&CALLER, ino)).unwrap();
-            let mut lines = Vec::new();
-            let mut cookie = 0;
-            loop {
-                let some = run(view.readdirplus(ino, open.fh, cookie, 700));
-                let some = some.unwrap_or_else(|error| panic!("listing {path}: {error}"));
-                let Some(last) = some.last() else { break };
-                cookie = last.item.cookie;
-                lines.extend(some);
-            }
-            let plain = self.list_plain(ino);
-            view.releasedir(ino, open.fh);
-            assert_eq!(
-                (&*lines[0].item.name, &*lines[1].item.name),
-                (&b"."[..], &b".."[..])
-            );
-            let names: Vec<(Vec<u8>, Kind)> = lines[2..]
-                .iter()
-                .map(|line| (line.item.name.to_vec(), line.item.kind))
-                .collect();
-            assert_eq!(names, self.fs.list(id), "listing of {path}");
-            assert_eq!(names, plain, "plain listing of {path}");
-            for line in &lines[2..] {
-                let name = &line.item.name;
-                let child = self.fs.lookup(id, name).unwrap();
-                let path = format!("{path}/{}", String::from_utf8_lossy(name));
-                let known = line
-                    .known
-                    .unwrap_or_else(|| panic!("{path} has no attributes in the listing"));
-                held.push(known.ino);
-                assert_eq!(line.item.ino, known.attr.ino, "d_ino of {path}");
-                self.same_attr(&known.attr, child, &path);
-                // One number for one inode, however many names lead to it.
-                assert_eq!(
-                    *seen.entry(child).or_insert(known.ino),
-                    known.ino,
-                    "{path} has two numbers"
-                );
-                assert_eq!(
-                    *numbers.entry(known.attr.ino).or_insert(child),
-                    child,
-                    "st_ino of {path} is another's"
-                );
-                match &self.fs.at(child).body {
-                    super::model::Body::Dir(_) => todo.push((known.ino, child, path.clone())),
-                    super::model::Body::File(data) => {
-                        assert!(self.read_all(known.ino) == *data, "content of {path}");
-                    }
-                    super::model::Body::Symlink(target) => {
-                        assert_eq!(run(view.readlink(&CALLER, known.ino)).unwrap(), target.as_slice());
-                    }
-                    super::model::Body::Fifo => {}
-                }
-                let list = run(view.listxattr(&CALLER, known.ino)).unwrap();
-                let mut model = Vec::new();
-                for (name, value) in &self.fs.at(child).xattrs {
-                    model.extend_from_slice(name);
-                    model.push(0);
-                    assert_eq!(
-                        run(view.getxattr(&CALLER, known.ino, name)).unwrap(),
-                        value.as_slice()
-                    );
-                }
-                assert_eq!(list, model, "xattrs of {path}");
-            }
-        }
-        for ino in held.into_iter().rev() {
-            view.forget(ino, 1);
-        }
-        for handle in self.handles.clone() {
-            if handle.flags.read {
-                let data = self.fs.data(handle.id).clone();
-                let read = run(view.read(handle.ino, handle.fh, 0, data.len() + 10)).unwrap();
-                assert!(read == data.as_slice(), "content of open file {}", handle.id);
-            }
-        }
-    }
-
-    fn list_plain(&self, ino: Ino) -> Vec<(Vec<u8>, Kind)> {
-        let view = self.view();
-        let open = run(view.opendir(&CALLER, ino)).unwrap();
-        let mut names = Vec::new();
-        let mut cookie = 0;
-        loop {
-            let some = run(view.readdir(ino, open.fh, cookie, 100)).unwrap();
-            let Some(last) = some.last() else { break };
-            cookie = last.cookie;
-            names.extend(some.iter().map(|line| (line.name.to_vec(), line.kind)));
-        }
-        view.releasedir(ino, open.fh);
-        names.split_off(2)
-    }
-
-    fn same_attr(&self, attr: &Attr, id: Id, path: &str) {
-        let inode = self.fs.at(id);
-        let size = match &inode.body {
-            super::model::Body::File(data) => data.len() as u64,
-            super::model::Body::Symlink(target) => target.len() as u64,
-            super::model::Body::Dir(_) => attr.size,
-            super::model::Body::Fifo => 0,
-        };
-        assert_eq!(
-            (
-                attr.mode,
-                attr.size,
-                u64::from(attr.nlink),
-                attr.mtime,
-                attr.ctime
-            ),
-            (inode.mode, size, self.fs.nlink(id), inode.mtime, inode.ctime),
-            "mode, size, nlink, mtime, ctime of {path}"
-        );
-    }
-
-    pub fn read_all(&self, ino: Ino) -> Vec<u8> {
-        let view = self.view();
-        let flags = OpenFlags {
-            read: true,
-            ..OpenFlags::default()
-        };
-        let open = run(view.open(&CALLER, ino, flags)).unwrap();
-        let mut all = Vec::new();
-        loop {
-            let some = run(view.read(ino, open.fh, all.len() as u64, 100_000)).unwrap();
-            if some.is_empty() {
-                break;
-            }
-            all.extend_from_slice(&some);
-        }
-        view.release(ino, open.fh);
-        all
     }
 }
 

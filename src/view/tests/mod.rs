@@ -5,4 +5,5 @@ mod cases;
 mod harness;
 mod model;
 mod programs;
+mod side;
 mod source;

@@ -1,7 +1,8 @@
 //! Random programs, run on the view and on the model.
 
-use super::harness::{CALLER, Handle, World, errno, run};
+use super::harness::{CALLER, Handle, World, errno};
 use super::model::{Body, Res};
+use super::side::Side;
 use crate::view::{Allocate, CopySide, NodeKind, OpenFlags, RenameMode, SetAttr, SetTime, XattrMode};
 
 /// A small random generator, so that a seed is a program for ever.
@@ -26,7 +27,7 @@ impl Rng {
     }
 }
 
-const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"long-name-of-an-entry"];
+pub const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"long-name-of-an-entry"];
 
 fn path(rng: &mut Rng) -> Vec<&'static [u8]> {
     let len = 1 + rng.below(3);
@@ -62,43 +63,35 @@ impl std::fmt::Display for Shown<'_> {
     }
 }
 
-impl World {
+impl Side {
     /// Told when a program fails, if SAILVOL_LOG is set.
-    fn log(&self, what: std::fmt::Arguments<'_>) {
+    pub fn log(&self, what: std::fmt::Arguments<'_>) {
         if self.logging {
             eprintln!("{what}");
         }
     }
 
-    /// One random step.
-    pub fn step(&mut self, rng: &mut Rng) {
-        self.tick();
-        let dice = rng.below(100);
+    /// One random step of a process; `dice` below 92.
+    pub async fn step(&mut self, rng: &mut Rng, dice: usize) {
         self.log(format_args!("step {dice}"));
         match dice {
-            0..10 => self.step_make(rng),
-            10..20 => self.step_open(rng),
-            20..38 => self.step_data(rng),
+            0..10 => self.step_make(rng).await,
+            10..20 => self.step_open(rng).await,
+            20..38 => self.step_data(rng).await,
             38..44 => self.step_close(rng),
-            44..52 => self.step_remove(rng),
-            52..64 => self.step_rename(rng),
-            64..70 => self.step_link(rng),
-            70..80 => self.step_attrs(rng),
-            80..84 => self.step_truncate_path(rng),
-            84..89 => self.step_copy(rng),
-            89..92 => self.forget_all(),
-            92..95 => self.source.cool(),
-            95 => self.freeze(),
-            96 => self.publish(),
-            97 => self.unfreeze(),
-            98 => self.step_remount(rng),
-            _ => self.step_reload(rng),
+            44..52 => self.step_remove(rng).await,
+            52..64 => self.step_rename(rng).await,
+            64..70 => self.step_link(rng).await,
+            70..80 => self.step_attrs(rng).await,
+            80..84 => self.step_truncate_path(rng).await,
+            84..89 => self.step_copy(rng).await,
+            _ => self.forget_all(),
         }
     }
 
-    fn step_make(&mut self, rng: &mut Rng) {
-        let path = path(rng);
-        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else {
+    async fn step_make(&mut self, rng: &mut Rng) {
+        let path = self.path(rng);
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path).await else {
             return;
         };
         let view = self.view();
@@ -106,17 +99,17 @@ impl World {
         self.log(format_args!("make {}", Shown(&path)));
         let (made, body, mode) = match rng.below(4) {
             0 | 1 => (
-                run(view.mkdir(&CALLER, dir, name, mode)),
+                view.mkdir(&CALLER, dir, name, mode).await,
                 Body::Dir(Default::default()),
                 mode,
             ),
             2 => (
-                run(view.symlink(&CALLER, dir, name, b"x/y")),
+                view.symlink(&CALLER, dir, name, b"x/y").await,
                 Body::Symlink(b"x/y".to_vec()),
                 0o777,
             ),
             _ => (
-                run(view.mknod(&CALLER, dir, name, NodeKind::Fifo, mode)),
+                view.mknod(&CALLER, dir, name, NodeKind::Fifo, mode).await,
                 Body::Fifo,
                 mode,
             ),
@@ -127,9 +120,9 @@ impl World {
         }
     }
 
-    fn step_open(&mut self, rng: &mut Rng) {
-        let path = path(rng);
-        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else {
+    async fn step_open(&mut self, rng: &mut Rng) {
+        let path = self.path(rng);
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path).await else {
             return;
         };
         let view = self.view();
@@ -142,7 +135,7 @@ impl World {
         };
         self.log(format_args!("open {} {flags:?}", Shown(&path)));
         if rng.chance(50) {
-            let made = errno(run(view.create(&CALLER, dir, name, 0o644, flags)));
+            let made = errno(view.create(&CALLER, dir, name, 0o644, flags).await);
             let there = self.fs.lookup(dir_id, name);
             let model = match there {
                 Ok(id) if matches!(self.fs.at(id).body, Body::File(_)) => Ok(id),
@@ -162,7 +155,7 @@ impl World {
         }
         let truncate = flags.write && rng.chance(25);
         let flags = OpenFlags { truncate, ..flags };
-        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else {
+        let (Ok(ino), Ok(id)) = (self.walk(&path).await, self.fs.walk(&path)) else {
             return;
         };
         let model = match &self.fs.at(id).body {
@@ -170,7 +163,7 @@ impl World {
             Body::Dir(_) => Err(libc::EISDIR),
             _ => Err(libc::EINVAL),
         };
-        if let Some((open, id)) = same(errno(run(view.open(&CALLER, ino, flags))), model, "open") {
+        if let Some((open, id)) = same(errno(view.open(&CALLER, ino, flags).await), model, "open") {
             if truncate {
                 self.fs.truncate(id, 0);
             }
@@ -196,8 +189,9 @@ impl World {
     }
 
     /// Mostly small places, sometimes around the edges of frames.
-    fn place(rng: &mut Rng, size: usize) -> usize {
+    fn place(&self, rng: &mut Rng, size: usize) -> usize {
         match rng.below(8) {
+            2 | 3 if !self.large => rng.below(9000),
             0 => size,
             1 => size + rng.below(5000),
             2 => (rng.below(6) << 20).saturating_sub(rng.below(3)),
@@ -206,22 +200,23 @@ impl World {
         }
     }
 
-    fn step_data(&mut self, rng: &mut Rng) {
+    async fn step_data(&mut self, rng: &mut Rng) {
         let Some(handle) = self.any_handle(rng) else {
             return;
         };
         let view = self.view();
         let size = self.fs.data(handle.id).len();
-        let offset = Self::place(rng, size);
+        let offset = self.place(rng, size);
         self.log(format_args!("data of {}", handle.id));
         let len = match rng.below(6) {
+            0 | 1 if !self.large => rng.below(6000),
             0 => rng.below(3 << 20),
             1 => 1 << 20,
             _ => 1 + rng.below(3000),
         };
         match rng.below(6) {
             0 | 1 => {
-                let read = errno(run(view.read(handle.ino, handle.fh, offset as u64, len)));
+                let read = errno(view.read(handle.ino, handle.fh, offset as u64, len).await);
                 let data = self.fs.data(handle.id);
                 let from = offset.min(data.len());
                 let model = &data[from..(from + len).min(data.len())];
@@ -229,13 +224,10 @@ impl World {
             }
             2 | 3 => {
                 let bytes = pattern(rng, len);
-                let wrote = errno(run(view.write(
-                    handle.ino,
-                    handle.fh,
-                    offset as u64,
-                    &bytes,
-                    false,
-                )));
+                let wrote = errno(
+                    view.write(handle.ino, handle.fh, offset as u64, &bytes, false)
+                        .await,
+                );
                 let model = if handle.flags.write {
                     Ok(())
                 } else {
@@ -254,7 +246,7 @@ impl World {
                     fh: Some(handle.fh),
                     ..SetAttr::default()
                 };
-                run(view.setattr(&CALLER, handle.ino, &set)).unwrap();
+                view.setattr(&CALLER, handle.ino, &set).await.unwrap();
                 self.fs.truncate(handle.id, offset);
             }
             5 if handle.flags.write => {
@@ -266,7 +258,9 @@ impl World {
                     Allocate::ZeroRange { keep_size: false },
                     Allocate::ZeroRange { keep_size: true },
                 ][rng.below(5)];
-                run(view.fallocate(handle.ino, handle.fh, offset as u64, len as u64, what)).unwrap();
+                view.fallocate(handle.ino, handle.fh, offset as u64, len as u64, what)
+                    .await
+                    .unwrap();
                 let end = offset + len;
                 let grows = matches!(what, Allocate::Extend | Allocate::ZeroRange { keep_size: false });
                 if matches!(what, Allocate::PunchHole | Allocate::ZeroRange { .. }) {
@@ -280,9 +274,9 @@ impl World {
         }
     }
 
-    fn step_truncate_path(&mut self, rng: &mut Rng) {
-        let path = path(rng);
-        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else {
+    async fn step_truncate_path(&mut self, rng: &mut Rng) {
+        let path = self.path(rng);
+        let (Ok(ino), Ok(id)) = (self.walk(&path).await, self.fs.walk(&path)) else {
             return;
         };
         let Body::File(data) = &self.fs.at(id).body else {
@@ -292,17 +286,17 @@ impl World {
         let size = if rng.chance(40) {
             0
         } else {
-            Self::place(rng, data.len())
+            self.place(rng, data.len())
         };
         let set = SetAttr {
             size: Some(size as u64),
             ..SetAttr::default()
         };
-        run(self.view().setattr(&CALLER, ino, &set)).unwrap();
+        self.view().setattr(&CALLER, ino, &set).await.unwrap();
         self.fs.truncate(id, size);
     }
 
-    fn step_copy(&mut self, rng: &mut Rng) {
+    async fn step_copy(&mut self, rng: &mut Rng) {
         let (Some(from), Some(to)) = (self.any_handle(rng), self.any_handle(rng)) else {
             return;
         };
@@ -327,7 +321,9 @@ impl World {
             offset: offset as u64,
         };
         let copy = self.view();
-        let copied = run(copy.copy_file_range(side(&from, from_offset), side(&to, to_offset), len as u64));
+        let copied = copy
+            .copy_file_range(side(&from, from_offset), side(&to, to_offset), len as u64)
+            .await;
         let copied = errno(copied).unwrap() as usize;
         let there = size.saturating_sub(from_offset).min(len);
         assert!(
@@ -340,70 +336,69 @@ impl World {
         }
     }
 
-    fn step_remove(&mut self, rng: &mut Rng) {
-        let path = path(rng);
-        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path) else {
+    async fn step_remove(&mut self, rng: &mut Rng) {
+        let path = self.path(rng);
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&path).await else {
             return;
         };
         let view = self.view();
         self.log(format_args!("remove {}", Shown(&path)));
         if rng.chance(60) {
             same(
-                errno(run(view.unlink(&CALLER, dir, name))),
+                errno(view.unlink(&CALLER, dir, name).await),
                 self.fs.unlink(dir_id, name),
                 "unlink",
             );
         } else {
             same(
-                errno(run(view.rmdir(&CALLER, dir, name))),
+                errno(view.rmdir(&CALLER, dir, name).await),
                 self.fs.rmdir(dir_id, name),
                 "rmdir",
             );
         }
     }
 
-    fn step_rename(&mut self, rng: &mut Rng) {
-        let (from, to) = (path(rng), path(rng));
+    async fn step_rename(&mut self, rng: &mut Rng) {
+        let (from, to) = (self.path(rng), self.path(rng));
         let mode = match rng.below(5) {
             0 => RenameMode::NoReplace,
             1 => RenameMode::Exchange,
             _ => RenameMode::Replace,
         };
-        let (Ok(from_dir), Ok(from_id), from_name) = self.dir_of(&from) else {
+        let (Ok(from_dir), Ok(from_id), from_name) = self.dir_of(&from).await else {
             return;
         };
-        let (Ok(to_dir), Ok(to_id), to_name) = self.dir_of(&to) else {
+        let (Ok(to_dir), Ok(to_id), to_name) = self.dir_of(&to).await else {
             return;
         };
         self.log(format_args!("rename {} {} {mode:?}", Shown(&from), Shown(&to)));
-        let view = errno(run(self.view().rename(
-            &CALLER,
-            (from_dir, from_name),
-            (to_dir, to_name),
-            mode,
-        )));
+        let view = errno(
+            self.view()
+                .rename(&CALLER, (from_dir, from_name), (to_dir, to_name), mode)
+                .await,
+        );
         let model = self.fs.rename((from_id, from_name), (to_id, to_name), mode);
         same(view, model, "rename");
     }
 
-    fn step_link(&mut self, rng: &mut Rng) {
-        let (from, to) = (path(rng), path(rng));
-        let (Ok(ino), Ok(id)) = (self.walk(&from), self.fs.walk(&from)) else {
+    async fn step_link(&mut self, rng: &mut Rng) {
+        let (from, to) = (self.path(rng), self.path(rng));
+        let (Ok(ino), Ok(id)) = (self.walk(&from).await, self.fs.walk(&from)) else {
             return;
         };
-        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&to) else {
+        let (Ok(dir), Ok(dir_id), name) = self.dir_of(&to).await else {
             return;
         };
         self.log(format_args!("link {} {}", Shown(&from), Shown(&to)));
-        let view = errno(run(self.view().link(&CALLER, ino, dir, name)));
+        let view = errno(self.view().link(&CALLER, ino, dir, name).await);
         if let Some((known, ())) = same(view, self.fs.link(id, dir_id, name), "link") {
             self.held.push(known.ino);
         }
     }
 
-    fn step_attrs(&mut self, rng: &mut Rng) {
-        let path = path(rng);
-        let (Ok(ino), Ok(id)) = (self.walk(&path), self.fs.walk(&path)) else {
+    async fn step_attrs(&mut self, rng: &mut Rng) {
+        let path = self.path(rng);
+        let (Ok(ino), Ok(id)) = (self.walk(&path).await, self.fs.walk(&path)) else {
             return;
         };
         let view = self.view();
@@ -416,7 +411,7 @@ impl World {
                     mode: Some(mode),
                     ..SetAttr::default()
                 };
-                run(view.setattr(&CALLER, ino, &set)).unwrap();
+                view.setattr(&CALLER, ino, &set).await.unwrap();
                 let inode = self.fs.at_mut(id);
                 (inode.mode, inode.ctime) = (mode, now);
             }
@@ -429,7 +424,7 @@ impl World {
                     mtime: Some(SetTime::At(time)),
                     ..SetAttr::default()
                 };
-                run(view.setattr(&CALLER, ino, &set)).unwrap();
+                view.setattr(&CALLER, ino, &set).await.unwrap();
                 let inode = self.fs.at_mut(id);
                 (inode.mtime, inode.ctime) = (time, now);
             }
@@ -438,7 +433,7 @@ impl World {
                 let name = [&b"user.a"[..], b"user.b"][rng.below(2)];
                 let value = pattern(rng, 10);
                 let mode = [XattrMode::Any, XattrMode::Create, XattrMode::Replace][rng.below(3)];
-                let view = errno(run(view.setxattr(&CALLER, ino, name, &value, mode)));
+                let view = errno(view.setxattr(&CALLER, ino, name, &value, mode).await);
                 let model = match (mode, self.fs.at(id).xattrs.contains_key(name)) {
                     (XattrMode::Create, true) => Err(libc::EEXIST),
                     (XattrMode::Replace, false) => Err(libc::ENODATA),
@@ -451,7 +446,7 @@ impl World {
                 }
             }
             _ => {
-                let view = errno(run(view.removexattr(&CALLER, ino, b"user.a")));
+                let view = errno(view.removexattr(&CALLER, ino, b"user.a").await);
                 let model = match self.fs.at(id).xattrs.contains_key(&b"user.a"[..]) {
                     true => Ok(()),
                     false => Err(libc::ENODATA),
@@ -464,8 +459,10 @@ impl World {
             }
         }
     }
+}
 
-    fn step_remount(&mut self, rng: &mut Rng) {
+impl World {
+    pub(super) fn step_remount(&mut self, rng: &mut Rng) {
         self.stop(rng.chance(50));
         self.mount();
         if self.overlay.as_ref().unwrap().read().frozen.is_some() {
@@ -474,7 +471,7 @@ impl World {
         }
     }
 
-    fn step_reload(&mut self, rng: &mut Rng) {
+    pub(super) fn step_reload(&mut self, rng: &mut Rng) {
         // Files open for writing are kept by the mount; here they are closed first.
         let writers: Vec<Handle> = self
             .handles
