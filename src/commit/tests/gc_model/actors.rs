@@ -167,7 +167,9 @@ async fn edit(mount: &mut Mount, rng: &mut Rng) {
     let taken = is_there(mount, &to).await;
     match rng.below(100) {
         0..40 => mount.write(&at, a_content(rng)).await,
-        40..70 if there && at != to => mount.rename(&at, &to).await,
+        40..70 if there && mount.node(&path(&at)).await != mount.node(&path(&to)).await => {
+            mount.rename(&at, &to).await;
+        }
         70..80 if there => mount.remove(&at).await,
         80..88 if there && !taken => mount.link(&at, &to).await,
         88..94 => {

@@ -10,8 +10,8 @@
 //! - I4: no transaction is in the chain twice;
 //! - I5: protected records are in the log.
 //!
-//! Rules that are left out and noticed within few seeds are tests of every run; the others are ignored
-//! ones, of which some may pass unnoticed in the seeds that they try. `SAILVOL_MODEL_RUNS` sets the number of
+//! For each rule that is left out there is a script, the shortest schedule in which it does harm (`scripts.rs`). Random
+//! seeds notice every one of them too, as ignored tests where that takes minutes. `SAILVOL_MODEL_RUNS` sets the number of
 //! seeds, `SAILVOL_MODEL_SEED` the first one: a failure is replayed by its seed and one run.
 
 mod actors;
@@ -311,25 +311,25 @@ macro_rules! noticed {
 
 noticed! {
     without_r1: Some(Mutant::NoR1), None, 100;
-    #[ignore = "needs many seeds, perhaps more than these"]
+    #[ignore = "takes many seeds; see the script of the same rule"]
     without_r2: Some(Mutant::NoR2), None, 200;
-    #[ignore = "needs many seeds, perhaps more than these"]
+    #[ignore = "takes many seeds; see the script of the same rule"]
     with_r2_for_the_newest_source_only: Some(Mutant::R2Newest), None, 400;
-    #[ignore = "needs many seeds, perhaps more than these"]
+    #[ignore = "takes many seeds; see the script of the same rule"]
     without_r4: Some(Mutant::NoR4), None, 200;
-    #[ignore = "needs many seeds, perhaps more than these"]
+    #[ignore = "takes many seeds; see the script of the same rule"]
     with_a_strict_fence_in_r4: Some(Mutant::StrictFence), None, 100;
     without_epochs_in_keys: None, Some(Wrong::SharedKeys), 50;
-    #[ignore = "needs many seeds, perhaps more than these"]
+    #[ignore = "takes many seeds; see the script of the same rule"]
     with_leases_that_are_not_confirmed: None, Some(Wrong::LeaseNotConfirmed), 200;
-    #[ignore = "needs many seeds, perhaps more than these"]
+    #[ignore = "takes many seeds; see the script of the same rule"]
     with_leases_on_the_newest_source_only: None, Some(Wrong::LeaseNewestOnly), 200;
-    #[ignore = "needs many seeds, perhaps more than these"]
+    #[ignore = "takes many seeds; see the script of the same rule"]
     with_leases_read_before_the_fence: None, Some(Wrong::LeasesBeforeFence), 400;
-    #[ignore = "needs many seeds, perhaps more than these"]
+    #[ignore = "takes many seeds; see the script of the same rule"]
     without_the_stop_rule: None, Some(Wrong::NoStopRule), 400;
-    #[ignore = "needs many seeds, perhaps more than these"]
+    #[ignore = "takes many seeds; see the script of the same rule"]
     with_sources_forgotten_by_keep: None, Some(Wrong::KeepForgets), 400;
-    #[ignore = "needs many seeds, perhaps more than these"]
+    #[ignore = "takes many seeds; see the script of the same rule"]
     with_sources_forgotten_by_restore: None, Some(Wrong::RestoreForgets), 400;
 }
