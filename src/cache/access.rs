@@ -153,6 +153,11 @@ impl Cache {
         }
     }
 
+    /// Where it is.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
     /// What `status` shows.
     pub fn stats(&self) -> CacheStats {
         CacheStats {

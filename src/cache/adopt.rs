@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,25 +15,35 @@ use super::space::Room;
 use super::{Adoption, Cache};
 use crate::model::{Content, FRAME_BYTES, HOLE_BYTES, Hash, chunk_count, chunk_range};
 
+/// Contents of which so much is still to be checked are handed out at the next opening, not at this one, bytes: some 50 ms.
+const CHECK_BYTES_MAX: u64 = 64 << 20;
+
 /// A complete content in a file of its own, every frame checked. It is not evicted as long as this value lives; hold it
-/// until the kernel has let go of the file.
+/// until the kernel has closed the file. (Mappings that outlive that are noticed at the eviction.)
 #[derive(Debug)]
 pub struct PinnedFile {
     segment: Arc<Segment>,
-    file: Arc<File>,
+    handle: OwnedFd,
     pinned_bytes: Arc<AtomicU64>,
 }
 
 impl PinnedFile {
-    /// The open file. Nobody may write to it.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// Names the file (O_PATH). Nobody may write to it.
+    pub fn handle(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
     }
+}
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.segment.path
-    }
+/// Who got a cache file into his hands. Mappings outlive handles, so what was handed out once may be in use until the
+/// kernel says that it is not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Holder {
+    /// Nobody yet.
+    Nobody,
+    /// It was a body before: whoever had it open then.
+    Former,
+    /// This inode.
+    Inode(u64),
 }
 
 impl Drop for PinnedFile {
@@ -43,51 +54,81 @@ impl Drop for PinnedFile {
 }
 
 impl Cache {
-    /// The file of a complete content, for passthrough. `None` when it is not complete, has no file of its own (small,
-    /// or over half the cap), or when more than half of the cap would be pinned. Frames of an earlier session are
-    /// checked first.
-    pub async fn pin(&self, content: &Content, size: u64) -> Option<PinnedFile> {
+    /// The file of a complete content, for passthrough, handed to one inode (`holder`, a number that means one inode as long
+    /// as that has handles or mappings). `None` when it is not complete, has no file of its own (small, or over half the
+    /// cap), when another inode has it, or when more than half of the cap would be pinned. Frames of an earlier session
+    /// are checked first; of a large file that is done in the background, and this answer is `None`.
+    pub async fn hand_out(&self, content: &Content, size: u64, holder: u64) -> Option<PinnedFile> {
         let file = Chunked::of(content, size)?;
-        if !self.contents.is_whole(size) || !self.contents.complete(&file) {
+        if !self.contents.is_whole(size) {
+            return None;
+        }
+        let key = Contents::whole_key(file.cid);
+        let segment = self.contents.get(&key)?;
+        if segment.all_checked() {
+            return self.pin_segment(segment, holder);
+        }
+        if !segment.complete() {
             return None;
         }
         let this = self.shared();
-        let key = Contents::whole_key(file.cid);
-        if !self.contents.get(&key)?.all_checked() {
-            this.prefetch_chunked(&file).await.ok()?;
+        if size > CHECK_BYTES_MAX {
+            self.runtime.spawn(async move {
+                if let Err(error) = this.prefetch_chunked(&file).await {
+                    tracing::debug!(%error, "a cached file could not be checked");
+                }
+            });
+            return None;
         }
-        let segment = self.contents.get(&key)?;
-        let pinning = tokio::task::spawn_blocking(move || this.pin_segment(segment));
-        pinning.await.ok().flatten()
+        this.prefetch_chunked(&file).await.ok()?;
+        this.pin_segment(self.contents.get(&key)?, holder)
     }
 
-    fn pin_segment(&self, segment: Arc<Segment>) -> Option<PinnedFile> {
+    fn pin_segment(&self, segment: Arc<Segment>, holder: u64) -> Option<PinnedFile> {
+        segment.open_file(&self.disk).ok()?;
+        let handle = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+            .open(&segment.path)
+            .ok()?;
         let pinned = self.pinned_bytes.fetch_add(segment.len, Relaxed) + segment.len;
         segment.pins.fetch_add(1, Relaxed);
         // From here on the value undoes the counting; eviction looks at the pins under its own lock, so a segment that
         // is still in the map afterwards stays there.
-        let pin = |file| PinnedFile {
+        let pin = PinnedFile {
             segment: segment.clone(),
-            file,
+            handle: handle.into(),
             pinned_bytes: self.pinned_bytes.clone(),
         };
-        match segment.open_file(&self.disk) {
-            Ok(file) => {
-                let pin = pin(file);
-                let _not_now = self.evicting.lock();
-                let fits = pinned <= self.disk.space.cap() / 2;
-                let known = self
-                    .contents
-                    .get(&segment.key)
-                    .is_some_and(|s| s.number == segment.number);
-                (fits && known && segment.all_checked() && segment.is_untouched()).then_some(pin)
-            }
-            Err(_) => {
-                segment.pins.fetch_sub(1, Relaxed);
-                self.pinned_bytes.fetch_sub(segment.len, Relaxed);
-                None
-            }
+        // Whoever evicts may take long: then not this time.
+        let _not_now = self.evicting.try_lock()?;
+        let fits = pinned <= self.disk.space.cap() / 2;
+        let known = self
+            .contents
+            .get(&segment.key)
+            .is_some_and(|s| s.number == segment.number);
+        let usable = fits && known && segment.all_checked() && segment.is_untouched_at(&pin.handle);
+        (usable && segment.hand_to(holder, &pin.handle)).then_some(pin)
+    }
+
+    /// Gives up the file of a content, which becomes a body: it is moved to `to`. Only if it is the very file that `handle`
+    /// names and nobody else got it. False: nothing was changed (another file system, evicted, handed to others).
+    pub fn surrender(&self, content: &Content, size: u64, handle: BorrowedFd<'_>, to: &Path) -> bool {
+        let Some(file) = Chunked::of(content, size).filter(|_| self.contents.is_whole(size)) else {
+            return false;
+        };
+        let _not_now = self.evicting.lock();
+        let Some(segment) = self.contents.get(&Contents::whole_key(file.cid)) else {
+            return false;
+        };
+        let given = segment.pins.load(Relaxed) <= 1
+            && segment.all_checked()
+            && segment.is_untouched_at(handle)
+            && segment.give_away(&self.disk, to);
+        if given {
+            self.contents.take_out(&segment);
         }
+        given
     }
 
     /// Makes a committed large body the cache file of its content, by rename; the body's path is gone then. `false`:
@@ -154,6 +195,7 @@ impl Cache {
             }
             return None;
         }
+        segment.was_body();
         // What there was of the content makes way.
         while !self.contents.insert(segment.clone()) {
             if let Some(old) = self.contents.get(&key) {

@@ -176,7 +176,8 @@ impl Contents {
         }
     }
 
-    fn take_out(&self, segment: &Segment) {
+    /// Takes a segment out of the map.
+    pub fn take_out(&self, segment: &Segment) {
         let mut segments = self.segments.write();
         if segments
             .get(&segment.key)

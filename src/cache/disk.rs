@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,7 +12,8 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::index::Index;
-use super::space::Space;
+use super::space::{Room, Space};
+use super::{Unused, is_unused};
 use crate::model::HOLE_BYTES;
 
 /// Descriptors that the cache keeps open; well below the usual soft limit of 1,024.
@@ -23,6 +25,8 @@ pub(super) struct Disk {
     pub space: Arc<Space>,
     pub index: Index,
     pub open_files: OpenFiles,
+    /// Deleted files that the kernel handed to somebody, with the room that they take until he is done.
+    lingering: Mutex<Vec<(File, Room)>>,
     /// The next file number.
     numbers: AtomicU64,
     /// Counts uses; orders files by recency.
@@ -36,6 +40,7 @@ impl Disk {
             space,
             index,
             open_files: OpenFiles::default(),
+            lingering: Mutex::default(),
             numbers: AtomicU64::new(number),
             ticks: AtomicU64::new(tick),
         })
@@ -44,6 +49,19 @@ impl Disk {
     /// A number for a new file.
     pub fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Relaxed)
+    }
+
+    /// A deleted file that somebody may have mapped or open: its room comes back when it is free.
+    pub fn linger(&self, handle: File, room: Room) {
+        self.lingering.lock().push((handle, room));
+        self.sweep();
+    }
+
+    /// Gives back the room of deleted files that nobody uses any more.
+    pub fn sweep(&self) {
+        self.lingering
+            .lock()
+            .retain(|(handle, _)| !is_unused(handle, Unused::AtAll));
     }
 
     /// The present tick.
@@ -91,19 +109,24 @@ impl std::fmt::Debug for OpenFiles {
 pub(super) struct Identity {
     inode: u64,
     pub size: u64,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
+    mtime: (i64, u64),
+    ctime: (i64, u64),
 }
 
 impl Identity {
     /// The identity of an open file as it is now.
     pub fn of(file: &File) -> io::Result<Identity> {
-        let meta = file.metadata()?;
+        Identity::at(file)
+    }
+
+    /// The same, by any descriptor.
+    pub fn at(file: impl AsFd) -> io::Result<Identity> {
+        let stat = rustix::fs::fstat(file)?;
         Ok(Identity {
-            inode: meta.ino(),
-            size: meta.size(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            ctime: (meta.ctime(), meta.ctime_nsec()),
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: (stat.st_mtime, stat.st_mtime_nsec),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec),
         })
     }
 }

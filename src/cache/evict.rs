@@ -38,6 +38,7 @@ impl Cache {
 
     fn evict_for(&self, bytes: u64) -> Option<Room> {
         let _one_at_a_time = self.evicting.lock();
+        self.disk.sweep();
         for _ in 0..ROUNDS_MAX {
             let Shortage(short) = match self.disk.space.take(bytes) {
                 Ok(room) => return Some(room),
@@ -54,6 +55,7 @@ impl Cache {
     /// bytes given back. For a writer who needs the disk, and for a watcher ahead of one. Blocks.
     pub fn make_room(&self, bytes: u64) -> u64 {
         let _one_at_a_time = self.evicting.lock();
+        self.disk.sweep();
         let mut freed = 0;
         for _ in 0..ROUNDS_MAX {
             let short = self.disk.space.shortage(bytes);
@@ -72,6 +74,7 @@ impl Cache {
     pub fn clear(&self) {
         let _one_at_a_time = self.evicting.lock();
         self.evict(u64::MAX, 0);
+        self.disk.sweep();
         self.nodes.lock().clear();
         self.pieces.lock().clear();
     }

@@ -48,6 +48,7 @@ mod evict;
 mod frames;
 mod index;
 mod items;
+mod lease;
 mod lru;
 mod open;
 mod options;
@@ -61,6 +62,7 @@ mod tests;
 
 pub use access::Cache;
 pub use adopt::PinnedFile;
+pub use lease::{Unused, is_unused};
 pub use options::{Adoption, CacheError, CacheOptions, KeptCheck, MEMORY_BYTES_DEFAULT};
 pub use stats::CacheStats;
 

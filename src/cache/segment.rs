@@ -6,13 +6,16 @@
 //!    write, at every reopening and after every read. Whatever else touches the file ends its use: it is discarded and
 //!    fetched again. While one of our own writes is running a read compares only the size.
 //! 4. Nothing is ever written over a frame that is checked, and no file is cut or punched: eviction unlinks.
+//! 5. A file is handed out to one inode at a time, for reading. Its room is given back only when nobody has it open or
+//!    mapped any more.
 //!
 //! Locks: `write` is held over file system calls and taken before `state`; `state` is never held over one.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -21,8 +24,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::adopt::Holder;
 use super::disk::{CloseFile, Disk, Identity, create, reopen, unlink, write_sparse};
 use super::space::{Room, charge};
+use super::{Unused, is_unused};
 use crate::model::{FRAME_BYTES, Hash};
 use crate::tree::TreeError;
 
@@ -96,6 +101,7 @@ struct State {
     marks: Marks,
     fetching: HashMap<u32, FrameWait>,
     room: Room,
+    holder: Holder,
 }
 
 /// Frames of an earlier session.
@@ -165,6 +171,7 @@ impl Segment {
                 marks,
                 fetching: HashMap::new(),
                 room,
+                holder: Holder::Nobody,
             }),
         }
     }
@@ -402,21 +409,67 @@ impl Segment {
         Ok(())
     }
 
-    /// Deletes the file of a retired segment; who reads it still can. Its room is given back with the last reference.
-    /// Blocks.
+    /// Deletes the file of a retired segment; who reads it still can. Its room is given back with the last reference, or
+    /// when the kernel's own users of the file are gone. Blocks.
     pub fn delete(&self, disk: &Disk) {
         let _write = self.write.lock();
+        let handed = self.state.lock().holder != Holder::Nobody;
+        let handle = handed.then(|| open_handle(&self.path).ok()).flatten();
         unlink(&self.path);
         disk.index.forget(self.number);
-        self.state.lock().file = None;
+        let mut state = self.state.lock();
+        state.file = None;
+        if let Some(handle) = handle {
+            let none = Room::none(&disk.space);
+            disk.linger(handle, std::mem::replace(&mut state.room, none));
+        }
     }
 
-    /// True when the open file is the one that we left.
-    pub fn is_untouched(&self) -> bool {
-        let state = self.state.lock();
-        let (file, identity) = (state.file.clone(), state.identity);
-        drop(state);
-        file.is_some_and(|file| Identity::of(&file).ok() == identity)
+    /// True when the file that `handle` names is the one that we left.
+    pub fn is_untouched_at(&self, handle: impl AsFd) -> bool {
+        let identity = self.state.lock().identity;
+        identity.is_some() && Identity::at(handle).ok() == identity
+    }
+
+    /// Notes that an inode gets the file. False: another one has it, or may still have it mapped.
+    pub fn hand_to(&self, inode: u64, handle: impl AsFd) -> bool {
+        let mut state = self.state.lock();
+        let free = match state.holder {
+            Holder::Nobody => true,
+            Holder::Inode(holder) if holder == inode => true,
+            Holder::Former | Holder::Inode(_) => {
+                // Our own use would be in the way of the question.
+                state.file = None;
+                self.pins.load(Relaxed) <= 1 && is_unused(handle, Unused::AtAll)
+            }
+        };
+        if free {
+            state.holder = Holder::Inode(inode);
+        }
+        free
+    }
+
+    /// The file was a body: somebody may still have it open for reading.
+    pub fn was_body(&self) {
+        self.state.lock().holder = Holder::Former;
+    }
+
+    /// Moves the file away and ends the segment's use. Its room is given back: it counts elsewhere from now on. Blocks.
+    pub fn give_away(&self, disk: &Disk, to: &Path) -> bool {
+        let _write = self.write.lock();
+        if self.state.lock().discarded {
+            return false;
+        }
+        if let Err(error) = std::fs::rename(&self.path, to) {
+            tracing::debug!(path = %self.path.display(), %error, "a cache file does not become a body");
+            return false;
+        }
+        disk.index.forget(self.number);
+        let mut state = self.state.lock();
+        state.discarded = true;
+        state.file = None;
+        state.room = Room::none(&disk.space);
+        true
     }
 
     /// Tells the index the hashes of all frames of an adopted file. Blocks.
@@ -470,6 +523,11 @@ impl State {
             marks.remove(&frame);
         }
     }
+}
+
+fn open_handle(path: &Path) -> io::Result<File> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    File::options().read(true).custom_flags(flags).open(path)
 }
 
 impl CloseFile for Segment {

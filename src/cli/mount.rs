@@ -47,6 +47,9 @@ pub struct Args {
     /// Disk space that the cache leaves free
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_bytes)]
     cache_floor: u64,
+    /// Let the kernel read and write local files without the daemon, where it can (status says whether)
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    passthrough: Passthrough,
     /// A read gives up after this long without an answer from the store
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
     remote_timeout: Duration,
@@ -77,6 +80,15 @@ pub struct Args {
     /// Log as JSON
     #[arg(long)]
     log_json: bool,
+}
+
+/// When to use passthrough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Passthrough {
+    /// Where the kernel can
+    Auto,
+    /// Never: all file data goes through the daemon
+    Off,
 }
 
 /// Cache size by default: this part of the free space ...
@@ -192,6 +204,7 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
         store_url: volume.store.to_string(),
         volume: volume.name,
         allow_other: allow_other(&context.environment),
+        passthrough: args.passthrough == Passthrough::Auto,
         name,
         create: args.create,
         read_only: args.read_only || args.at.is_some(),

@@ -88,6 +88,7 @@ async fn serve(
         }
     };
     mount.attach_kernel(Box::new(KernelLink(session.notifications())));
+    mount.watch_passthrough(session.passthrough());
     let served = serve_mounted(&settings, &opened, &session, on_ready, async {
         loop {
             tokio::select! {
@@ -146,6 +147,9 @@ fn mount_session(mount: &Mount, settings: &MountSettings) -> Result<FuseSession,
         volume: settings.volume.clone(),
         allow_other: settings.allow_other,
         read_only: settings.read_only,
+        passthrough: settings.passthrough.then(|| mount.local_places()).map(|(state, cache)| {
+            fuse::LocalPlaces { state, cache }
+        }),
     };
     FuseSession::mount(mount.view(), &dir, &options, &Handle::current())
         .map_err(|e| Failure::new(FailureKind::NoAccess, e.to_string()))

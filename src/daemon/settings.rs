@@ -37,6 +37,8 @@ pub struct MountSettings {
     pub control_gid: Option<u32>,
     /// Other users may use the mount.
     pub allow_other: bool,
+    /// Let the kernel read and write local files by itself where it can.
+    pub passthrough: bool,
     /// Most clean bytes on disk.
     pub cache_bytes_max: u64,
     /// Free bytes that the cache leaves on its disk.

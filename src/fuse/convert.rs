@@ -135,7 +135,9 @@ pub fn permissions(mode: u32) -> u16 {
 /// The errno of a failed operation. Trouble that the owner of the mount must know of is logged here, once.
 pub fn errno(operation: &'static str, ino: Ino, error: &ViewError) -> Errno {
     let number = error.errno();
-    if matches!(number, libc::EIO | libc::ENOSPC | libc::ESTALE) {
+    if matches!(error, ViewError::LeftBehind { .. }) {
+        tracing::debug!(operation, ino, "looked up again");
+    } else if matches!(number, libc::EIO | libc::ENOSPC | libc::ESTALE) {
         tracing::warn!(operation, ino, %error, "request failed");
     }
     Errno::from_i32(number)

@@ -5,7 +5,8 @@ use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
@@ -21,10 +22,11 @@ use super::TTL;
 use super::convert::{
     caller, device_parts, errno, file_attr, file_type, negative_attr, permissions, set_time,
 };
-use super::notify::kernel_has_epochs;
+use super::notify::{Notifications, kernel_has_epochs};
+use super::passthrough::{Closer, LocalPlaces, Registered};
 use crate::view::{
-    Allocate, CopySide, Ino, Known, NodeKind, OpenFlags, RenameMode, Seek, SetAttr, View, ViewError,
-    XattrMode,
+    Allocate, Attr, CopySide, Ino, Invalidations, Known, NodeKind, OpenFile, OpenFlags, RenameMode, Seek,
+    SetAttr, View, ViewError, XattrMode,
 };
 
 /// Bytes of directory lines that are prepared for one request. fuser does not tell how many the kernel asked for; the
@@ -36,18 +38,67 @@ const LISTING_BYTES: usize = 32 << 10;
 pub struct Driver {
     view: Arc<View>,
     runtime: Handle,
+    closer: Closer,
+    link: Link,
+    /// Depth of file systems on top of each other that passthrough needs; `None`: it is not wanted.
+    stack_depth: Option<u32>,
     /// How long the kernel may remember that a name is not there. Only an epoch bump takes that back: without epochs it
     /// must ask each time.
     absent_ttl: Duration,
 }
 
 impl Driver {
-    pub fn new(view: Arc<View>, runtime: Handle) -> Driver {
+    pub fn new(
+        view: Arc<View>,
+        runtime: Handle,
+        passthrough: Option<&LocalPlaces>,
+        closer: Closer,
+    ) -> Driver {
         let absent_ttl = if kernel_has_epochs() { TTL } else { Duration::ZERO };
         Driver {
             view,
             runtime,
+            closer,
+            link: Link::default(),
+            stack_depth: passthrough.map(LocalPlaces::stack_depth),
             absent_ttl,
+        }
+    }
+
+    /// What the session learns, and tells.
+    pub fn link(&self) -> Link {
+        self.link.clone()
+    }
+
+    /// Answers with an error; an inode that was left to its readers is first forgotten under its other names.
+    fn refuse(
+        &self,
+        operation: &'static str,
+        ino: Ino,
+    ) -> impl FnOnce(ViewError, Box<dyn FnOnce(Errno) + Send>) + Send + 'static {
+        let (view, runtime, link) = (self.view.clone(), self.runtime.clone(), self.link.clone());
+        move |error, reply| {
+            let number = errno(operation, ino, &error);
+            let notifications = link.notifications.get().cloned();
+            match (error, notifications) {
+                (ViewError::LeftBehind { others: true, .. }, Some(notifications)) => {
+                    drop(runtime.spawn(async move {
+                        let what = if notifications.uses_epochs() {
+                            Invalidations {
+                                generation: view.generation(),
+                                ..Invalidations::default()
+                            }
+                        } else {
+                            view.invalidations()
+                        };
+                        if let Err(error) = notifications.send(what).await {
+                            tracing::warn!(%error, "other names of a file lead to its former bytes");
+                        }
+                        reply(number);
+                    }));
+                }
+                _ => reply(number),
+            }
         }
     }
 
@@ -80,9 +131,64 @@ impl Driver {
     }
 }
 
-/// TTLs of an entry: one whose number is a surrogate is asked again at once.
+/// What the session and its driver tell each other.
+#[derive(Clone, Debug, Default)]
+pub struct Link {
+    notifications: Arc<OnceLock<Notifications>>,
+    kernel_has_passthrough: Arc<AtomicBool>,
+}
+
+impl Link {
+    /// The way to the kernel's caches, once there is one.
+    pub fn attach(&self, notifications: Notifications) {
+        if self.notifications.set(notifications).is_err() {
+            tracing::error!("a session has one way to the kernel's caches");
+        }
+    }
+
+    /// The kernel has agreed in INIT.
+    pub fn kernel_has_passthrough(&self) -> bool {
+        self.kernel_has_passthrough.load(Ordering::Acquire)
+    }
+}
+
+/// TTL of the attributes of an entry: one whose number is a surrogate is asked again at once, and so is what somebody may be
+/// writing without asking.
 fn attr_ttl(known: &Known) -> Duration {
-    if known.settled { TTL } else { Duration::ZERO }
+    if known.settled { live_ttl(&known.attr) } else { Duration::ZERO }
+}
+
+fn live_ttl(attr: &Attr) -> Duration {
+    if attr.live { Duration::ZERO } else { TTL }
+}
+
+fn reply_opened(reply: ReplyOpen, file: &OpenFile, closer: &Closer) {
+    let registered = file.offer.as_ref().and_then(|offer| {
+        offer.register(|fd, access| Registered::new(fd, access, closer, |fd| reply.open_backing(fd)))
+    });
+    match registered {
+        Some(registered) => {
+            reply.opened_passthrough(FileHandle(file.fh), open_flags(false), registered.id());
+        }
+        None => reply.opened(FileHandle(file.fh), open_flags(file.keep_cache)),
+    }
+}
+
+fn reply_created(reply: ReplyCreate, known: &Known, file: &OpenFile, closer: &Closer) {
+    let registered = file.offer.as_ref().and_then(|offer| {
+        offer.register(|fd, access| Registered::new(fd, access, closer, |fd| reply.open_backing(fd)))
+    });
+    // One TTL for name and attributes here: the name of a surrogate is asked again too. What is written from now on makes
+    // the kernel drop size and times by itself.
+    let ttl = if known.settled { TTL } else { Duration::ZERO };
+    let attr = file_attr(&known.attr, known.ino);
+    let fh = FileHandle(file.fh);
+    match registered {
+        Some(registered) => {
+            reply.created_passthrough(&ttl, &attr, Generation(0), fh, open_flags(false), registered.id());
+        }
+        None => reply.created(&ttl, &attr, Generation(0), fh, open_flags(file.keep_cache)),
+    }
 }
 
 fn reply_entry(reply: ReplyEntry, known: &Known) {
@@ -122,9 +228,11 @@ fn open_flags(keep_cache: bool) -> FopenFlags {
 
 impl Filesystem for Driver {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // Not FUSE_ATOMIC_O_TRUNC: with it the file is cut before the kernel asks whether it is being executed (ETXTBSY), if
-        // it was opened by O_RDONLY|O_TRUNC. Without it a truncating open costs one more request.
+        // FUSE_ATOMIC_O_TRUNC: what is opened for writing without being cut goes through the daemon, so OPEN has to say
+        // which it is. (With it a program that is being executed can be cut by O_RDONLY|O_TRUNC before the kernel asks: the
+        // view looks at that.)
         let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -137,6 +245,12 @@ impl Filesystem for Driver {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "the kernel does not offer this");
             }
+        }
+        if let Some(depth) = self.stack_depth
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(depth).is_ok()
+        {
+            self.link.kernel_has_passthrough.store(true, Ordering::Release);
         }
         // More than the default of 16, so that read-ahead of several files keeps the link busy.
         if let Err(nearest) = config.set_max_background(128) {
@@ -167,7 +281,7 @@ impl Filesystem for Driver {
         self.serve(
             async move { view.getattr(&caller, ino.0, fh.map(|f| f.0)).await },
             move |attr| match attr {
-                Ok(attr) => reply.attr(&TTL, &file_attr(&attr, attr.ino)),
+                Ok(attr) => reply.attr(&live_ttl(&attr), &file_attr(&attr, attr.ino)),
                 Err(error) => reply.error(errno("getattr", ino.0, &error)),
             },
         );
@@ -201,11 +315,12 @@ impl Filesystem for Driver {
             mtime: mtime.map(set_time),
             fh: fh.map(|f| f.0),
         };
+        let refuse = self.refuse("setattr", ino.0);
         self.serve(
             async move { view.setattr(&caller, ino.0, &set).await },
             move |attr| match attr {
-                Ok(attr) => reply.attr(&TTL, &file_attr(&attr, attr.ino)),
-                Err(error) => reply.error(errno("setattr", ino.0, &error)),
+                Ok(attr) => reply.attr(&live_ttl(&attr), &file_attr(&attr, attr.ino)),
+                Err(error) => refuse(error, Box::new(|number| reply.error(number))),
             },
         );
     }
@@ -333,11 +448,12 @@ impl Filesystem for Driver {
     fn open(&self, request: &Request, ino: INodeNo, flags: RawOpenFlags, reply: ReplyOpen) {
         let (view, caller) = (self.view.clone(), caller(request, 0));
         let flags = OpenFlags::from_bits(flags.0);
+        let (closer, refuse) = (self.closer.clone(), self.refuse("open", ino.0));
         self.serve(
             async move { view.open(&caller, ino.0, flags).await },
             move |opened| match opened {
-                Ok(file) => reply.opened(FileHandle(file.fh), open_flags(file.keep_cache)),
-                Err(error) => reply.error(errno("open", ino.0, &error)),
+                Ok(file) => reply_opened(reply, &file, &closer),
+                Err(error) => refuse(error, Box::new(|number| reply.error(number))),
             },
         );
     }
@@ -354,20 +470,14 @@ impl Filesystem for Driver {
     ) {
         let (view, caller, name) = (self.view.clone(), caller(request, umask), name_of(name));
         let flags = OpenFlags::from_bits(flags);
+        let closer = self.closer.clone();
         self.serve(
             async move {
                 view.create(&caller, parent.0, &name, permissions(mode), flags)
                     .await
             },
             move |made| match made {
-                Ok((known, file)) => reply.created(
-                    // One TTL for name and attributes here: the name of a surrogate is asked again too.
-                    &attr_ttl(&known),
-                    &file_attr(&known.attr, known.ino),
-                    Generation(0),
-                    FileHandle(file.fh),
-                    open_flags(file.keep_cache),
-                ),
+                Ok((known, file)) => reply_created(reply, &known, &file, &closer),
                 Err(error) => reply.error(errno("create", parent.0, &error)),
             },
         );

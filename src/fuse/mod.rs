@@ -8,6 +8,10 @@
 //! Notifications are sent by one dedicated thread that holds no lock and that no request waits for: one that is sent
 //! from a handler, or while a handler waits for a lock of the sender, deadlocks beyond kill -9.
 //!
+//! # Passthrough
+//! What the view offers is registered with the kernel (`passthrough.rs`), which then reads and writes the file without us.
+//! An answer to OPEN with such a file never lets the kernel keep cached pages of the inode: writes do not reach them.
+//!
 //! # Caching
 //! The kernel may keep names, attributes, negative answers, listings and pages until it is told otherwise ([`TTL`]):
 //! nothing changes in a view but by its own operations, which pass through the kernel, and by a reload, which tells.
@@ -16,6 +20,7 @@ mod convert;
 mod driver;
 mod mountpoint;
 mod notify;
+mod passthrough;
 mod session;
 
 pub use mountpoint::{
@@ -23,6 +28,7 @@ pub use mountpoint::{
     unmount,
 };
 pub use notify::{Notifications, NotifyError};
+pub use passthrough::LocalPlaces;
 pub use session::{FuseOptions, FuseSession, SessionError};
 
 use std::time::Duration;

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::driver::Driver;
 use super::mountpoint::SOURCE_PREFIX;
 use super::notify::Notifications;
+use super::passthrough::{Closer, Found, LocalPlaces, probe};
 use crate::view::View;
 
 /// Read-ahead of the mount's page cache, KiB. The protocol caps it at 128 KiB; through the mount's backing-device
@@ -27,6 +28,8 @@ pub struct FuseOptions {
     pub allow_other: bool,
     /// The kernel refuses writes.
     pub read_only: bool,
+    /// Where files are that the kernel shall read and write by itself, if it can; `None`: it shall not.
+    pub passthrough: Option<LocalPlaces>,
 }
 
 /// A mount could not be made.
@@ -55,6 +58,7 @@ pub enum SessionError {
 pub struct FuseSession {
     ended: tokio::sync::watch::Receiver<Option<String>>,
     notifications: Notifications,
+    passthrough: String,
 }
 
 impl FuseSession {
@@ -85,9 +89,12 @@ impl FuseSession {
                 advice,
             }
         };
-        let driver = Driver::new(view, runtime.clone());
+        let closer = Closer::start().map_err(failed)?;
+        let driver = Driver::new(view.clone(), runtime.clone(), options.passthrough.as_ref(), closer);
+        let link = driver.link();
         let session = Session::new(driver, dir, &config(options)).map_err(failed)?;
         let device = session.as_fd().try_clone_to_owned().map_err(failed)?;
+        let device_of_probe = device.try_clone().map_err(failed)?;
         let notifications = Notifications::start(session.notifier(), device).map_err(failed)?;
         let (tell, ended) = tokio::sync::watch::channel(None);
         std::thread::Builder::new()
@@ -99,9 +106,24 @@ impl FuseSession {
                 drop(tell.send(Some(text)));
             })
             .map_err(failed)?;
+        link.attach(notifications.clone());
         // Asks the mount itself, so not before it is served.
         raise_read_ahead(dir);
-        Ok(FuseSession { ended, notifications })
+        let found = match &options.passthrough {
+            None => Found::off("--passthrough off"),
+            Some(places) => probe(device_of_probe.as_fd(), link.kernel_has_passthrough(), places),
+        };
+        view.set_passthrough(found.offered);
+        Ok(FuseSession {
+            ended,
+            notifications,
+            passthrough: found.explained,
+        })
+    }
+
+    /// Whether file data passes the daemon, and why: for people.
+    pub fn passthrough(&self) -> &str {
+        &self.passthrough
     }
 
     /// The way to tell the kernel what changed.

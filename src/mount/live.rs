@@ -48,6 +48,8 @@ pub struct Mount {
     /// The tree that the view stands on.
     pub(super) base: Mutex<TreeRoot>,
     kernel: OnceLock<Box<dyn KernelCaches>>,
+    /// Whether file data passes the daemon, and why.
+    pub(super) passthrough: OnceLock<String>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     pub(super) started: Instant,
 }
@@ -119,6 +121,7 @@ impl Mount {
             fixed_base: Mutex::new(parts.base_ref),
             base: Mutex::new(parts.base),
             kernel: OnceLock::new(),
+            passthrough: OnceLock::new(),
             tasks: Mutex::new(Vec::new()),
             started: Instant::now(),
         }

@@ -16,6 +16,7 @@ mod live;
 mod local;
 mod open;
 mod options;
+mod passthrough;
 mod reload;
 mod report;
 mod source;

@@ -88,7 +88,7 @@ impl Mount {
                 errors: counters.failed(),
                 last_error: cache.last_error,
             },
-            passthrough: "off (not built in this version: file data passes through the daemon)".to_owned(),
+            passthrough: self.passthrough_explained(),
             warnings,
         })
     }

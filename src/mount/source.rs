@@ -2,6 +2,8 @@
 //! state directory only.
 
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
@@ -13,7 +15,7 @@ use crate::format::{Node, decode_node};
 use crate::model::{BlobRef, Content, Hash, Ptr};
 use crate::overlay::Overlay;
 use crate::tree::{NodeSource, TreeError};
-use crate::view::ContentSource;
+use crate::view::{CleanFile, ContentSource, Ino};
 
 /// Decoded local nodes that stay in memory; a prepared tree has the nodes that one commit changed.
 const LOCAL_NODES_MAX: usize = 50_000;
@@ -135,5 +137,13 @@ impl ContentSource for MountSource {
 
     fn contains_fully(&self, content: &Content, size: u64) -> bool {
         self.cache.contains_fully(content, size)
+    }
+
+    async fn hand_out(&self, content: &Content, size: u64, holder: Ino) -> Option<Arc<dyn CleanFile>> {
+        ContentSource::hand_out(&*self.cache, content, size, holder).await
+    }
+
+    fn surrender(&self, content: &Content, size: u64, handle: BorrowedFd<'_>, to: &Path) -> bool {
+        self.cache.surrender(content, size, handle, to)
     }
 }

@@ -2,11 +2,13 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, SeekFrom};
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, FallocateFlags, SeekFrom, Timespec, Timestamps};
 
 use super::error::{AtPath, OverlayError};
 use super::state::BodyId;
@@ -18,7 +20,10 @@ use crate::model::Timestamp;
 pub struct Body {
     id: BodyId,
     path: PathBuf,
-    file: File,
+    /// O_PATH: names the file and counts as nobody's use of it, so it stands in the way of no lease.
+    handle: OwnedFd,
+    /// Open for reading and writing, from the first use by this process until [`Body::let_go`].
+    file: Mutex<Option<Arc<File>>>,
 }
 
 /// What `stat` says of a body.
@@ -34,7 +39,22 @@ pub struct BodyStat {
     pub ino: u64,
 }
 
+/// Time of the last write of a body that was never written: any write moves it.
+pub(super) const UNWRITTEN: Timestamp = Timestamp { secs: 0, nanos: 0 };
+
 impl BodyStat {
+    fn of_stat(stat: &rustix::fs::Stat) -> BodyStat {
+        BodyStat {
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            allocated: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512),
+            mtime: Timestamp {
+                secs: stat.st_mtime,
+                nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            },
+            ino: stat.st_ino,
+        }
+    }
+
     pub(super) fn of(meta: &Metadata) -> BodyStat {
         BodyStat {
             len: meta.len(),
@@ -56,12 +76,66 @@ impl Body {
             .create_new(true)
             .open(&path)
             .at(&path)?;
-        Ok(Body { id, path, file })
+        let body = Body::open(id, path)?;
+        *body.file.lock() = Some(Arc::new(file));
+        body.set_mtime(UNWRITTEN)?;
+        Ok(body)
     }
 
     pub(super) fn open(id: BodyId, path: PathBuf) -> Result<Body, OverlayError> {
-        let file = File::options().read(true).write(true).open(&path).at(&path)?;
-        Ok(Body { id, path, file })
+        let handle = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+            .open(&path)
+            .at(&path)?;
+        Ok(Body {
+            id,
+            path,
+            handle: handle.into(),
+            file: Mutex::new(None),
+        })
+    }
+
+    /// The open file.
+    fn file(&self) -> Result<Arc<File>, OverlayError> {
+        let mut file = self.file.lock();
+        match &*file {
+            Some(file) => Ok(file.clone()),
+            None => Ok(file.insert(Arc::new(self.reopen()?)).clone()),
+        }
+    }
+
+    /// A body's number is never given to another file: what is at its path is this one, or nothing, when it lost its name.
+    fn reopen(&self) -> Result<File, OverlayError> {
+        let mut options = File::options();
+        options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
+        match options.open(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let by_handle = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.handle));
+                File::options().read(true).write(true).open(by_handle).at(&self.path)
+            }
+            opened => opened.at(&self.path),
+        }
+    }
+
+    /// Closes what this process itself has open of it: an open file is in the way of leases. The next use opens it again.
+    pub fn let_go(&self) {
+        *self.file.lock() = None;
+    }
+
+    /// Sets the time of the last write.
+    pub fn set_mtime(&self, mtime: Timestamp) -> Result<(), OverlayError> {
+        let times = Timestamps {
+            last_access: Timespec {
+                tv_sec: 0,
+                tv_nsec: rustix::fs::UTIME_OMIT,
+            },
+            last_modification: Timespec {
+                tv_sec: mtime.secs,
+                tv_nsec: mtime.nanos.into(),
+            },
+        };
+        rustix::fs::utimensat(&self.handle, "", &times, AtFlags::EMPTY_PATH).at(&self.path)
     }
 
     /// Its number.
@@ -74,14 +148,20 @@ impl Body {
         &self.path
     }
 
-    /// For passthrough, leases and mappings.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    /// Names the file (O_PATH): for passthrough, and for opening it.
+    pub fn handle(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
+    /// Takes over all bytes of `source` by reflink; false where the filesystem cannot.
+    pub fn reflink_from(&self, source: &Body) -> Result<bool, OverlayError> {
+        Ok(rustix::fs::ioctl_ficlone(&*self.file()?, &*source.file()?).is_ok())
     }
 
     /// Asks the filesystem.
     pub fn stat(&self) -> Result<BodyStat, OverlayError> {
-        Ok(BodyStat::of(&self.file.metadata().at(&self.path)?))
+        let stat = rustix::fs::fstat(&self.handle).at(&self.path)?;
+        Ok(BodyStat::of_stat(&stat))
     }
 
     /// Bytes.
@@ -96,10 +176,10 @@ impl Body {
 
     /// Fills `out` from there; returns how much there was before the end.
     pub fn read_at(&self, out: &mut [u8], offset: u64) -> Result<usize, OverlayError> {
+        let file = self.file()?;
         let mut done = 0;
         while done < out.len() {
-            match self
-                .file
+            match file
                 .read_at(&mut out[done..], offset.saturating_add(done as u64))
             {
                 Ok(0) => break,
@@ -113,12 +193,12 @@ impl Body {
 
     /// Writes all of it. After an error a part may have been written.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), OverlayError> {
-        self.file.write_all_at(bytes, offset).at(&self.path)
+        self.file()?.write_all_at(bytes, offset).at(&self.path)
     }
 
     /// Cuts or grows it.
     pub fn set_len(&self, len: u64) -> Result<(), OverlayError> {
-        self.file.set_len(len).at(&self.path)
+        self.file()?.set_len(len).at(&self.path)
     }
 
     /// Makes the range a hole, which reads as zeros; the length stays.
@@ -127,7 +207,7 @@ impl Body {
             return Ok(());
         }
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, flags, offset, len) {
+        match rustix::fs::fallocate(&*self.file()?, flags, offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP) => self.write_zeros(offset, len),
             other => other.at(&self.path),
         }
@@ -150,7 +230,7 @@ impl Body {
         if len == 0 {
             return Ok(());
         }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, len) {
+        match rustix::fs::fallocate(&*self.file()?, FallocateFlags::KEEP_SIZE, offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             other => other.at(&self.path),
         }
@@ -158,7 +238,7 @@ impl Body {
 
     /// The first byte from `offset` on that is no hole; `None`: there is none.
     pub fn next_data(&self, offset: u64) -> Result<Option<u64>, OverlayError> {
-        match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
+        match rustix::fs::seek(&*self.file()?, SeekFrom::Data(offset)) {
             Ok(at) => Ok(Some(at)),
             Err(rustix::io::Errno::NXIO) => Ok(None),
             Err(e) => Err(e).at(&self.path),
@@ -167,7 +247,7 @@ impl Body {
 
     /// The first hole from `offset` on; the end is one. `None` behind the end.
     pub fn next_hole(&self, offset: u64) -> Result<Option<u64>, OverlayError> {
-        match rustix::fs::seek(&self.file, SeekFrom::Hole(offset)) {
+        match rustix::fs::seek(&*self.file()?, SeekFrom::Hole(offset)) {
             Ok(at) => Ok(Some(at)),
             Err(rustix::io::Errno::NXIO) => Ok(None),
             Err(e) => Err(e).at(&self.path),
@@ -176,12 +256,12 @@ impl Body {
 
     /// fdatasync. To say so in the journal too, use [`super::Overlay::sync_bodies`].
     pub fn sync(&self) -> Result<(), OverlayError> {
-        self.file.sync_data().at(&self.path)
+        self.file()?.sync_data().at(&self.path)
     }
 
     /// Becomes a copy of `source` as it is now: by reflink where the filesystem can, else of what is no hole.
     pub(super) fn copy_from(&self, source: &Body) -> Result<(), OverlayError> {
-        if rustix::fs::ioctl_ficlone(&self.file, &source.file).is_ok() {
+        if self.reflink_from(source)? {
             return Ok(());
         }
         let len = source.len()?;
@@ -199,10 +279,11 @@ impl Body {
     }
 
     fn copy_range(&self, source: &Body, start: u64, end: u64) -> Result<(), OverlayError> {
+        let (source_file, file) = (source.file()?, self.file()?);
         let (mut from, mut to) = (start, start);
         while from < end {
             let len = usize::try_from(end - from).unwrap_or(usize::MAX).min(1 << 30);
-            match rustix::fs::copy_file_range(&source.file, Some(&mut from), &self.file, Some(&mut to), len) {
+            match rustix::fs::copy_file_range(&*source_file, Some(&mut from), &*file, Some(&mut to), len) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(rustix::io::Errno::XDEV | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {

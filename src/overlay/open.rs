@@ -312,7 +312,8 @@ fn mend(state: &OverlayState, bodies: &Bodies, recovery: &mut Recovery) -> Resul
             ops.push(Op::SetSize { id, size: stat.len });
         }
         // Every change of attributes stamps ctime: a body that was written later has the last word.
-        if file.dirty && stat.mtime > node.attrs.ctime {
+        // (A time that was set stands in body and attributes alike.)
+        if file.dirty && stat.mtime > node.attrs.ctime && stat.mtime != node.attrs.mtime {
             let attrs = Attrs {
                 mtime: stat.mtime,
                 ctime: stat.mtime,

@@ -186,14 +186,22 @@ impl Overlay {
         self.bodies.open(id)
     }
 
+    /// A body with the bytes that another has now. Not on disk yet: it must not take the place of one that was synced (J7).
+    pub fn copy_body(&self, body: &Body) -> Result<Arc<Body>, OverlayError> {
+        let copy = self.bodies.create()?;
+        match copy.copy_from(body) {
+            Ok(()) => Ok(copy),
+            Err(e) => {
+                self.discard_body(copy);
+                Err(e)
+            }
+        }
+    }
+
     /// A copy, on disk when this returns, so that it may take the place of what was synced (J7).
     pub fn clone_body(&self, body: &Body) -> Result<Arc<Body>, OverlayError> {
-        let copy = self.bodies.create()?;
-        let done = copy
-            .copy_from(body)
-            .and_then(|()| copy.sync())
-            .and_then(|()| self.bodies.sync_name(copy.id()));
-        match done {
+        let copy = self.copy_body(body)?;
+        match copy.sync().and_then(|()| self.bodies.sync_name(copy.id())) {
             Ok(()) => {
                 self.bodies.set_durable(copy.id());
                 Ok(copy)
@@ -203,6 +211,15 @@ impl Overlay {
                 Err(e)
             }
         }
+    }
+
+    /// A body out of a file that is no body yet, or none any more (a cache file, a [`super::FreedBody`]): `take` moves it to the
+    /// path that it is given. As with [`Overlay::create_body`], an op has to name it.
+    pub fn take_in_body(
+        &self,
+        take: impl FnOnce(&std::path::Path) -> bool,
+    ) -> Result<Option<Arc<Body>>, OverlayError> {
+        self.bodies.take_in(take)
     }
 
     /// Keeps bytes (a base record, a prepared tree's node pack) by hash, on disk when this returns.

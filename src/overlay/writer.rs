@@ -241,11 +241,23 @@ impl FreedBody {
         self.bodies.path(self.body)
     }
 
+    /// Renames it to the path of another body (see [`Overlay::take_in_body`]); false, and it is deleted, if that fails.
+    pub fn become_body(mut self, path: &Path) -> bool {
+        self.moved = std::fs::rename(self.path(), path).is_ok();
+        self.moved
+    }
+
     /// Renames it out of the state directory, into the cache say. Fails across filesystems; then it is deleted.
     pub fn move_to(mut self, path: &Path) -> Result<(), OverlayError> {
         std::fs::rename(self.path(), path).at(path)?;
         self.moved = true;
         sync_dir(path.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+impl std::fmt::Debug for FreedBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FreedBody").field("body", &self.body).finish_non_exhaustive()
     }
 }
 

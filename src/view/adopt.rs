@@ -126,12 +126,16 @@ impl Edit<'_> {
             attrs.mtime = written;
             attrs.ctime = attrs.ctime.max(written);
         }
+        let written = attrs.mtime;
         change(&mut attrs);
+        let mtime = attrs.mtime;
         if attrs != self.look().node(id)?.attrs {
             self.apply(&Op::SetAttrs { id, attrs })?;
         }
-        if let Some(file) = file {
-            file.settled();
+        match file {
+            Some(file) if mtime != written => file.retimed(mtime),
+            Some(file) if file.unsettled().is_some() => file.settled(written),
+            _ => {}
         }
         Ok(())
     }

@@ -4,7 +4,8 @@
 //! 2. The beginning of a large clean file up to a chunk border gives the copy the same content cut there; the next piece
 //!    moves the cut on. So a program that copies piece by piece ends at case 1.
 //! 3. A whole local file, copied onto an empty one, has its body cloned (reflink where the disk can).
-//! 4. Anything else is read and written, a limited number of bytes for each call.
+//! 4. What the kernel writes by itself (`passthrough.rs`) keeps its body: such a target is cloned into, or written to.
+//! 5. Anything else is read and written, a limited number of bytes for each call.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -73,6 +74,10 @@ impl View {
         offset: u64,
         len: u64,
     ) -> Result<u64, ViewError> {
+        if target.backing().is_some() {
+            // The kernel writes to its body: that stays its body.
+            return self.share_into_body(source, target, offset, len).await;
+        }
         let found = {
             let bytes = source.bytes.read();
             match &*bytes {
@@ -105,15 +110,52 @@ impl View {
         }
     }
 
+    /// The same for a target whose body must stay the same file: a whole local file is cloned into it, where the disk can.
+    async fn share_into_body(
+        &self,
+        source: &FileData,
+        target: &FileData,
+        offset: u64,
+        len: u64,
+    ) -> Result<u64, ViewError> {
+        let body = match &*source.bytes.read() {
+            FileBytes::Local(local) if local.present.is_none() && offset == 0 && len == source.size() => {
+                local.body.clone()
+            }
+            _ => return Ok(0),
+        };
+        self.change(target, |bytes, brought| {
+            if target.size() != 0 {
+                return Ok(Step::Done(0));
+            }
+            self.check_quota(target, 0, len)?;
+            let local = match self.localize(target, bytes, Fill::Kept, brought)? {
+                Step::Done(local) => local,
+                Step::Need(need) => return Ok(Step::Need(need)),
+                Step::Again => return Ok(Step::Again),
+            };
+            if !local.body.reflink_from(&body)? {
+                return Ok(Step::Done(0));
+            }
+            let copied = local.body.len()?;
+            self.resized(target, copied);
+            target.stamp(self.now());
+            Ok(Step::Done(copied))
+        })
+        .await
+    }
+
     /// A body with the same blocks, where the disk can.
     fn reflink(&self, source: &Body) -> Result<Option<Arc<Body>>, ViewError> {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
         let clone = overlay.create_body()?;
-        if rustix::fs::ioctl_ficlone(clone.as_fd(), source.as_fd()).is_ok() {
-            return Ok(Some(clone));
+        match clone.reflink_from(source) {
+            Ok(true) => Ok(Some(clone)),
+            other => {
+                overlay.discard_body(clone);
+                other.map(|_| None).map_err(ViewError::from)
+            }
         }
-        overlay.discard_body(clone);
-        Ok(None)
     }
 
     /// A cloned body becomes the target's.
@@ -145,7 +187,7 @@ impl View {
                 })?;
                 local.body = clone.clone();
                 (local.present, local.base, local.base_valid) = (None, None, 0);
-                self.resized(target, 0, len);
+                self.resized(target, len);
                 target.stamp(self.now());
                 Ok(Step::Done(true))
             })
@@ -188,7 +230,7 @@ impl View {
                 };
                 let Some(now) = now else { return Ok(Step::Again) };
                 *bytes = now;
-                self.resized(target, before, end);
+                self.resized(target, end);
                 target.stamp(self.now());
                 Ok(Step::Done(true))
             })
@@ -255,6 +297,7 @@ impl View {
                 base: Some((size, content.clone())),
                 base_valid: end,
                 dirty: true,
+                fresh: false,
             })),
             other => {
                 overlay.discard_body(body);

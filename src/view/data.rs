@@ -5,7 +5,7 @@
 //!    the fetching.
 //! 3. Bytes are in the body before the overlay is told that they are.
 //! 4. A body that a commit reads is copied before it is changed, unless the commit knows that the file was open for
-//!    writing at the freeze.
+//!    writing at the freeze. The commit goes on with the copy: who has the file open keeps the body.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -221,7 +221,7 @@ impl View {
         }
         self.mark_present(file, local, &range)?;
         if end > size {
-            self.resized(file, size, end);
+            self.resized(file, end);
         }
         file.stamp(self.now());
         Ok(Step::Done(()))
@@ -247,7 +247,7 @@ impl View {
             local.body.set_len(size)?;
             // The body first, then the overlay. What happens in between is finished at the next start.
             local.base_valid = local.base_valid.min(size);
-            self.resized(file, before, size);
+            self.resized(file, size);
             file.stamp(self.now());
             self.with_edit(|edit| match file.node_now(local) {
                 Some(id) => edit.apply(&Op::SetSize { id, size }),
@@ -269,10 +269,19 @@ impl View {
         fill: Fill<'_>,
         brought: &Brought,
     ) -> Result<Step<&'b mut Local>, ViewError> {
-        if fill == Fill::Cut && file.frozen.load(Ordering::Acquire) {
+        if fill == Fill::Cut && file.frozen.load(Ordering::Acquire) && file.backing().is_none() {
             // Nothing of the body that the commit reads is needed: an empty one takes its place.
             let content = Content::empty();
             *bytes = FileBytes::Clean { size: 0, content };
+        }
+        if matches!(bytes, FileBytes::Clean { .. })
+            && let Some(backing) = file.backing()
+        {
+            match self.convert(file, bytes, &backing)? {
+                Step::Done(()) => {}
+                Step::Need(need) => return Ok(Step::Need(need)),
+                Step::Again => return Ok(Step::Again),
+            }
         }
         if let FileBytes::Clean { size, content } = bytes {
             let (size, content) = (*size, content.clone());
@@ -353,6 +362,7 @@ impl View {
                 present,
                 base_valid,
                 dirty: true,
+                fresh: false,
                 body,
             })),
             Ok(None) => {
@@ -366,22 +376,46 @@ impl View {
         }
     }
 
-    /// Copies a body that a commit reads, so that it may be changed. False: look again.
+    /// Copies a body that a commit reads, so that it may be changed: the commit reads the copy from then on. False: look
+    /// again.
     fn thaw(&self, file: &FileData, local: &mut Local) -> Result<bool, ViewError> {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
-        let copy = overlay.clone_body(&local.body)?;
-        let given = self.with_edit(|edit| {
-            if file.has_turn() || !file.frozen.load(Ordering::Acquire) {
+        if local.node.is_none() {
+            return self.leave_body(file, local);
+        }
+        let copy = overlay.copy_body(&local.body)?;
+        let thawed = self.with_edit(|edit| {
+            let Some(id) = file.node_now(local) else {
+                return Ok(false);
+            };
+            if !file.frozen.load(Ordering::Acquire) {
                 return Ok(false);
             }
-            if let Some(id) = local.node {
-                edit.apply(&Op::GiveBody {
-                    id,
-                    body: copy.id(),
-                    present: local.present.clone().map(Arc::new),
-                    base_valid: local.base_valid,
-                    dirty: true,
-                })?;
+            // The next commit brings what is written now (J11).
+            edit.apply(&Op::MarkDirty { id })?;
+            edit.space.thaw(id, &local.body, copy.clone());
+            file.frozen.store(false, Ordering::Release);
+            Ok::<_, ViewError>(true)
+        });
+        match thawed {
+            Ok(true) => {
+                local.dirty = true;
+                Ok(true)
+            }
+            other => {
+                overlay.discard_body(copy);
+                other
+            }
+        }
+    }
+
+    /// A file that no overlay knows any more: its body may be a stash's by now, it goes on with a copy.
+    fn leave_body(&self, file: &FileData, local: &mut Local) -> Result<bool, ViewError> {
+        let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
+        let copy = overlay.clone_body(&local.body)?;
+        let given = self.with_edit(|_| {
+            if file.has_turn() || !file.frozen.load(Ordering::Acquire) {
+                return Ok(false);
             }
             file.frozen.store(false, Ordering::Release);
             file.uses(Some((copy.clone(), local.present.is_some())));
@@ -523,8 +557,10 @@ impl View {
     }
 
     /// A file has another size. With its lock held.
-    pub(super) fn resized(&self, file: &FileData, before: u64, after: u64) {
+    pub(super) fn resized(&self, file: &FileData, after: u64) {
         file.set_size(after);
+        // What the kernel added by itself before is counted now, too.
+        let before = file.accounted.swap(after, Ordering::Relaxed);
         if file.counted.load(Ordering::Relaxed) {
             self.space.read().usage.resized(before, after);
         }

@@ -28,6 +28,17 @@ pub enum ViewError {
         /// The number.
         ino: u64,
     },
+    /// Who reads the inode keeps it as it is; its name leads to another one, which can be written.
+    #[error("node number {ino} is left to its readers")]
+    LeftBehind {
+        /// The number.
+        ino: u64,
+        /// It has other names, which the kernel knows by the old number.
+        others: bool,
+    },
+    /// The file is being executed.
+    #[error("text file busy")]
+    TextBusy,
     /// The handle is not open, or not for this.
     #[error("bad handle {fh}")]
     BadHandle {
@@ -104,7 +115,8 @@ impl ViewError {
             ViewError::IsDir => libc::EISDIR,
             ViewError::NotEmpty => libc::ENOTEMPTY,
             // The kernel looks the path up again, once and unseen, when it gets this.
-            ViewError::Stale { .. } => libc::ESTALE,
+            ViewError::Stale { .. } | ViewError::LeftBehind { .. } => libc::ESTALE,
+            ViewError::TextBusy => libc::ETXTBSY,
             ViewError::BadHandle { .. } => libc::EBADF,
             ViewError::NotPermitted => libc::EPERM,
             ViewError::AccessDenied => libc::EACCES,

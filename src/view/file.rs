@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::ViewError;
+use super::backing::Backing;
 use super::inodes::LocalSize;
+use super::passthrough::Live;
 use super::space::content_blocks;
 use super::types::Ino;
 use crate::model::{Content, FRAME_BYTES, Timestamp};
-use crate::overlay::{Body, FileState, NodeId};
+use crate::overlay::{Body, FileState, FreedBody, NodeId};
 
 /// An open file.
 #[derive(Debug)]
@@ -36,14 +38,42 @@ pub(super) struct FileData {
     pub counted: AtomicBool,
     /// A commit reads the body: it is copied before the next write.
     pub frozen: AtomicBool,
+    /// Handles of running programs.
+    pub executing: AtomicU32,
+    /// Its size as it is counted for df.
+    pub accounted: AtomicU64,
+    /// It is kept, with a pin of its own, although all handles are closed, because it is live.
+    pub retained: AtomicBool,
+    /// It waits to be looked at after a close.
+    pub queued: AtomicBool,
+    /// Not to be read from a clean content's own file: a writer is on his way.
+    pub shy: AtomicBool,
+    route: Mutex<Route>,
+    live: Mutex<Option<Live>>,
     turn: Mutex<Option<Turn>>,
+}
+
+/// The way that the bytes of an open file go: one for all its handles, until the last is closed.
+#[derive(Clone, Debug)]
+pub(super) enum Route {
+    /// Not decided yet.
+    Open,
+    /// Requests come here.
+    Daemon,
+    /// The kernel uses this by itself.
+    Backed(Arc<Backing>),
 }
 
 /// What became of an open file.
 #[derive(Debug)]
 pub(super) enum Turn {
     /// Its bytes were published, and its node left the overlay.
-    Published { size: u64, content: Content },
+    Published {
+        size: u64,
+        content: Content,
+        /// What the kernel may still read, with its name on disk.
+        freed: Option<FreedBody>,
+    },
     /// No overlay knows it any more: what is written to it ends with its last handle.
     Private,
 }
@@ -69,6 +99,8 @@ pub(super) struct Local {
     pub base_valid: u64,
     /// The overlay knows that the bytes differ.
     pub dirty: bool,
+    /// The op that gave the body is the last that was said of it: it need not be called dirty again.
+    pub fresh: bool,
 }
 
 impl FileData {
@@ -88,6 +120,7 @@ impl FileData {
             // A truncation reaches the body before the overlay: what stopped in between is finished here.
             base_valid: state.base_valid.min(size),
             dirty: state.dirty,
+            fresh: false,
             body: body.clone(),
         };
         let partial = local.present.is_some();
@@ -112,12 +145,64 @@ impl FileData {
             writers: AtomicU32::new(0),
             counted: AtomicBool::new(true),
             frozen: AtomicBool::new(false),
+            executing: AtomicU32::new(0),
+            accounted: AtomicU64::new(size),
+            retained: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
+            shy: AtomicBool::new(false),
+            route: Mutex::new(Route::Open),
+            live: Mutex::new(None),
             turn: Mutex::new(None),
         }
     }
 
+    /// Bytes. Of a live file: as many as its body has now.
     pub fn size(&self) -> u64 {
+        if self.live().is_some()
+            && let Some(len) = self.current_body().and_then(|body| body.len().ok())
+        {
+            self.size.store(len, Ordering::Release);
+        }
         self.size.load(Ordering::Acquire)
+    }
+
+    /// The way that its bytes go.
+    pub fn route(&self) -> Route {
+        self.route.lock().clone()
+    }
+
+    /// Said with the file's lock held.
+    pub fn set_route(&self, route: Route) {
+        *self.route.lock() = route;
+    }
+
+    /// The file that the kernel uses by itself.
+    pub fn backing(&self) -> Option<Arc<Backing>> {
+        match &*self.route.lock() {
+            Route::Backed(backing) if !backing.is_refused() => Some(backing.clone()),
+            _ => None,
+        }
+    }
+
+    /// Set while the kernel may write to the body by itself.
+    pub fn live(&self) -> Option<Live> {
+        *self.live.lock()
+    }
+
+    /// Said with the file's lock held, or with the space's while nobody has a handle to write it.
+    pub fn set_live(&self, live: Option<Live>) {
+        *self.live.lock() = live;
+    }
+
+    /// A clean content that could be handed out for reading.
+    pub fn readable_clean(&self) -> Option<(u64, Content)> {
+        if !matches!(*self.route.lock(), Route::Open) || self.shy.load(Ordering::Relaxed) {
+            return None;
+        }
+        match &*self.bytes.read() {
+            FileBytes::Clean { size, content } if *size > 0 => Some((*size, content.clone())),
+            _ => None,
+        }
     }
 
     /// Said with the file's lock held.
@@ -157,19 +242,44 @@ impl FileData {
         self.body.lock().as_ref().map(|(body, _)| body.clone())
     }
 
-    /// It was written now.
+    /// It was written now. The body of a live file tells that by itself.
     pub fn stamp(&self, now: Timestamp) {
-        *self.stamp.lock() = Some(now);
+        if self.live().is_none() {
+            *self.stamp.lock() = Some(now);
+        }
     }
 
     /// When it was written last, if the overlay does not know yet.
     pub fn unsettled(&self) -> Option<Timestamp> {
-        *self.stamp.lock()
+        let Some(live) = self.live() else {
+            return *self.stamp.lock();
+        };
+        let written = self.current_body()?.stat().ok()?.mtime;
+        (written != live.seen).then_some(written)
     }
 
-    /// The overlay knows.
-    pub fn settled(&self) {
-        *self.stamp.lock() = None;
+    /// The overlay knows that it was written then.
+    pub fn settled(&self, written: Timestamp) {
+        match &mut *self.live.lock() {
+            Some(live) => live.seen = written,
+            None => *self.stamp.lock() = None,
+        }
+    }
+
+    /// Its time of last write was set to something else, and the overlay knows.
+    pub fn retimed(&self, mtime: Timestamp) {
+        if self.live().is_none() {
+            *self.stamp.lock() = None;
+            return;
+        }
+        let Some(body) = self.current_body() else { return };
+        // The next write is told by another time than this one.
+        let seen = body.set_mtime(mtime).and_then(|()| body.stat());
+        match (seen, &mut *self.live.lock()) {
+            (Ok(seen), Some(live)) => live.seen = seen.mtime,
+            (Err(error), _) => tracing::warn!(ino = self.ino, %error, "the time of a body"),
+            _ => {}
+        }
     }
 
     /// Tells the file what it has become. The last word counts, but that it became private is not taken back.
@@ -193,7 +303,10 @@ impl FileData {
             return;
         };
         match turn {
-            Turn::Published { size, content } => {
+            Turn::Published { size, content, freed } => {
+                if let Route::Backed(backing) = self.route() {
+                    backing.published(freed);
+                }
                 self.frozen.store(false, Ordering::Relaxed);
                 self.set_size(size);
                 self.uses_content(size, &content);
@@ -207,6 +320,14 @@ impl FileData {
                 }
             }
         }
+    }
+}
+
+impl FileData {
+    /// Every handle's requests come here from now on.
+    pub fn through_daemon<T>(&self) -> Option<T> {
+        self.set_route(Route::Daemon);
+        None
     }
 }
 

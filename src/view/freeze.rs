@@ -1,7 +1,8 @@
 //! The view's side of a commit.
 //!
-//! 1. Between freeze and end of the commit the bytes of a frozen file that was closed are exact: who opens its body for
-//!    writing gets a copy (`data.rs`).
+//! 1. Between freeze and end of the commit the bytes of a frozen file that was closed are exact: before its body is opened
+//!    for writing again the commit gets a copy (`data.rs`). Closed is what nobody has open for writing or mapped
+//!    (`passthrough.rs`).
 //! 2. A file that was open for writing at the freeze is told as such, read as it is when it is read, and stays dirty.
 //! 3. The publish changes nothing that a process sees: what leaves the overlay is found again in the new base by its path,
 //!    at its next use, under the same node number.
@@ -12,8 +13,9 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
-use super::file::Turn;
+use super::file::{FileData, Turn};
 use super::inodes::{Inode, What};
+use super::passthrough::can_be_written;
 use super::space::lost;
 use super::types::{Ino, OpenForWrite};
 use super::{View, ViewError};
@@ -46,19 +48,25 @@ impl View {
     /// A commit is under way already; the journal refuses.
     pub fn freeze(&self) -> Result<FrozenView, ViewError> {
         self.with_edit(|edit| {
+            let files: Vec<_> = edit
+                .space
+                .inodes
+                .iter()
+                .filter_map(|(_, inode)| inode.file.clone())
+                .collect();
+            for file in &files {
+                // No handle for writing can come to be while the space is locked.
+                edit.close_live(file)?;
+                edit.settle(file)?;
+            }
             let mut open: HashSet<NodeId> = HashSet::new();
-            let mut files = Vec::new();
             for (_, inode) in edit.space.inodes.iter() {
-                let Some(file) = &inode.file else { continue };
-                files.push(file.clone());
+                let writable = |file: &Arc<FileData>| file.writers() > 0 || file.live().is_some();
                 if let What::Node(id) = inode.what
-                    && file.writers() > 0
+                    && inode.file.as_ref().is_some_and(writable)
                 {
                     open.insert(id);
                 }
-            }
-            for file in &files {
-                edit.settle(file)?;
             }
             let commit = edit.state.last_commit + 1;
             edit.apply(&Op::Freeze { commit })?;
@@ -96,13 +104,23 @@ impl View {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
         let mut space = self.space.write();
         let freed = overlay.apply_freeing(&Op::Unfrozen { commit })?;
-        space.frozen_open.clear();
+        self.end_freeze(&mut space);
         for (_, inode) in space.inodes.iter() {
             if let Some(file) = &inode.file {
                 file.frozen.store(false, Ordering::Release);
             }
         }
         Ok(freed)
+    }
+
+    /// No commit reads copies any more.
+    pub(super) fn end_freeze(&self, space: &mut super::space::Space) {
+        space.frozen_open.clear();
+        for (_, (_, copy)) in space.thawed.drain() {
+            if let Some(overlay) = self.overlay() {
+                overlay.discard_body(copy);
+            }
+        }
     }
 
     /// The commit is in the log, and the view stands on `tree` from now on: what base and frozen state made. Nothing
@@ -130,7 +148,7 @@ impl View {
                 .iter()
                 .map(|(id, size, content)| (*id, (*size, content.clone()))),
         );
-        let freed = overlay.apply_freeing(&Op::Published {
+        let mut freed = overlay.apply_freeing(&Op::Published {
             commit,
             base,
             contents,
@@ -157,9 +175,18 @@ impl View {
                 space.inodes.get(ino).and_then(|inode| inode.file.clone()),
             ) && !file.is_clean()
             {
+                // Somebody may read the body by the kernel, and follow a later writer: large ones as cache files.
+                let chunked = matches!(content, Content::Chunks { .. } | Content::Paged { .. });
+                let kept = if chunked || file.backing().is_none() {
+                    None
+                } else {
+                    let at = freed.iter().position(|freed| freed.node() == id);
+                    at.map(|at| freed.swap_remove(at))
+                };
                 file.turn(Turn::Published {
                     size: *size,
                     content: content.clone(),
+                    freed: kept,
                 });
             }
             let entry = Entry {
@@ -173,7 +200,7 @@ impl View {
                 file.frozen.store(false, Ordering::Release);
             }
         }
-        space.frozen_open.clear();
+        self.end_freeze(&mut space);
         space.usage.rebase(&space.base, &tree);
         space.set_base(tree);
         Ok(freed)
@@ -189,7 +216,7 @@ impl View {
         len: usize,
     ) -> Result<Bytes, ViewError> {
         let file = body_of(&frozen.state, node).ok_or_else(|| lost(node))?;
-        let body = self.frozen_body(file)?;
+        let body = self.frozen_body(node, file)?;
         let mut out = BytesMut::zeroed(len);
         let end = offset.saturating_add(len as u64);
         let size = match &body {
@@ -229,14 +256,19 @@ impl View {
     /// Bytes of a frozen file. Of one that was open for writing: as many as there are now.
     pub fn frozen_size(&self, frozen: &FrozenView, node: NodeId) -> Result<u64, ViewError> {
         let file = body_of(&frozen.state, node).ok_or_else(|| lost(node))?;
-        match self.frozen_body(file)? {
+        match self.frozen_body(node, file)? {
             Some(body) => Ok(body.len()?),
             None => Ok(file.base.as_ref().map_or(0, |(size, _)| *size)),
         }
     }
 
-    fn frozen_body(&self, file: &FileState) -> Result<Option<Arc<Body>>, ViewError> {
+    fn frozen_body(&self, node: NodeId, file: &FileState) -> Result<Option<Arc<Body>>, ViewError> {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
+        if let Some((of, copy)) = self.space.read().thawed.get(&node)
+            && file.body == Some(*of)
+        {
+            return Ok(Some(copy.clone()));
+        }
         Ok(file.body.map(|body| overlay.body(body)).transpose()?)
     }
 
@@ -249,7 +281,7 @@ impl View {
                 .inodes
                 .iter()
                 .filter_map(|(_, inode)| match inode.what {
-                    What::Node(node) if inode.file.as_ref()?.writers() > 0 => Some(OpenForWrite {
+                    What::Node(node) if can_be_written(inode.file.as_ref()?) => Some(OpenForWrite {
                         node,
                         path: path_in(look.state, node),
                     }),
@@ -263,6 +295,7 @@ impl View {
 
     /// Puts the times of all writes into the overlay, so that its state says everything that stat does.
     pub fn settle(&self) -> Result<(), ViewError> {
+        self.settle_closed();
         self.with_edit(|edit| {
             let files: Vec<_> = edit
                 .space

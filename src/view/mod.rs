@@ -16,8 +16,10 @@
 //!    Only a write that meets a full disk may have written a part of its range; the size stays.
 //! 3. What is acknowledged is in the journal, or in a body that the journal names. The size of a file with a body is that of
 //!    the body; the time of its last write reaches the journal at close, fsync and freeze, and until then stands in the
-//!    body.
-//! 4. A node number means one inode until it is forgotten, through commits and reloads (`inodes.rs`).
+//!    body. What the kernel writes by itself (passthrough) is in the body, which the journal names as dirty from before the
+//!    first write on (`passthrough.rs`).
+//! 4. A node number means one inode until it is forgotten, through commits and reloads (`inodes.rs`). A name may come to lead
+//!    to another number while the old one is open (`passthrough.rs`, 5).
 //! 5. A commit changes nothing that a process sees (`freeze.rs`); a reload changes everything in one step (`reload.rs`).
 //! 6. Nothing is accepted that a commit would refuse: names, targets, attributes, depth of paths and sizes are checked here.
 //!
@@ -31,6 +33,7 @@
 
 mod adopt;
 mod attrs;
+mod backing;
 mod copy;
 mod data;
 mod dirs;
@@ -42,6 +45,7 @@ mod inodes;
 mod names;
 mod open;
 mod options;
+mod passthrough;
 mod ranges;
 mod refresh;
 mod reload;
@@ -56,6 +60,7 @@ mod view;
 mod way;
 mod xattrs;
 
+pub use backing::{Access, Backing, CleanFile, KernelFile, Offer, Passthrough, WritableBacking};
 pub use errno::ViewError;
 pub use freeze::FrozenView;
 pub use options::{Clock, ContentSource, Room, SystemClock, ViewOptions};

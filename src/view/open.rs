@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::backing::Offer;
 use super::edit::Edit;
 use super::file::{FileBytes, FileData};
 use super::inodes::What;
@@ -26,10 +27,15 @@ impl View {
             writer: flags.write,
         };
         if flags.truncate {
+            if !flags.write && file.executing.load(Ordering::Relaxed) > 0 {
+                // The kernel asks that of itself only after it was cut.
+                return Err(ViewError::TextBusy);
+            }
             self.truncate(&file, 0).await?;
             self.cut_by(caller, ino).await?;
         }
-        Ok(self.new_handle(ino, flags, opened.keep()))
+        let offer = self.offer(&file, flags).await?;
+        Ok(self.new_handle(ino, flags, opened.keep(), offer))
     }
 
     /// Makes and opens a file. One that is there is opened, unless `flags.exclusive`.
@@ -57,7 +63,23 @@ impl View {
             })
             .await?;
         match made {
-            (known, Some(file)) => Ok((known, self.new_handle(known.ino, flags, file))),
+            (known, Some(file)) => {
+                let opened = Opened {
+                    view: self,
+                    file: &file,
+                    writer: flags.write,
+                };
+                let offer = match self.offer(&file, flags).await {
+                    Ok(offer) => offer,
+                    Err(error) => {
+                        drop(opened);
+                        self.forget(known.ino, 1);
+                        return Err(error);
+                    }
+                };
+                let open = self.new_handle(known.ino, flags, opened.keep(), offer);
+                Ok((known, open))
+            }
             (known, None) => match self.open(caller, known.ino, flags).await {
                 Ok(open) => {
                     let attr = self.getattr(caller, known.ino, None).await?;
@@ -71,12 +93,19 @@ impl View {
         }
     }
 
-    fn new_handle(&self, ino: Ino, flags: OpenFlags, file: Arc<FileData>) -> OpenFile {
+    fn new_handle(&self, ino: Ino, flags: OpenFlags, file: Arc<FileData>, offer: Option<Offer>) -> OpenFile {
         let fh = self.new_fh();
+        if flags.execute {
+            file.executing.fetch_add(1, Ordering::Relaxed);
+        }
         let handle = FileHandle { ino, flags, file };
         self.files.write().insert(fh, Arc::new(handle));
         // A changed content is another inode, and what this machine writes goes through the kernel's own pages.
-        OpenFile { fh, keep_cache: true }
+        OpenFile {
+            fh,
+            keep_cache: true,
+            offer,
+        }
     }
 
     /// close(2). Nothing is lost between it and `release`: every write is in the body already.
@@ -109,30 +138,34 @@ impl View {
             }
         };
         if let Some(handle) = handle {
+            if handle.flags.execute {
+                handle.file.executing.fetch_sub(1, Ordering::Relaxed);
+            }
             self.close(&handle.file, handle.flags.write);
         }
     }
 
     pub(super) fn close(&self, file: &Arc<FileData>, writer: bool) {
         self.with_edit(|edit| {
-            if let Err(error) = edit.settle(file) {
+            // A live file is settled when it is known to be closed, or when a commit asks.
+            let live = file.live().is_some();
+            if !live && let Err(error) = edit.settle(file) {
                 // The body keeps the time; only a commit before the next start would not see it.
                 tracing::warn!(ino = file.ino, %error, "the time of a write is not in the overlay");
             }
-            if writer {
-                file.writers.fetch_sub(1, Ordering::Relaxed);
+            let last_writer = writer && file.writers.fetch_sub(1, Ordering::Relaxed) == 1;
+            let last = file.opens.fetch_sub(1, Ordering::Relaxed) == 1;
+            let kept = last && live && !file.retained.swap(true, Ordering::Relaxed);
+            if live && (last || last_writer) && !file.queued.swap(true, Ordering::Relaxed) {
+                self.closing.lock().push(file.clone());
+                self.closed.notify_one();
             }
-            if file.opens.fetch_sub(1, Ordering::Relaxed) == 1
-                && let Some(inode) = edit.space.inodes.get_mut(file.ino)
-            {
-                let local = inode.file.as_ref().is_some_and(|file| !file.is_clean());
-                *inode.local.get_mut() = local.then(|| file.local_size());
-                if let What::Gone(entry) = &mut inode.what
-                    && let EntryBody::File { size, .. } = &mut entry.body
-                {
-                    *size = file.size();
-                }
-                inode.file = None;
+            if kept {
+                // With this handle's pin.
+                return;
+            }
+            if last && !live {
+                edit.forget_file(file);
             }
             edit.space.inodes.unpin(file.ino);
             edit.drop_unused(file.ino);
@@ -180,6 +213,11 @@ impl Edit<'_> {
             Some(file) => file.clone(),
             None => Arc::new(self.load_file(ino)?),
         };
+        if let What::Node(id) = inode.what
+            && self.space.left_behind.contains(&id)
+        {
+            file.shy.store(true, Ordering::Relaxed);
+        }
         if writer && file.writers.fetch_add(1, Ordering::Relaxed) == 0 {
             let frozen = self.is_frozen(ino);
             file.frozen.store(frozen, Ordering::Release);
@@ -255,7 +293,10 @@ impl Edit<'_> {
             return false;
         };
         let now = body_in(&self.state);
-        now.is_some() && now == body_in(&frozen.state) && !self.space.frozen_open.contains(id)
+        now.is_some()
+            && now == body_in(&frozen.state)
+            && !self.space.frozen_open.contains(id)
+            && !self.space.thawed.contains_key(id)
     }
 
     /// When a file was written last gets into the overlay.
@@ -270,7 +311,7 @@ impl Edit<'_> {
             What::Node(id) => *id,
             What::Gone(entry) => {
                 (entry.attrs.mtime, entry.attrs.ctime) = (written, written);
-                file.settled();
+                file.settled(written);
                 return Ok(());
             }
             What::Clean(_) | What::Link(..) => return Ok(()),
@@ -283,7 +324,7 @@ impl Edit<'_> {
                 self.apply(&Op::SetAttrs { id, attrs })?;
             }
         }
-        file.settled();
+        file.settled(written);
         Ok(())
     }
 }

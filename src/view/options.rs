@@ -1,8 +1,14 @@
 //! What the view is opened with and stands on.
 
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::backing::CleanFile;
+use super::types::Ino;
 use crate::cache::Cache;
 use crate::model::{Content, Timestamp};
 use crate::tree::{NodeSource, TreeError};
@@ -30,6 +36,14 @@ pub trait ContentSource: NodeSource {
 
     /// All of the content is on this machine: nothing below will ever wait for it, as far as can be told now.
     fn contains_fully(&self, content: &Content, size: u64) -> bool;
+
+    /// The file of a content that is all here, verified and in a file of its own, handed to this inode and to no other until
+    /// nobody uses it any more. `None`: read it through here.
+    async fn hand_out(&self, content: &Content, size: u64, holder: Ino) -> Option<Arc<dyn CleanFile>>;
+
+    /// Moves the file of a content, which is the one that `handle` names, to `to`, where it is written from now on. False:
+    /// nothing was changed, it is not ours alone or lies on another disk.
+    fn surrender(&self, content: &Content, size: u64, handle: BorrowedFd<'_>, to: &Path) -> bool;
 }
 
 #[async_trait]
@@ -44,6 +58,15 @@ impl ContentSource for Cache {
 
     fn contains_fully(&self, content: &Content, size: u64) -> bool {
         Cache::contains_fully(self, content, size)
+    }
+
+    async fn hand_out(&self, content: &Content, size: u64, holder: Ino) -> Option<Arc<dyn CleanFile>> {
+        let file = Cache::hand_out(self, content, size, holder).await?;
+        Some(Arc::new(file))
+    }
+
+    fn surrender(&self, content: &Content, size: u64, handle: BorrowedFd<'_>, to: &Path) -> bool {
+        Cache::surrender(self, content, size, handle, to)
     }
 }
 

@@ -82,7 +82,7 @@ impl View {
         }
         if grows {
             local.body.set_len(range.end)?;
-            self.resized(file, size, range.end);
+            self.resized(file, range.end);
             self.with_edit(|edit| match file.node_now(local) {
                 Some(id) => edit.apply(&Op::SetSize { id, size: range.end }),
                 None => Ok(()),

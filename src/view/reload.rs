@@ -79,7 +79,7 @@ impl View {
         space
             .inodes
             .become_(super::ROOT_INO, What::Node(ROOT_NODE), None, generation);
-        space.frozen_open.clear();
+        self.end_freeze(&mut space);
         space.usage = Usage::new(&state);
         count_bodies(&space.usage, overlay, &state);
         space.set_base(base);

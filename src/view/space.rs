@@ -3,17 +3,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
 use super::ViewError;
+use super::file::FileData;
 use super::inodes::{Inode, Inodes, What};
 use super::types::{Attr, Ino, Known};
 use super::usage::Usage;
 use crate::model::{
     Attrs, ChunkRef, Content, DirTree, Entry, EntryBody, Kind, LinkId, LinkInode, TreeRoot, chunk_len,
 };
-use crate::overlay::{Change, NodeBody, NodeId, Origin, Overlay, OverlayNode, OverlayState, ROOT_NODE};
+use crate::overlay::{Body, BodyId, Change, NodeBody, NodeId, Origin, Overlay, OverlayNode, OverlayState, ROOT_NODE};
 use crate::tree::{Missing, NodeSource, link_loaded, lookup_loaded};
 
 /// Why a question has no answer yet, or none at all.
@@ -67,6 +69,13 @@ pub(super) struct Space {
     pub usage: Usage,
     /// Files of the commit under way that were open for writing at its freeze: it reads them once, as they are then.
     pub frozen_open: HashSet<NodeId>,
+    /// Files of the commit under way that were written since its freeze: it reads the copy that was made before, of the
+    /// body of this number.
+    pub thawed: HashMap<NodeId, (BodyId, Arc<Body>)>,
+    /// Files whose former inode was left to its readers, so that these can be written.
+    pub left_behind: HashSet<NodeId>,
+    /// Files that the kernel may be writing to.
+    pub live_files: u64,
     /// Base directories of adopted ones, found once. A lock inside the locks: the last to be taken.
     base_dirs: Mutex<HashMap<NodeId, BaseDir>>,
 }
@@ -79,6 +88,9 @@ impl Space {
             base,
             inodes: Inodes::new(ROOT_NODE, 1),
             frozen_open: HashSet::new(),
+            thawed: HashMap::new(),
+            left_behind: HashSet::new(),
+            live_files: 0,
             base_dirs: Mutex::new(HashMap::new()),
         }
     }
@@ -94,6 +106,20 @@ impl Space {
         let known = self.inodes.get(dir).and_then(|dir| dir.clean.get(name));
         let inode = known.and_then(|ino| self.inodes.get(*ino));
         inode.is_some_and(|inode| inode.generation != self.generation)
+    }
+
+    /// A commit reads `copy` instead of the body of a node from now on.
+    pub fn thaw(&mut self, id: NodeId, body: &Body, copy: Arc<Body>) {
+        self.thawed.insert(id, (body.id(), copy));
+    }
+
+    /// Counts what the kernel has added to a live file.
+    pub fn observe(&self, file: &FileData) {
+        let now = file.size();
+        let before = file.accounted.swap(now, Ordering::Relaxed);
+        if before != now && file.counted.load(Ordering::Relaxed) {
+            self.usage.resized(before, now);
+        }
     }
 
     pub fn remember_base_dir(&self, id: NodeId, dir: BaseDir) {
@@ -375,6 +401,7 @@ impl<'a> Look<'a> {
             atime: inode.atime.unwrap_or(mtime),
             mtime,
             ctime,
+            live: inode.file.as_ref().is_some_and(|file| file.live().is_some()),
         })
     }
 

@@ -1,5 +1,6 @@
 //! What goes in and out of the view: plain numbers and values, nothing of fuser.
 
+use super::backing::Offer;
 use crate::model::{Kind, Name, Timestamp, VolPath};
 
 /// A node number as the kernel knows it: a file id where that is free, else a surrogate (see `inodes.rs`).
@@ -49,6 +50,8 @@ pub struct Attr {
     pub mtime: Timestamp,
     /// Last change of content or attributes.
     pub ctime: Timestamp,
+    /// Somebody may be writing to it without asking: size and times hold for this moment only.
+    pub live: bool,
 }
 
 /// An inode handed to the kernel: one more reference was counted for it, to be given back by `forget`.
@@ -105,7 +108,12 @@ pub struct OpenFlags {
     pub truncate: bool,
     /// O_EXCL, for `create`.
     pub exclusive: bool,
+    /// Opened by execve(2).
+    pub execute: bool,
 }
+
+/// How the kernel marks the opening of a program (`__FMODE_EXEC` of linux/fs.h).
+const FMODE_EXEC: i32 = 0x20;
 
 impl OpenFlags {
     /// From the flags of open(2).
@@ -117,17 +125,21 @@ impl OpenFlags {
             append: bits & libc::O_APPEND != 0,
             truncate: bits & libc::O_TRUNC != 0,
             exclusive: bits & libc::O_EXCL != 0,
+            execute: bits & FMODE_EXEC != 0,
         }
     }
 }
 
 /// An open file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct OpenFile {
     /// Its handle.
     pub fh: Fh,
-    /// The kernel's cached pages of this inode are still right.
+    /// The kernel's cached pages of this inode are still right, if it uses them. A handle that takes the offer up must drop
+    /// them: what is written through it does not reach them.
     pub keep_cache: bool,
+    /// A local file that the kernel may use by itself.
+    pub offer: Option<Offer>,
 }
 
 /// An open directory.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::backing::Passthrough;
 use super::dirs::DirHandle;
 use super::edit::{Edit, Writer};
 use super::file::FileData;
@@ -31,6 +32,11 @@ pub struct View {
     pub(super) space: RwLock<Space>,
     pub(super) files: RwLock<HashMap<Fh, Arc<FileHandle>>>,
     pub(super) dirs: RwLock<HashMap<Fh, Arc<Mutex<DirHandle>>>>,
+    pub(super) passthrough: RwLock<Passthrough>,
+    /// Live files whose last handle for writing, or last handle at all, was closed.
+    pub(super) closing: Mutex<Vec<Arc<FileData>>>,
+    /// Told when one gets there.
+    pub(super) closed: tokio::sync::Notify,
     next_fh: AtomicU64,
     next_file_id: AtomicU64,
 }
@@ -106,6 +112,9 @@ impl View {
             space: RwLock::new(space),
             files: RwLock::default(),
             dirs: RwLock::default(),
+            passthrough: RwLock::default(),
+            closing: Mutex::default(),
+            closed: tokio::sync::Notify::new(),
             next_fh: AtomicU64::new(1),
         }
     }

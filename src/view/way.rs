@@ -40,6 +40,9 @@ impl Look<'_> {
     /// Size of a file of the overlay.
     pub fn local_size(&self, inode: &Inode, file: &FileState) -> Result<LocalSize, ViewError> {
         if let Some(open) = &inode.file {
+            if open.live().is_some() {
+                self.space.observe(open);
+            }
             return Ok(open.local_size());
         }
         if file.body.is_none() {

@@ -1,5 +1,7 @@
 //! What outlives a restart, what is refused at opening, and whole files.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use super::super::{Adoption, Cache, CacheError};
@@ -152,19 +154,20 @@ async fn a_pinned_file_stays_and_holds_the_content() {
     let others = [place.script.store(Plain::noise(&mut random, 12 * MIB)).await];
     let cache = place.open();
     assert!(
-        cache.pin(&pinned.content, pinned.size()).await.is_none(),
+        cache.hand_out(&pinned.content, pinned.size(), 1).await.is_none(),
         "not complete"
     );
     assert!(cache.prefetch(&pinned.content, pinned.size()).await.unwrap());
     place.close(cache).await;
     let cache = place.open();
     let pin = cache
-        .pin(&pinned.content, pinned.size())
+        .hand_out(&pinned.content, pinned.size(), 1)
         .await
         .expect("complete after a restart, too");
-    assert_eq!(
-        std::fs::read(pin.path()).unwrap(),
-        pinned.plain.get(0..pinned.size())
+    let reader = File::open(format!("/proc/self/fd/{}", pin.handle().as_raw_fd())).unwrap();
+    assert!(
+        cache.hand_out(&pinned.content, pinned.size(), 2).await.is_none(),
+        "another inode has it"
     );
     for other in &others {
         for _ in 0..3 {
@@ -172,13 +175,38 @@ async fn a_pinned_file_stays_and_holds_the_content() {
         }
     }
     cache.clear();
-    assert!(pin.path().exists());
     assert!(cache.contains_fully(&pinned.content, pinned.size()));
     settled(&cache).await;
     let mut bytes = vec![0; pinned.size() as usize];
-    pin.file().read_exact_at(&mut bytes, 0).unwrap();
+    reader.read_exact_at(&mut bytes, 0).unwrap();
     assert!(bytes == pinned.plain.get(0..pinned.size()));
     drop(pin);
     cache.clear();
+    assert!(cache.stats().bytes_used > 0, "somebody still has the file open");
+    drop(reader);
+    cache.clear();
     assert_eq!(cache.stats().bytes_used, 0);
+}
+
+#[tokio::test]
+async fn a_cache_file_becomes_a_body_only_for_the_one_who_has_it() {
+    let place = Place::new(64 * MIB);
+    let mut random = Random(7);
+    let plain = place.script.store(Plain::mixed(&mut random, 7 * MIB)).await;
+    let other = place.script.store(Plain::mixed(&mut random, 6 * MIB)).await;
+    let cache = place.open();
+    for file in [&plain, &other] {
+        assert!(cache.prefetch(&file.content, file.size()).await.unwrap());
+    }
+    let pin = cache.hand_out(&plain.content, plain.size(), 1).await.expect("complete");
+    let elsewhere = cache.hand_out(&other.content, other.size(), 2).await.expect("complete");
+    let to = tempfile::tempdir_in(place.options.dir.parent().unwrap()).unwrap();
+    let body = to.path().join("body");
+    assert!(!cache.surrender(&plain.content, plain.size(), elsewhere.handle(), &body));
+    let before = cache.stats().bytes_used;
+    assert!(cache.surrender(&plain.content, plain.size(), pin.handle(), &body));
+    assert!(!cache.contains_fully(&plain.content, plain.size()));
+    assert!(cache.stats().bytes_used < before);
+    assert!(std::fs::read(&body).unwrap() == plain.plain.get(0..plain.size()));
+    assert!(!cache.surrender(&plain.content, plain.size(), pin.handle(), &body), "gone");
 }

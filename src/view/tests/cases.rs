@@ -18,6 +18,7 @@ const RW: OpenFlags = OpenFlags {
     append: false,
     truncate: false,
     exclusive: false,
+    execute: false,
 };
 const RO: OpenFlags = OpenFlags { write: false, ..RW };
 

@@ -132,6 +132,7 @@ impl Side {
             append: rng.chance(20),
             truncate: false,
             exclusive: false,
+            execute: false,
         };
         self.log(format_args!("open {} {flags:?}", Shown(&path)));
         if rng.chance(50) {

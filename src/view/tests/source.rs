@@ -1,6 +1,8 @@
 //! Clean bytes in memory, which have to be "fetched" once before they are there.
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -14,7 +16,7 @@ use crate::model::{
     TreeRoot, chunk_count, chunk_range,
 };
 use crate::tree::{MemorySource, NodeParams, NodeSource, NodeWriter, TreeError, store};
-use crate::view::{Clock, ContentSource};
+use crate::view::{CleanFile, Clock, ContentSource, Ino};
 
 const EPOCH: Epoch = 1;
 
@@ -26,6 +28,20 @@ pub struct TestSource {
     here: Mutex<HashSet<Hash>>,
     pub offline: AtomicBool,
     pub reads: AtomicU64,
+    /// Files of contents that were handed out, each to one inode; made at first use.
+    handed: Mutex<HashMap<Hash, (Ino, Arc<TestFile>)>>,
+    /// Handed out files can become bodies. Set, they lie "on another disk".
+    pub keeps_files: AtomicBool,
+}
+
+/// A content in a file of its own.
+#[derive(Debug)]
+struct TestFile(tempfile::NamedTempFile);
+
+impl CleanFile for TestFile {
+    fn handle(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 impl TestSource {
@@ -156,6 +172,41 @@ impl ContentSource for TestSource {
 
     fn contains_fully(&self, content: &Content, _size: u64) -> bool {
         self.is_here(content)
+    }
+
+    async fn hand_out(&self, content: &Content, size: u64, holder: Ino) -> Option<Arc<dyn CleanFile>> {
+        let Content::Chunks { cid, .. } = content else {
+            return None;
+        };
+        if !self.is_here(content) {
+            return None;
+        }
+        let mut handed = self.handed.lock();
+        if let Some((inode, file)) = handed.get(cid) {
+            return (*inode == holder).then(|| file.clone() as Arc<dyn CleanFile>);
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bytes = self.bytes(content, 0, usize::try_from(size).unwrap());
+        std::fs::write(file.path(), &bytes).unwrap();
+        let file = Arc::new(TestFile(file));
+        handed.insert(*cid, (holder, file.clone()));
+        Some(file)
+    }
+
+    fn surrender(&self, content: &Content, _size: u64, handle: BorrowedFd<'_>, to: &Path) -> bool {
+        let Content::Chunks { cid, .. } = content else {
+            return false;
+        };
+        if self.keeps_files.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut handed = self.handed.lock();
+        let inode_of = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
+        let ours = handed
+            .get(cid)
+            .is_some_and(|(_, file)| inode_of(file.handle()) == inode_of(handle));
+        // On one file system a rename; in tests the directories may lie on several.
+        ours && std::fs::rename(handed.remove(cid).unwrap().1.0.path(), to).is_ok()
     }
 }
 

@@ -1,0 +1,379 @@
+//! Which open files the kernel may read and write by itself, and what becomes of what it wrote.
+//!
+//! 1. Offered are: whole bodies, new and truncated files (which get a body at once), and complete clean contents for
+//!    reading. Everything else goes through the daemon until its last handle is closed; above all existing files that are
+//!    opened for writing without being cut, so that a commit looks only at the frames that were written.
+//! 2. Nothing says what the kernel wrote, or when. A file is *live* from the moment that somebody gets a handle to write
+//!    it until it is *closed*: our count of such handles is 0, and then the kernel grants a lease, which it does not while a
+//!    mapping stores. (Either test alone is racy: an open may be under way, or a close.)
+//! 3. Before a handle to write is given, the overlay knows in its journal that the body is dirty, by a new generation: a
+//!    commit that froze it before leaves it dirty, a reload that was prepared before starts again. After `kill -9` the
+//!    body has all that was written, and its size and time of last write are found in it.
+//! 4. Size and time of a live file are asked of its body. A body carries a time that no write leaves it with
+//!    ([`Live::seen`]), so any other time is that of a write.
+//! 5. A file that is read from a clean content and then opened for writing becomes a body, by renaming, so that readers
+//!    follow the writer. Where that cannot be (another disk, a content that others have too), the readers keep what they
+//!    have: the opener is told ESTALE, and the kernel looks the name up again and finds another inode. The kernel does
+//!    that once for each call; the new inode is not read from a clean content, so once is enough.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::backing::{Backing, Offer, Passthrough};
+use super::data::{Brought, Fill, Step};
+use super::edit::Edit;
+use super::file::{FileBytes, FileData, Local, Route};
+use super::inodes::What;
+use super::types::OpenFlags;
+use super::{View, ViewError};
+use crate::cache::{Unused, is_unused};
+use crate::model::{Content, Timestamp};
+use crate::overlay::{Body, Op};
+
+/// What is known of a body that the kernel may write to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Live {
+    /// Its time of last write when it was looked at last.
+    pub seen: Timestamp,
+}
+
+impl View {
+    /// What may be offered from now on.
+    pub fn set_passthrough(&self, passthrough: Passthrough) {
+        // Writes that the kernel does by itself cannot be held to a quota.
+        let quota = self.options.quota_bytes != 0;
+        *self.passthrough.write() = Passthrough {
+            clean: passthrough.clean,
+            bodies: passthrough.bodies && !quota,
+        };
+    }
+
+    /// What is offered.
+    pub fn passthrough(&self) -> Passthrough {
+        *self.passthrough.read()
+    }
+
+    /// Decides for a handle that was just counted whether the kernel may use a file by itself.
+    pub(super) async fn offer(
+        &self,
+        file: &Arc<FileData>,
+        flags: OpenFlags,
+    ) -> Result<Option<Offer>, ViewError> {
+        let offered = self.passthrough();
+        if offered == Passthrough::default() {
+            return Ok(None);
+        }
+        if flags.write && offered.bodies {
+            self.give_empty_body(file).await?;
+        }
+        let mut clean = None;
+        if !flags.write
+            && offered.clean
+            && let Some((size, content)) = file.readable_clean()
+        {
+            let found = self.source.hand_out(&content, size, file.ino).await;
+            clean = found.map(|found| (size, content, found));
+        }
+        self.change(file, |bytes, brought| {
+            self.offer_step(file, bytes, flags, clean.clone(), brought)
+        })
+        .await
+    }
+
+    fn offer_step(
+        &self,
+        file: &FileData,
+        bytes: &mut FileBytes,
+        flags: OpenFlags,
+        clean: Option<(u64, Content, Arc<dyn super::backing::CleanFile>)>,
+        brought: &Brought,
+    ) -> Result<Step<Option<Offer>>, ViewError> {
+        let backing = match (&file.route(), &*bytes) {
+            (Route::Daemon, _) => return Ok(Step::Done(None)),
+            (Route::Backed(backing), _) if backing.is_refused() => {
+                return Ok(Step::Done(file.through_daemon()));
+            }
+            (Route::Backed(backing), _) => backing.clone(),
+            (Route::Open, FileBytes::Local(local))
+                if local.present.is_none() && local.node.is_some() && self.passthrough().bodies =>
+            {
+                Backing::body(local.body.clone())
+            }
+            (Route::Open, FileBytes::Clean { size, content }) => match clean {
+                Some((its, it, found)) if its == *size && it.same(content) && !flags.write => {
+                    Backing::clean(found)
+                }
+                _ => return Ok(Step::Done(file.through_daemon())),
+            },
+            _ => return Ok(Step::Done(file.through_daemon())),
+        };
+        file.set_route(Route::Backed(backing.clone()));
+        if !flags.write {
+            return Ok(Step::Done(Some(Offer::Read(backing))));
+        }
+        if matches!(&*bytes, FileBytes::Local(local) if local.node.is_none()) {
+            // A reload took it away in this moment. By its path the program finds what is there now.
+            return Err(ViewError::Stale { ino: file.ino });
+        }
+        let local = match self.localize(file, bytes, Fill::Kept, brought)? {
+            Step::Done(local) => local,
+            Step::Need(need) => return Ok(Step::Need(need)),
+            Step::Again => return Ok(Step::Again),
+        };
+        if !self.grant_writing(file, local)? {
+            return Ok(Step::Again);
+        }
+        Ok(Step::Done(backing.writable().map(Offer::Write)))
+    }
+
+    /// An empty file that is about to be written gets a body for the kernel to write to.
+    async fn give_empty_body(&self, file: &Arc<FileData>) -> Result<(), ViewError> {
+        if file.size() > 0 || !file.is_clean() {
+            return Ok(());
+        }
+        self.change(file, |bytes, brought| {
+            let empty = matches!(bytes, FileBytes::Clean { size: 0, .. });
+            if !empty || !matches!(file.route(), Route::Open) {
+                return Ok(Step::Done(()));
+            }
+            Ok(match self.localize(file, bytes, Fill::Cut, brought)? {
+                Step::Done(local) => {
+                    local.fresh = true;
+                    Step::Done(())
+                }
+                Step::Need(need) => Step::Need(need),
+                Step::Again => Step::Again,
+            })
+        })
+        .await
+    }
+
+    /// From here on the kernel may write to the body, unseen. With the file's lock held. False: the file has become
+    /// something else meanwhile.
+    fn grant_writing(&self, file: &FileData, local: &mut Local) -> Result<bool, ViewError> {
+        let fresh = std::mem::take(&mut local.fresh);
+        let seen = local.body.stat()?.mtime;
+        let granted = self.with_edit(|edit| {
+            edit.settle(file)?;
+            let Some(id) = file.node_now(local) else {
+                return Ok(false);
+            };
+            // The op that gave the body said it already.
+            if !fresh {
+                edit.apply(&Op::MarkDirty { id })?;
+            }
+            if file.live().is_none() {
+                file.set_live(Some(Live { seen }));
+                edit.space.live_files += 1;
+            }
+            Ok::<_, ViewError>(true)
+        })?;
+        local.dirty |= granted;
+        local.body.let_go();
+        Ok(granted)
+    }
+
+    // ---- from reading to writing ----
+
+    /// The file that readers have from the kernel becomes the body. With the file's lock held.
+    pub(super) fn convert(
+        &self,
+        file: &FileData,
+        bytes: &mut FileBytes,
+        backing: &Backing,
+    ) -> Result<Step<()>, ViewError> {
+        let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
+        let FileBytes::Clean { size, content } = &*bytes else {
+            return Ok(Step::Done(()));
+        };
+        let (size, content) = (*size, content.clone());
+        if !self.passthrough().bodies {
+            return self.leave_behind(file);
+        }
+        let taken = overlay.take_in_body(|to| {
+            backing.move_to(to, |handle| self.source.surrender(&content, size, handle, to))
+        })?;
+        let Some(body) = taken else {
+            return self.leave_behind(file);
+        };
+        if let Err(error) = backing.becomes(body.clone()) {
+            tracing::warn!(ino = file.ino, %error, "the kernel does not write to a file that it reads");
+            overlay.discard_body(body);
+            return self.leave_behind(file);
+        }
+        let given = self.with_edit(|edit| {
+            if file.has_turn() {
+                return Ok(None);
+            }
+            let Some(id) = edit.node_to_write(file)? else {
+                return Ok(None);
+            };
+            edit.apply(&Op::GiveBody {
+                id,
+                body: body.id(),
+                present: None,
+                base_valid: 0,
+                dirty: true,
+            })?;
+            file.frozen.store(false, Ordering::Release);
+            file.uses(Some((body.clone(), false)));
+            Ok(Some(id))
+        });
+        match given {
+            Ok(Some(id)) => {
+                *bytes = FileBytes::Local(Local {
+                    node: Some(id),
+                    base: (size > 0).then_some((size, content)),
+                    present: None,
+                    base_valid: 0,
+                    dirty: true,
+                    fresh: true,
+                    body,
+                });
+                Ok(Step::Done(()))
+            }
+            // Its readers keep the file, which has lost its name; whoever wants to write looks again.
+            Ok(None) => {
+                overlay.discard_body(body);
+                self.leave_behind(file)
+            }
+            Err(error) => {
+                overlay.discard_body(body);
+                Err(error)
+            }
+        }
+    }
+
+    /// Readers keep this inode with what they read; the name leads to another one from now on.
+    fn leave_behind(&self, file: &FileData) -> Result<Step<()>, ViewError> {
+        let names = self.with_edit(|edit| {
+            let Some(id) = edit.node_to_write(file)? else {
+                return Ok(None);
+            };
+            let names = edit.state.node(id).map_or(1, |node| node.nlink);
+            edit.space.left_behind.insert(id);
+            file.counted.store(false, Ordering::Relaxed);
+            edit.detach(file.ino);
+            Ok::<_, ViewError>(Some(names))
+        })?;
+        match names {
+            Some(names) => Err(ViewError::LeftBehind {
+                ino: file.ino,
+                others: names > 1,
+            }),
+            None => Err(ViewError::Stale { ino: file.ino }),
+        }
+    }
+
+    // ---- what the kernel wrote ----
+
+    /// Looks at files whose last handle for writing was closed: what was written is settled, and those that nobody can
+    /// write any more are live no longer. True if some are left that a mapping may still write to, or that are
+    /// being closed at this moment.
+    pub fn settle_closed(&self) -> bool {
+        let pending = std::mem::take(&mut *self.closing.lock());
+        let mut left = Vec::new();
+        for file in pending {
+            file.queued.store(false, Ordering::Relaxed);
+            let _bytes = file.bytes.write();
+            let settled = self.with_edit(|edit| edit.close_live(&file));
+            match settled {
+                Ok(true) => {}
+                Ok(false) => left.push(file.clone()),
+                Err(error) => {
+                    // The body keeps the time, as long as it is not committed.
+                    tracing::warn!(ino = file.ino, %error, "what was written is not in the overlay");
+                    left.push(file.clone());
+                }
+            }
+        }
+        let mut closing = self.closing.lock();
+        left.retain(|file| !file.queued.swap(true, Ordering::Relaxed));
+        closing.append(&mut left);
+        !closing.is_empty()
+    }
+
+    /// Waits until a file that the kernel could write was closed.
+    pub async fn closing(&self) {
+        self.closed.notified().await;
+    }
+
+    /// True if the kernel can write to some file by itself.
+    pub fn has_live_files(&self) -> bool {
+        self.space.read().live_files > 0
+    }
+}
+
+impl Edit<'_> {
+    /// A live file whose handles for writing are closed is settled, and no longer live if nobody can write it. False: it
+    /// may still be written through a mapping.
+    pub fn close_live(&mut self, file: &Arc<FileData>) -> Result<bool, ViewError> {
+        let Some(live) = file.live() else {
+            self.unretain(file);
+            return Ok(true);
+        };
+        if file.writers() > 0 {
+            // Its next close brings it here again.
+            return Ok(true);
+        }
+        let Some(body) = file.current_body() else {
+            return Ok(true);
+        };
+        body.let_go();
+        let closed = is_unused(body.handle(), Unused::ForWriting);
+        self.settle(file)?;
+        if !closed {
+            return Ok(false);
+        }
+        let now = body.stat()?.mtime;
+        if now != file.live().map_or(live.seen, |live| live.seen) {
+            // Between the look and the lease; nothing can come after it.
+            self.settle(file)?;
+        }
+        self.space.observe(file);
+        file.set_live(None);
+        self.space.live_files = self.space.live_files.saturating_sub(1);
+        self.unretain(file);
+        Ok(true)
+    }
+
+    /// An open file that was kept only because it was live.
+    fn unretain(&mut self, file: &Arc<FileData>) {
+        if !file.retained.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        if file.opens.load(Ordering::Relaxed) == 0 {
+            self.forget_file(file);
+        }
+        self.space.inodes.unpin(file.ino);
+        self.drop_unused(file.ino);
+    }
+
+    /// The last handle is closed: the inode knows by itself what the file was.
+    pub fn forget_file(&mut self, file: &Arc<FileData>) {
+        let Some(inode) = self.space.inodes.get_mut(file.ino) else {
+            return;
+        };
+        if !inode.file.as_ref().is_some_and(|known| Arc::ptr_eq(known, file)) {
+            return;
+        }
+        let local = !file.is_clean();
+        *inode.local.get_mut() = local.then(|| file.local_size());
+        if let What::Gone(entry) = &mut inode.what
+            && let crate::model::EntryBody::File { size, .. } = &mut entry.body
+        {
+            *size = file.size();
+        }
+        inode.file = None;
+    }
+}
+
+/// True if somebody can still write to an open file: by a handle, or by a mapping.
+pub(super) fn can_be_written(file: &FileData) -> bool {
+    file.writers() > 0
+        || (file.live().is_some()
+            && file.current_body().is_some_and(|body: Arc<Body>| {
+                body.let_go();
+                !is_unused(body.handle(), Unused::ForWriting)
+            }))
+}
