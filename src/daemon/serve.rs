@@ -147,9 +147,10 @@ fn mount_session(mount: &Mount, settings: &MountSettings) -> Result<FuseSession,
         volume: settings.volume.clone(),
         allow_other: settings.allow_other,
         read_only: settings.read_only,
-        passthrough: settings.passthrough.then(|| mount.local_places()).map(|(state, cache)| {
-            fuse::LocalPlaces { state, cache }
-        }),
+        passthrough: settings
+            .passthrough
+            .then(|| mount.local_places())
+            .map(|(state, cache)| fuse::LocalPlaces { state, cache }),
     };
     FuseSession::mount(mount.view(), &dir, &options, &Handle::current())
         .map_err(|e| Failure::new(FailureKind::NoAccess, e.to_string()))

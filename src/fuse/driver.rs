@@ -155,7 +155,11 @@ impl Link {
 /// TTL of the attributes of an entry: one whose number is a surrogate is asked again at once, and so is what somebody may be
 /// writing without asking.
 fn attr_ttl(known: &Known) -> Duration {
-    if known.settled { live_ttl(&known.attr) } else { Duration::ZERO }
+    if known.settled {
+        live_ttl(&known.attr)
+    } else {
+        Duration::ZERO
+    }
 }
 
 fn live_ttl(attr: &Attr) -> Duration {

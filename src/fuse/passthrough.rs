@@ -41,7 +41,11 @@ impl LocalPlaces {
             rustix::fs::statfs(dir).is_ok_and(|found| u64::try_from(found.f_type) == Ok(OVERLAYFS_MAGIC))
         };
         let all = self.state.iter().chain([&self.cache]);
-        if all.into_iter().any(|dir| stacked(dir)) { 2 } else { 1 }
+        if all.into_iter().any(|dir| stacked(dir)) {
+            2
+        } else {
+            1
+        }
     }
 }
 

@@ -90,7 +90,12 @@ impl FuseSession {
             }
         };
         let closer = Closer::start().map_err(failed)?;
-        let driver = Driver::new(view.clone(), runtime.clone(), options.passthrough.as_ref(), closer);
+        let driver = Driver::new(
+            view.clone(),
+            runtime.clone(),
+            options.passthrough.as_ref(),
+            closer,
+        );
         let link = driver.link();
         let session = Session::new(driver, dir, &config(options)).map_err(failed)?;
         let device = session.as_fd().try_clone_to_owned().map_err(failed)?;

@@ -70,6 +70,9 @@ impl Mount {
     }
 
     pub(super) fn passthrough_explained(&self) -> String {
-        self.passthrough.get().cloned().unwrap_or_else(|| "not known yet".to_owned())
+        self.passthrough
+            .get()
+            .cloned()
+            .unwrap_or_else(|| "not known yet".to_owned())
     }
 }

@@ -91,7 +91,10 @@ impl Bodies {
     }
 
     /// A body out of a file that `take` moves to the path that it is given; `None` when it does not.
-    pub(super) fn take_in(&self, take: impl FnOnce(&Path) -> bool) -> Result<Option<Arc<Body>>, OverlayError> {
+    pub(super) fn take_in(
+        &self,
+        take: impl FnOnce(&Path) -> bool,
+    ) -> Result<Option<Arc<Body>>, OverlayError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         super::dir::make_dir(&self.shard(id))?;
         if !take(&self.path(id)) {

@@ -112,7 +112,11 @@ impl Body {
         match options.open(&self.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let by_handle = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.handle));
-                File::options().read(true).write(true).open(by_handle).at(&self.path)
+                File::options()
+                    .read(true)
+                    .write(true)
+                    .open(by_handle)
+                    .at(&self.path)
             }
             opened => opened.at(&self.path),
         }
@@ -179,9 +183,7 @@ impl Body {
         let file = self.file()?;
         let mut done = 0;
         while done < out.len() {
-            match file
-                .read_at(&mut out[done..], offset.saturating_add(done as u64))
-            {
+            match file.read_at(&mut out[done..], offset.saturating_add(done as u64)) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -257,7 +257,9 @@ impl FreedBody {
 
 impl std::fmt::Debug for FreedBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FreedBody").field("body", &self.body).finish_non_exhaustive()
+        f.debug_struct("FreedBody")
+            .field("body", &self.body)
+            .finish_non_exhaustive()
     }
 }
 

@@ -15,7 +15,9 @@ use super::usage::Usage;
 use crate::model::{
     Attrs, ChunkRef, Content, DirTree, Entry, EntryBody, Kind, LinkId, LinkInode, TreeRoot, chunk_len,
 };
-use crate::overlay::{Body, BodyId, Change, NodeBody, NodeId, Origin, Overlay, OverlayNode, OverlayState, ROOT_NODE};
+use crate::overlay::{
+    Body, BodyId, Change, NodeBody, NodeId, Origin, Overlay, OverlayNode, OverlayState, ROOT_NODE,
+};
 use crate::tree::{Missing, NodeSource, link_loaded, lookup_loaded};
 
 /// Why a question has no answer yet, or none at all.

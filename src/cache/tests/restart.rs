@@ -198,8 +198,14 @@ async fn a_cache_file_becomes_a_body_only_for_the_one_who_has_it() {
     for file in [&plain, &other] {
         assert!(cache.prefetch(&file.content, file.size()).await.unwrap());
     }
-    let pin = cache.hand_out(&plain.content, plain.size(), 1).await.expect("complete");
-    let elsewhere = cache.hand_out(&other.content, other.size(), 2).await.expect("complete");
+    let pin = cache
+        .hand_out(&plain.content, plain.size(), 1)
+        .await
+        .expect("complete");
+    let elsewhere = cache
+        .hand_out(&other.content, other.size(), 2)
+        .await
+        .expect("complete");
     let to = tempfile::tempdir_in(place.options.dir.parent().unwrap()).unwrap();
     let body = to.path().join("body");
     assert!(!cache.surrender(&plain.content, plain.size(), elsewhere.handle(), &body));
@@ -208,5 +214,8 @@ async fn a_cache_file_becomes_a_body_only_for_the_one_who_has_it() {
     assert!(!cache.contains_fully(&plain.content, plain.size()));
     assert!(cache.stats().bytes_used < before);
     assert!(std::fs::read(&body).unwrap() == plain.plain.get(0..plain.size()));
-    assert!(!cache.surrender(&plain.content, plain.size(), pin.handle(), &body), "gone");
+    assert!(
+        !cache.surrender(&plain.content, plain.size(), pin.handle(), &body),
+        "gone"
+    );
 }
