@@ -53,10 +53,10 @@ pub struct Args {
     /// A read gives up after this long without an answer from the store
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
     remote_timeout: Duration,
-    /// User who may use the control socket besides root and the daemon's user
+    /// Owner: all files appear to be theirs, whatever is stored; may use the control socket
     #[arg(long, value_name = "UID")]
     uid: Option<u32>,
-    /// Group of the root directory of a volume made with --create
+    /// Group: all files appear to be theirs, whatever is stored
     #[arg(long, value_name = "GID")]
     gid: Option<u32>,
     /// Members of this group may use the control socket

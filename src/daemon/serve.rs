@@ -17,6 +17,7 @@ use crate::fuse::{self, FuseOptions, FuseSession};
 use crate::model::{Seq, VolumeId};
 use crate::mount::{Failure, FailureKind, Mount, MountOptions};
 use crate::store;
+use crate::view::ShownOwner;
 
 /// Time for the new mount to answer its first request.
 const FIRST_ANSWER_TIME: Duration = Duration::from_secs(20);
@@ -118,6 +119,10 @@ fn mount_options(settings: &MountSettings) -> MountOptions {
         at: settings.at,
         state_dir: settings.state_root.join(&settings.name),
         cache_dir: settings.cache_root.join(&settings.name),
+        shown_owner: ShownOwner {
+            uid: settings.uid,
+            gid: settings.gid,
+        },
         root_owner: (
             settings.uid.unwrap_or_else(own_uid),
             settings.gid.unwrap_or_else(own_gid),

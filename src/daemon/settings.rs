@@ -29,9 +29,10 @@ pub struct MountSettings {
     pub cache_root: PathBuf,
     /// See above.
     pub runtime_root: PathBuf,
-    /// Owner of the mount: may use the control socket, and owns the root directory of a volume made now.
+    /// Owner of the mount: everything appears to belong to them, and they may use the control socket; they own the root
+    /// directory of a volume made now.
     pub uid: Option<u32>,
-    /// Group of the root directory of a volume made now.
+    /// Group that everything appears to belong to, and of the root directory of a volume made now.
     pub gid: Option<u32>,
     /// Members of this group may use the control socket.
     pub control_gid: Option<u32>,

@@ -60,7 +60,22 @@ pub fn timestamp(time: SystemTime) -> Timestamp {
 pub fn set_time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(at) => SetTime::At(timestamp(at)),
+        TimeOrNow::SpecificTime(at) => SetTime::At(asked_time(at)),
+    }
+}
+
+/// A time that a program asks for. fuser 0.18 makes seconds before 1970 and the nanoseconds that count on from them into
+/// one distance back from 1970: both are taken apart again as it put them together.
+fn asked_time(time: SystemTime) -> Timestamp {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(_) => timestamp(time),
+        Err(before) => {
+            let back = before.duration();
+            Timestamp {
+                secs: i64::try_from(back.as_secs()).map_or(i64::MIN, |secs| -secs),
+                nanos: back.subsec_nanos(),
+            }
+        }
     }
 }
 
@@ -163,6 +178,20 @@ mod tests {
             },
         ] {
             assert_eq!(timestamp(system_time(time)), time);
+        }
+    }
+
+    #[test]
+    fn asked_times_before_1970_are_what_the_kernel_was_told() {
+        // (-2, 999_999_999) is told as 2 s and 999,999,999 ns back, though it is 1.000000001 s back.
+        for (secs, nanos) in [(0, 5), (-1, 0), (-2, 999_999_999), (-5_000_000_000, 1)] {
+            let distance = Duration::new(i64::unsigned_abs(secs), nanos);
+            let told = if secs < 0 {
+                UNIX_EPOCH - distance
+            } else {
+                UNIX_EPOCH + distance
+            };
+            assert_eq!(asked_time(told), Timestamp { secs, nanos });
         }
     }
 

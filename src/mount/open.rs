@@ -78,6 +78,7 @@ impl Mount {
             read_only: options.read_only,
             first_file_id: random_file_id()?,
             quota_bytes: found.head.record().config.quota_bytes,
+            shown_owner: options.shown_owner,
         };
         let parts = ViewParts {
             source: source.clone(),

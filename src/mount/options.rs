@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::{Failure, Mount};
 use crate::model::{Seq, VolumeId};
-use crate::view::Invalidations;
+use crate::view::{Invalidations, ShownOwner};
 
 /// Everything a mount needs to know; resolved, nothing secret.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct MountOptions {
     pub state_dir: PathBuf,
     /// Cache directory of this mount name.
     pub cache_dir: PathBuf,
+    /// Who appears to own everything in this mount.
+    pub shown_owner: ShownOwner,
     /// Owner of the root directory of a volume made now.
     pub root_owner: (u32, u32),
     /// Most clean bytes on disk.

@@ -31,7 +31,10 @@ impl View {
                 fh: set.fh,
                 ..SetAttr::default()
             };
-        let changes = set.mode.is_some() || set.uid.is_some() || set.gid.is_some() || set.mtime.is_some();
+        let shown = self.options.shown_owner;
+        let uid = set.uid.filter(|uid| Some(*uid) != shown.uid);
+        let gid = set.gid.filter(|gid| Some(*gid) != shown.gid);
+        let changes = set.mode.is_some() || uid.is_some() || gid.is_some() || set.mtime.is_some();
         let owner = set.uid.is_some() || set.gid.is_some();
         self.edit(|src, edit| {
             let look = edit.look();
@@ -45,8 +48,8 @@ impl View {
                     if let Some(mode) = set.mode {
                         attrs.mode = mode & MODE_MASK;
                     }
-                    attrs.uid = set.uid.unwrap_or(attrs.uid);
-                    attrs.gid = set.gid.unwrap_or(attrs.gid);
+                    attrs.uid = uid.unwrap_or(attrs.uid);
+                    attrs.gid = gid.unwrap_or(attrs.gid);
                     let cleared = kill && drop_suid(attrs);
                     if let Some(time) = set.mtime {
                         attrs.mtime = moment(time);
@@ -123,10 +126,13 @@ impl View {
     /// access(2), for a mount whose kernel does not look at modes itself: the caller's groups are not known here, so
     /// only its first one counts.
     pub async fn access(&self, caller: &Caller, ino: Ino, mask: u32) -> Result<(), ViewError> {
+        let shown = self.options.shown_owner;
         let (mode, uid, gid, kind) = self
             .look(|_, look| {
                 let attrs = look.attrs(ino)?;
-                Ok((attrs.mode, attrs.uid, attrs.gid, look.kind(ino)?))
+                let uid = shown.uid.unwrap_or(attrs.uid);
+                let gid = shown.gid.unwrap_or(attrs.gid);
+                Ok((attrs.mode, uid, gid, look.kind(ino)?))
             })
             .await?;
         let wanted = u16::try_from(mask & 0o7).unwrap_or(0o7);

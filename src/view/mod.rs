@@ -50,6 +50,7 @@ mod ranges;
 mod refresh;
 mod reload;
 mod rename;
+mod seek;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -63,7 +64,7 @@ mod xattrs;
 pub use backing::{Access, Backing, CleanFile, KernelFile, Offer, Passthrough, WritableBacking};
 pub use errno::ViewError;
 pub use freeze::FrozenView;
-pub use options::{Clock, ContentSource, Room, SystemClock, ViewOptions};
+pub use options::{Clock, ContentSource, Room, ShownOwner, SystemClock, ViewOptions};
 pub use types::{
     Allocate, Attr, Caller, CopySide, DirItem, DirItemPlus, Fh, Ino, Invalidations, Known, NodeKind, OpenDir,
     OpenFile, OpenFlags, OpenForWrite, ROOT_INO, RenameMode, Seek, SetAttr, SetTime, Statfs, XattrMode,

@@ -23,6 +23,22 @@ pub struct ViewOptions {
     pub first_file_id: u64,
     /// Most logical bytes of the volume; 0 is no limit.
     pub quota_bytes: u64,
+    /// Who appears to own everything.
+    pub shown_owner: ShownOwner,
+}
+
+/// A user and a group that everything in a mount appears to belong to, whatever is stored; `None`: what is stored.
+///
+/// 1. Nothing stored changes by it: what is made here is stored as its maker's (or its directory's group's, where setgid
+///    says so), and other mounts show it so.
+/// 2. A change of owner to the one that is shown changes nothing: the `chown -R` of a container's start must not make a whole
+///    volume dirty. Any other owner is stored as told, and not shown here: chown never fails for root.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ShownOwner {
+    /// The user.
+    pub uid: Option<u32>,
+    /// The group.
+    pub gid: Option<u32>,
 }
 
 /// Where clean bytes come from: the cache, or memory in tests.

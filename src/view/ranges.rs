@@ -1,13 +1,13 @@
-//! fallocate, lseek and statfs.
+//! fallocate and statfs.
 
 use std::ops::Range;
 use std::path::Path;
 
 use super::data::{Brought, Fill, Step};
 use super::file::{FileBytes, FileData, Local};
-use super::types::{Allocate, Fh, Ino, Seek, Statfs};
+use super::types::{Allocate, Fh, Ino, Statfs};
 use super::{View, ViewError};
-use crate::model::{ChunkRef, Content, FILE_BYTES_MAX, FRAME_BYTES, NAME_BYTES_MAX, chunk_range};
+use crate::model::{FILE_BYTES_MAX, NAME_BYTES_MAX};
 use crate::overlay::Op;
 
 /// Block size that df is told; all counts are in it.
@@ -111,20 +111,6 @@ impl View {
         Err(error.into())
     }
 
-    /// The next data or hole.
-    pub async fn lseek(&self, ino: Ino, fh: Fh, offset: u64, seek: Seek) -> Result<u64, ViewError> {
-        let handle = self.file_handle(ino, fh)?;
-        let bytes = handle.file.bytes.read();
-        let size = handle.file.size();
-        if offset >= size {
-            return Err(ViewError::NoSuchOffset);
-        }
-        match &*bytes {
-            FileBytes::Clean { content, .. } => seek_clean(content, size, offset, seek),
-            FileBytes::Local(local) => seek_local(local, size, offset, seek),
-        }
-    }
-
     /// What df shows: used is what the volume holds, available what quota and local disk still allow.
     pub fn statfs(&self) -> Result<Statfs, ViewError> {
         let block = u64::from(BLOCK_BYTES);
@@ -162,63 +148,4 @@ fn available(dir: &Path) -> Result<u64, ViewError> {
         errno: errno.raw_os_error(),
     })?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-/// Chunks that are holes are holes, as far as they are listed in the entry; everything else is data.
-fn seek_clean(content: &Content, size: u64, offset: u64, seek: Seek) -> Result<u64, ViewError> {
-    let mut at = offset;
-    while at < size {
-        let (index, start, len) = chunk_range(at, size);
-        let hole = match content {
-            Content::Chunks { chunks, .. } => usize::try_from(index)
-                .ok()
-                .and_then(|index| chunks.get(index))
-                .is_some_and(|chunk| matches!(chunk, ChunkRef::Hole)),
-            _ => false,
-        };
-        if hole == (seek == Seek::Hole) {
-            return Ok(at);
-        }
-        at = start + len;
-    }
-    end_of_seek(size, seek)
-}
-
-/// Frames that are in the body are asked of it; others are data as far as the base goes.
-fn seek_local(local: &Local, size: u64, offset: u64, seek: Seek) -> Result<u64, ViewError> {
-    let mut at = offset;
-    while at < size {
-        let frame = at / FRAME_BYTES;
-        let end = if local.present.is_none() {
-            size
-        } else {
-            ((frame + 1) * FRAME_BYTES).min(size)
-        };
-        if local.has_frame(frame) {
-            let found = match seek {
-                Seek::Data => local.body.next_data(at)?,
-                Seek::Hole => local.body.next_hole(at)?,
-            };
-            match found {
-                Some(found) if found < end => return Ok(found.max(at)),
-                _ => {}
-            }
-        } else {
-            let (_, valid) = local.base_part(frame);
-            match seek {
-                Seek::Data if at < valid => return Ok(at),
-                Seek::Hole if valid < end => return Ok(valid.max(at)),
-                _ => {}
-            }
-        }
-        at = end;
-    }
-    end_of_seek(size, seek)
-}
-
-fn end_of_seek(size: u64, seek: Seek) -> Result<u64, ViewError> {
-    match seek {
-        Seek::Data => Err(ViewError::NoSuchOffset),
-        Seek::Hole => Ok(size),
-    }
 }

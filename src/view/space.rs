@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
-use super::ViewError;
 use super::file::FileData;
 use super::inodes::{Inode, Inodes, What};
 use super::types::{Attr, Ino, Known};
 use super::usage::Usage;
+use super::{ShownOwner, ViewError};
 use crate::model::{
     Attrs, ChunkRef, Content, DirTree, Entry, EntryBody, Kind, LinkId, LinkInode, TreeRoot, chunk_len,
 };
@@ -78,12 +78,14 @@ pub(super) struct Space {
     pub left_behind: HashSet<NodeId>,
     /// Files that the kernel may be writing to.
     pub live_files: u64,
+    /// Who appears to own everything.
+    pub shown_owner: ShownOwner,
     /// Base directories of adopted ones, found once. A lock inside the locks: the last to be taken.
     base_dirs: Mutex<HashMap<NodeId, BaseDir>>,
 }
 
 impl Space {
-    pub fn new(base: TreeRoot, state: &OverlayState) -> Space {
+    pub fn new(base: TreeRoot, state: &OverlayState, shown_owner: ShownOwner) -> Space {
         Space {
             generation: 1,
             usage: Usage::new(state),
@@ -93,6 +95,7 @@ impl Space {
             thawed: HashMap::new(),
             left_behind: HashSet::new(),
             live_files: 0,
+            shown_owner,
             base_dirs: Mutex::new(HashMap::new()),
         }
     }
@@ -390,13 +393,14 @@ impl<'a> Look<'a> {
         if let Some(written) = inode.file.as_ref().and_then(|file| file.unsettled()) {
             (mtime, ctime) = (written, ctime.max(written));
         }
+        let shown = self.space.shown_owner;
         Ok(Attr {
             ino: inode.shown,
             kind,
             mode: attrs.mode,
             nlink: u32::try_from(nlink).unwrap_or(u32::MAX),
-            uid: attrs.uid,
-            gid: attrs.gid,
+            uid: shown.uid.unwrap_or(attrs.uid),
+            gid: shown.gid.unwrap_or(attrs.gid),
             rdev,
             size,
             blocks: blocks.unwrap_or(size.div_ceil(512)),

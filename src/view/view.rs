@@ -81,7 +81,7 @@ impl View {
     pub fn new(options: ViewOptions, overlay: Arc<Overlay>, base: TreeRoot, parts: ViewParts) -> View {
         let space = {
             let state = overlay.read();
-            Space::new(base, &state)
+            Space::new(base, &state, options.shown_owner)
         };
         let view = View::assemble(options, Dirty::Overlay(overlay), space, parts);
         if let Some(overlay) = view.overlay() {
@@ -97,7 +97,7 @@ impl View {
             ..options
         };
         let state = OverlayState::new(base_ref, base.attrs.clone());
-        let space = Space::new(base, &state);
+        let space = Space::new(base, &state, options.shown_owner);
         View::assemble(options, Dirty::None(Box::new(RwLock::new(state))), space, parts)
     }
 

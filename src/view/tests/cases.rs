@@ -511,9 +511,9 @@ fn seeking_finds_holes() {
     let open = run(view.open(&CALLER, f.ino, RW)).unwrap();
     let seek = |at: u64, what| errno(run(view.lseek(f.ino, open.fh, at, what)));
     let mib = |n: u64| n << 20;
-    assert_eq!(seek(0, Seek::Hole), Ok(mib(8)));
-    assert_eq!(seek(mib(9), Seek::Data), Ok(mib(16)));
-    assert_eq!(seek(mib(17), Seek::Hole), Ok(mib(24)));
+    assert_eq!(seek(0, Seek::Hole), Ok(4096));
+    assert_eq!(seek(mib(9), Seek::Data), Ok(mib(17)));
+    assert_eq!(seek(mib(17), Seek::Hole), Ok(mib(17) + 4096));
     assert_eq!(seek(mib(24), Seek::Data), Err(libc::ENXIO));
     let (n, n_open) = run(view.create(&CALLER, ROOT_INO, b"new", 0o644, RW)).unwrap();
     run(view.write(n.ino, n_open.fh, mib(5), b"x", false)).unwrap();
@@ -565,6 +565,7 @@ fn a_read_only_view_refuses_every_change() {
         read_only: false,
         first_file_id: 1,
         quota_bytes: 0,
+        shown_owner: Default::default(),
     };
     let view = View::read_only(options, world.base.clone(), world.base_ref(), parts);
     let a = known(&view, ROOT_INO, "a").ino;
@@ -601,6 +602,7 @@ fn quota_stops_growth_and_nothing_else() {
         read_only: false,
         first_file_id: 1,
         quota_bytes: 1500,
+        shown_owner: Default::default(),
     };
     let view = View::new(options, world.overlay.clone().unwrap(), world.base.clone(), parts);
     let f = known(&view, ROOT_INO, "f").ino;

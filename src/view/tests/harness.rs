@@ -124,6 +124,7 @@ impl World {
             read_only: false,
             first_file_id: 1 << 40 | self.next_file_id << 16,
             quota_bytes: 0,
+            shown_owner: Default::default(),
         };
         self.next_file_id += 1;
         let parts = ViewParts {

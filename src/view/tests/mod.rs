@@ -4,6 +4,7 @@
 mod cases;
 mod harness;
 mod model;
+mod posix;
 mod programs;
 mod side;
 mod source;
