@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
+use crate::format::limits::LEVELS_MAX;
 use crate::format::{
     EncodeError, ExtentPage, IndexPage, IndexSlot, Node, PackBuilder, chunks_cid, encode_extent_page,
     encode_index_page, page_cid, paged_cid,
 };
-use crate::model::{CHUNKS_INLINE_MAX, ChunkRef, Content, EXTENT_PAGE_CHUNKS, Hash, Ptr};
+use crate::model::{CHUNKS_INLINE_MAX, CHUNKS_MAX, ChunkRef, Content, EXTENT_PAGE_CHUNKS, Hash, Ptr};
 use crate::tree::{NodeSource, TreeError};
 
 /// Number of the only tier table.
@@ -53,8 +54,11 @@ impl BaseChunks {
             Content::Tiny(_) | Content::Blob(_) | Content::Local(_) => return Ok(BaseChunks::None),
         };
         let mut pages = Vec::new();
-        let mut open = vec![root];
-        while let Some(ptr) = open.pop() {
+        let mut open = vec![(root, LEVELS_MAX)];
+        while let Some((ptr, below)) = open.pop() {
+            if pages.len() as u64 > CHUNKS_MAX / EXTENT_PAGE_CHUNKS {
+                return Err(wrong(&ptr));
+            }
             match &*src.node(&ptr).await? {
                 Node::Extent(page) => {
                     pages.push(PageRef {
@@ -74,8 +78,10 @@ impl BaseChunks {
                         });
                     }
                 }
-                Node::Index(index) => open.extend(index.slots.iter().rev().map(|slot| slot.ptr)),
-                Node::Dir(_) | Node::Links(_) => return Err(wrong(&ptr)),
+                Node::Index(index) if index.level < below => {
+                    open.extend(index.slots.iter().rev().map(|slot| (slot.ptr, index.level)));
+                }
+                Node::Index(_) | Node::Dir(_) | Node::Links(_) => return Err(wrong(&ptr)),
             }
         }
         Ok(BaseChunks::Paged(pages))

@@ -8,9 +8,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::fetch;
+use super::list::Once;
 use super::same::{same_attrs, same_body, same_entry, same_xattrs};
 use super::{NodeSource, TreeError};
-use crate::model::{Attrs, DirPage, DirTree, Entry, EntryBody, Hash, Name, Ptr, TreeRoot, VolPath};
+use crate::model::{
+    Attrs, DirPage, DirTree, Entry, EntryBody, Hash, Name, PATH_DEPTH_MAX, Ptr, TreeRoot, VolPath,
+};
 
 /// One name of two directories, with its entry in the first and in the second.
 pub type NameDiff = (Name, Option<Entry>, Option<Entry>);
@@ -23,14 +26,15 @@ pub async fn diff_dirs(src: &dyn NodeSource, a: &DirTree, b: &DirTree) -> Result
     }
     let mut a = vec![a.clone()];
     let mut b = vec![b.clone()];
+    let (mut once_a, mut once_b) = (Once::default(), Once::default());
     loop {
         prune(&mut a, &mut b);
         // The highest index pages are opened first, so that pages are pruned against pages of their own level.
         open_roots(src, &mut a, &mut b).await?;
         let level = a.iter().chain(&b).filter_map(level).max();
         let Some(level) = level else { break };
-        expand(&mut a, level);
-        expand(&mut b, level);
+        expand(&mut a, level, &mut once_a)?;
+        expand(&mut b, level, &mut once_b)?;
     }
     let a = leaves(src, a).await?;
     let b = leaves(src, b).await?;
@@ -90,17 +94,21 @@ async fn open_roots(src: &dyn NodeSource, a: &mut [DirTree], b: &mut [DirTree]) 
 }
 
 /// Puts the children of opened index pages of this level in their places.
-fn expand(side: &mut Vec<DirTree>, of: u8) {
+fn expand(side: &mut Vec<DirTree>, of: u8, once: &mut Once) -> Result<(), TreeError> {
     let mut expanded = Vec::with_capacity(side.len());
     for tree in side.drain(..) {
         match tree {
             DirTree::Pages(pages) if pages.level == of => {
-                expanded.extend(pages.slots.iter().map(|slot| slot.child.clone()));
+                for slot in pages.slots.iter() {
+                    once.check(&slot.child)?;
+                    expanded.push(slot.child.clone());
+                }
             }
             other => expanded.push(other),
         }
     }
     *side = expanded;
+    Ok(())
 }
 
 async fn leaves(src: &dyn NodeSource, side: Vec<DirTree>) -> Result<Vec<Arc<DirPage>>, TreeError> {
@@ -287,6 +295,12 @@ where
             }
         }
         if let Some((a, b)) = below {
+            if path.0.len() > PATH_DEPTH_MAX {
+                return Err(TreeError::Limit {
+                    what: "directories of a path",
+                    limit: PATH_DEPTH_MAX as u64,
+                });
+            }
             let names = diff_dirs(src, &a, &b).await?;
             open.push((path, names.into_iter()));
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::fetch::{self, answer, child_of};
 use super::store::{NodeWriter, write_index};
 use super::{Missing, NodeSource, TreeError};
+use crate::format::limits::LEVELS_MAX;
 use crate::format::{ExtentPage, IndexSlot, Node, chunks_cid, page_cid, paged_cid};
 use crate::model::{
     CHUNKS_INLINE_MAX, CHUNKS_MAX, ChunkRef, Content, EXTENT_PAGE_CHUNKS, ITEM_BYTES_MAX, Ptr,
@@ -266,6 +267,9 @@ impl ExtentPages {
             Content::Paged { root, .. } => *root,
         };
         let count = chunk_count(size);
+        // Pages of nothing but holes are equal, so one may stand several times; more than the size needs there are not.
+        let pages_max = count.div_ceil(EXTENT_PAGE_CHUNKS);
+        let mut rounds = 0;
         let mut level = vec![IndexSlot {
             first_key: Box::default(),
             ptr: root,
@@ -281,6 +285,13 @@ impl ExtentPages {
                 .collect();
             if ptrs.is_empty() {
                 break;
+            }
+            rounds += 1;
+            if rounds > LEVELS_MAX || level.len() as u64 > pages_max {
+                return Err(fetch::damaged(
+                    &root,
+                    "a list of chunks has more pages than its size needs",
+                ));
             }
             let mut nodes = fetch::nodes(src, &ptrs).await?.into_iter();
             let mut below = Vec::new();
@@ -306,6 +317,12 @@ impl ExtentPages {
                 }
             }
             level = below;
+        }
+        if level.len() as u64 > pages_max {
+            return Err(fetch::damaged(
+                &root,
+                "a list of chunks has more pages than its size needs",
+            ));
         }
         pages.slots = level;
         Ok(pages)

@@ -9,6 +9,7 @@ use super::fetch::{self, answer, child_of};
 use super::same::same_entry;
 use super::{Missing, NodeSource, TreeError};
 use crate::format::Node;
+use crate::format::limits::LEVELS_MAX;
 use crate::model::{Entry, EntryBody, Hash, LinkId, LinkInode, LinksTree, Ptr};
 
 /// The inode of that id, over loaded nodes.
@@ -165,9 +166,22 @@ async fn leaves_apart(
 ) -> Result<(Inodes, Inodes), TreeError> {
     let mut sides: [Vec<Ptr>; 2] = [a, b].map(|root| root.into_iter().map(|(ptr, _)| ptr).collect());
     let mut inodes = [Inodes::new(), Inodes::new()];
+    let mut rounds = 0;
     // One round for each level. Index pages of the two may be at different levels in one round; that costs
     // comparisons, not results: leaves in both add the same inodes to both sides.
     while sides.iter().any(|side| !side.is_empty()) {
+        rounds += 1;
+        if let Some(ptr) = sides.iter().flatten().next().filter(|_| rounds > LEVELS_MAX) {
+            return Err(fetch::damaged(
+                ptr,
+                "a links tree has more levels than the format allows",
+            ));
+        }
+        for side in &mut sides {
+            // A page that stands twice has nothing more to say.
+            let mut seen = HashSet::new();
+            side.retain(|ptr| seen.insert((ptr.pack, ptr.hash)));
+        }
         let hashes = sides
             .each_ref()
             .map(|side| side.iter().map(|ptr| ptr.hash).collect::<HashSet<Hash>>());

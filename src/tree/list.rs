@@ -3,13 +3,17 @@
 //! Questions over loaded nodes are plain functions that answer `Err(Missing)` when a node is not in memory; the async
 //! form of each fetches. A node of the wrong kind counts as missing in the plain form; the async form (and
 //! [`answer`]) reports it as damage.
+//!
+//! Index pages are not believed further than one page: a leaf that a listing goes on to must have something for it, and
+//! a page stands in a directory once, so that work and memory are bounded by the nodes there are.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::fetch::{self, FETCHES_MAX, Opened, answer, child_of};
 use super::{Missing, NodeSource, TreeError};
 use crate::format::{IndexPage, Node};
-use crate::model::{DirPage, DirTree, Entry, Name, PageTree, Ptr, TreeRoot, VolPath};
+use crate::model::{DirPage, DirTree, Entry, Hash, Name, PackRef, PageTree, Ptr, TreeRoot, VolPath};
 
 /// Where a listing goes on.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +106,8 @@ pub fn run_loaded(src: &dyn NodeSource, dir: &DirTree, from: ListFrom<'_>) -> Re
     let mut pending: Vec<(Branch<'_>, usize, u64)> = Vec::new();
     let mut part = Part::Memory(dir);
     let mut before = 0;
+    // Leaves below stored index pages that were looked at in vain.
+    let mut in_vain = 0;
     loop {
         match step(src, &part)? {
             Step::Leaf(page) => {
@@ -114,8 +120,15 @@ pub fn run_loaded(src: &dyn NodeSource, dir: &DirTree, from: ListFrom<'_>) -> Re
                     return Ok(Some(Run {
                         leaf: page,
                         from: at,
-                        ordinal: before + at as u64,
+                        ordinal: before.saturating_add(at as u64),
                     }));
+                }
+                // The first one may end before the place that was asked for; those behind it begin after it.
+                if let Part::Stored { ptr, .. } = part {
+                    in_vain += 1;
+                    if in_vain > 1 {
+                        return Err(Missing(ptr));
+                    }
                 }
             }
             Step::Branch(branch) => {
@@ -124,8 +137,8 @@ pub fn run_loaded(src: &dyn NodeSource, dir: &DirTree, from: ListFrom<'_>) -> Re
                     ListFrom::After(name) => branch.find(name).unwrap_or(0),
                     ListFrom::Ordinal(n) => branch.find_ordinal(n.saturating_sub(before)),
                 };
-                let skipped: u64 = (0..at).map(|i| branch.count(i)).sum();
-                pending.push((branch, at, before + skipped));
+                let skipped = (0..at).fold(0u64, |sum, i| sum.saturating_add(branch.count(i)));
+                pending.push((branch, at, before.saturating_add(skipped)));
             }
         }
         // The next child in order.
@@ -135,7 +148,7 @@ pub fn run_loaded(src: &dyn NodeSource, dir: &DirTree, from: ListFrom<'_>) -> Re
             };
             if *at < branch.len() {
                 before = *start;
-                *start += branch.count(*at);
+                *start = start.saturating_add(branch.count(*at));
                 part = branch.child(*at);
                 *at += 1;
                 break;
@@ -150,47 +163,77 @@ pub async fn run(src: &dyn NodeSource, dir: &DirTree, from: ListFrom<'_>) -> Res
     answer(src, |loaded| run_loaded(loaded, dir, from)).await
 }
 
+/// A part of a directory that is being opened level by level.
+struct Branching {
+    tree: DirTree,
+    /// Level of the index page that names it, and entries that it gives it.
+    below: Option<(u8, u64)>,
+}
+
 /// All leaves of a directory in order, without fetching them; fetches its index pages.
 pub async fn leaves(src: &dyn NodeSource, dir: &DirTree) -> Result<Vec<Leaf>, TreeError> {
-    let mut level = vec![(dir.clone(), None)];
-    let mut leaves = Vec::new();
+    let mut level = vec![Branching {
+        tree: dir.clone(),
+        below: None,
+    }];
+    let mut once = Once::default();
     // One round for each level of index pages; a part that is a leaf already stays what it is.
-    while level.iter().any(|(tree, _)| !is_leaf(tree)) {
-        let ptrs: Vec<Ptr> = level.iter().filter_map(|(tree, _)| stored_index(tree)).collect();
+    while level.iter().any(|part| !is_leaf(&part.tree)) {
+        let ptrs: Vec<Ptr> = level.iter().filter_map(|part| stored_index(&part.tree)).collect();
         let mut fetched = fetch::nodes(src, &ptrs).await?.into_iter();
         let mut next = Vec::new();
-        for (tree, count) in level {
-            let pages = match (&tree, stored_index(&tree)) {
+        for part in level {
+            let pages = match (&part.tree, stored_index(&part.tree)) {
                 (DirTree::Pages(pages), _) => pages.clone(),
                 (_, Some(ptr)) => {
                     let node = fetched.next().ok_or_else(|| fetch::wrong_kind(&ptr))?;
-                    fetch::page_tree(&*fetch::index_page(&ptr, &node, None)?)
+                    let below = part.below.map(|(level, _)| level);
+                    fetch::page_tree(&*fetch::index_page(&ptr, &node, below)?)
                 }
                 _ => {
-                    next.push((tree, count));
+                    next.push(part);
                     continue;
                 }
             };
-            next.extend(
-                pages
-                    .slots
-                    .iter()
-                    .map(|slot| (slot.child.clone(), Some(slot.count))),
-            );
+            for slot in pages.slots.iter() {
+                once.check(&slot.child)?;
+                next.push(Branching {
+                    tree: slot.child.clone(),
+                    below: Some((pages.level, slot.count)),
+                });
+            }
         }
         level = next;
     }
-    let mut ordinal = 0;
-    for (tree, count) in level {
-        let count = match (count, &tree) {
-            (Some(count), _) => count,
+    let mut leaves = Vec::with_capacity(level.len());
+    let mut ordinal = 0u64;
+    for Branching { tree, below } in level {
+        let count = match (below, &tree) {
+            (Some((_, count)), _) => count,
             (None, DirTree::Inline(page)) => page.entries.len() as u64,
             (None, _) => leaf_page(src, &tree).await?.entries.len() as u64,
         };
         leaves.push(Leaf { ordinal, count, tree });
-        ordinal += count;
+        ordinal = ordinal.saturating_add(count);
     }
     Ok(leaves)
+}
+
+/// The stored pages of one directory: each stands in it once.
+#[derive(Default)]
+pub(crate) struct Once(HashSet<(PackRef, Hash)>);
+
+impl Once {
+    /// # Errors
+    /// `Damaged` for a page that was there before.
+    pub(crate) fn check(&mut self, part: &DirTree) -> Result<(), TreeError> {
+        match stored(part) {
+            Some(ptr) if !self.0.insert((ptr.pack, ptr.hash)) => {
+                Err(fetch::damaged(&ptr, "the page stands twice in one directory"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Brings leaves into the source's memory, [`FETCHES_MAX`] at a time, as far as they are not there.
@@ -219,7 +262,16 @@ pub async fn entries(src: &dyn NodeSource, dir: &DirTree) -> Result<Vec<(Name, E
             (DirTree::Inline(page), _) => all.extend_from_slice(&page.entries),
             (_, Some(ptr)) => {
                 let node = fetched.next().ok_or_else(|| fetch::wrong_kind(&ptr))?;
-                all.extend_from_slice(&fetch::dir_page(&ptr, &node)?.entries);
+                let page = fetch::dir_page(&ptr, &node)?;
+                let ends = all.last().map(|(name, _): &(Name, Entry)| name);
+                let begins = page.entries.first().map(|(name, _)| name);
+                if ends.zip(begins).is_some_and(|(ends, begins)| ends >= begins) {
+                    return Err(fetch::damaged(
+                        &ptr,
+                        "its names do not follow those of the page before",
+                    ));
+                }
+                all.extend_from_slice(&page.entries);
             }
             _ => {}
         }
@@ -231,7 +283,10 @@ pub async fn entries(src: &dyn NodeSource, dir: &DirTree) -> Result<Vec<(Name, E
 pub async fn count(src: &dyn NodeSource, dir: &DirTree) -> Result<u64, TreeError> {
     Ok(match fetch::open(src, dir, None).await? {
         Opened::Leaf(page) => page.entries.len() as u64,
-        Opened::Pages(pages) => pages.slots.iter().map(|slot| slot.count).sum(),
+        Opened::Pages(pages) => pages
+            .slots
+            .iter()
+            .fold(0, |sum, slot| sum.saturating_add(slot.count)),
     })
 }
 

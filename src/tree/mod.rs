@@ -50,4 +50,4 @@ pub use store::{
     resolve_root, store,
 };
 pub use totals::{TotalsDelta, recount, recount_page, totals_of};
-pub use visit::{Item, Place, Visit, Visitor, visit};
+pub use visit::{Item, Place, Visit, Visitor, visit, visit_dir};

@@ -2,5 +2,6 @@
 
 mod cost;
 mod extents;
+mod hostile;
 mod model;
 mod properties;
