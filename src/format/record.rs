@@ -80,6 +80,25 @@ impl GcState {
     pub fn protects(&self, seq: Seq) -> bool {
         seq > self.fence || self.retained.contains(seq)
     }
+
+    /// The records below `end` that are kept under this state, newest first. Costs nothing for those between them.
+    pub fn kept_below(&self, end: Seq) -> impl Iterator<Item = Seq> {
+        self.kept_runs(end).flat_map(|(first, last)| (first..=last).rev())
+    }
+
+    /// The same as closed intervals, newest first.
+    pub fn kept_runs(&self, end: Seq) -> impl Iterator<Item = (Seq, Seq)> {
+        let newest = (self.fence.saturating_add(1), Seq::MAX);
+        let fenced = self.fence;
+        let older = self.retained.intervals().iter().rev();
+        let older = older.map(move |(first, last)| (*first, (*last).min(fenced)));
+        std::iter::once(newest)
+            .chain(older)
+            .filter_map(move |(first, last)| {
+                let last = last.min(end.checked_sub(1)?);
+                (first <= last).then_some((first, last))
+            })
+    }
 }
 
 /// Which records a collector keeps.

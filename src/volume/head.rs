@@ -184,9 +184,7 @@ impl Volume {
 
     /// The newest `limit` records that are still there, newest first. Records that were trimmed are left out.
     pub async fn log(&self, head: &Head, limit: usize) -> Result<Vec<LoggedRecord>, VolumeError> {
-        let kept = (0..head.seq())
-            .rev()
-            .filter(|seq| rules::is_protected(&head.record().gc, *seq));
+        let kept = head.record().gc.kept_below(head.seq());
         let older: Vec<Seq> = kept.take(limit.saturating_sub(1)).collect();
         let fetches = older.into_iter().map(|seq| self.fetch_record(seq));
         let found: Vec<_> = futures::stream::iter(fetches)

@@ -421,3 +421,27 @@ fn unknown_tails_are_ignored_and_must_understand_bits_are_not() {
     needed.zz(0);
     assert!(page(needed.as_slice()).is_err(), "a bit that must be understood");
 }
+
+/// Newest first, each once, and exactly those that the state protects.
+#[test]
+fn kept_records_are_listed_as_they_are_protected() {
+    for fence in [0, 1, 9, 30, 80] {
+        for retained in [vec![], vec![0], vec![0, 1, 2, 7, 30, 31, 40], (3..90).collect()] {
+            let gc = GcState {
+                epoch: 1,
+                fence,
+                retained: retained.into_iter().collect(),
+            };
+            for end in [0, 1, 8, 31, 100] {
+                let wanted: Vec<Seq> = (0..end).rev().filter(|seq| gc.protects(*seq)).collect();
+                assert_eq!(
+                    gc.kept_below(end).collect::<Vec<_>>(),
+                    wanted,
+                    "{gc:?} below {end}"
+                );
+            }
+        }
+    }
+    let far = GcState::initial();
+    assert_eq!(far.kept_below(1 << 62).take(2).last(), Some((1 << 62) - 2));
+}
