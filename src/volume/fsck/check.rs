@@ -1,0 +1,144 @@
+//! The check, stage by stage.
+
+use std::collections::HashMap;
+
+use super::paths::{name_damaged, name_inodes, name_lost};
+use super::referred::{Collector, Content, Referred};
+use super::report::{FsckOptions, FsckProgress, FsckReport};
+use crate::model::{DirTree, Seq};
+use crate::tree::{self, Place, TreeError};
+use crate::volume::{Head, LoggedRecord, RemoteSource, Volume, VolumeError};
+
+impl Volume {
+    /// Checks the volume. `head` is the newest record.
+    ///
+    /// # Errors
+    /// The store does not answer, or does not let us; damage is no error but the result.
+    pub async fn fsck(
+        &self,
+        head: &Head,
+        options: FsckOptions,
+        progress: &(dyn Fn(FsckProgress) + Sync),
+    ) -> Result<FsckReport, VolumeError> {
+        let mut report = FsckReport::default();
+        let seqs = self.check_log(head, options, &mut report, progress).await?;
+        let nodes = RemoteSource::new(self.clone());
+        let mut referred = Referred::default();
+        for seq in &seqs {
+            let Some(record) = self.tree_record(head, *seq).await? else {
+                continue;
+            };
+            report.trees += 1;
+            self.check_usage(&record, &mut report);
+            self.check_trees(&nodes, &record, &mut referred, &mut report, progress)
+                .await?;
+        }
+        self.check_listing(&mut referred, &mut report, progress).await?;
+        report.packs = referred.packs.len() as u64;
+        report.chunks = referred.chunks.len() as u64;
+        report.blobs = referred.packs.values().map(|pack| pack.blobs.len() as u64).sum();
+        let damaged = self
+            .check_contents(referred, options, &mut report, progress)
+            .await?;
+        self.name_paths(&nodes, head, &seqs, &damaged, &mut report, progress)
+            .await?;
+        Ok(report)
+    }
+
+    async fn tree_record(&self, head: &Head, seq: Seq) -> Result<Option<LoggedRecord>, VolumeError> {
+        if seq == head.seq() {
+            return Ok(Some(head.newest.clone()));
+        }
+        match self.fetch_record(seq).await {
+            Ok(found) => Ok(found.map(|(record, _)| record)),
+            // Told when the log was checked.
+            Err(VolumeError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The tree of files of one record, and those that go with it.
+    async fn check_trees(
+        &self,
+        nodes: &RemoteSource,
+        record: &LoggedRecord,
+        referred: &mut Referred,
+        report: &mut FsckReport,
+        progress: &(dyn Fn(FsckProgress) + Sync),
+    ) -> Result<(), VolumeError> {
+        let root = &record.record.root;
+        let mut collector = Collector {
+            referred,
+            report,
+            progress,
+            aside: None,
+            stopped: None,
+        };
+        let mut complete = tree::visit(nodes, &root.root, &mut collector).await;
+        for (what, stored) in [("checkpoints", root.refs), ("history", root.history)] {
+            let Some((ptr, index)) = stored.filter(|_| complete) else {
+                continue;
+            };
+            collector.aside = Some(what);
+            complete = tree::visit_dir(nodes, &DirTree::Stored { ptr, index }, &mut collector).await;
+        }
+        match collector.stopped {
+            Some(error) => Err(stopped(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Names the paths of what is damaged, as far as the trees can be walked.
+    async fn name_paths(
+        &self,
+        nodes: &RemoteSource,
+        head: &Head,
+        seqs: &[Seq],
+        damaged: &HashMap<Content, usize>,
+        report: &mut FsckReport,
+        progress: &(dyn Fn(FsckProgress) + Sync),
+    ) -> Result<(), VolumeError> {
+        let links = Place::Links.to_string();
+        let told = |report: &FsckReport, begins: &str| {
+            let mut paths = report.damage.iter().flat_map(|damage| &damage.paths);
+            paths.any(|path| path.starts_with(begins))
+        };
+        let (lost_links, inodes) = (told(report, &links), told(report, "inode "));
+        if damaged.is_empty() && !lost_links && !inodes {
+            return Ok(());
+        }
+        progress(FsckProgress {
+            stage: "paths",
+            ..FsckProgress::default()
+        });
+        for seq in seqs {
+            let Some(record) = self.tree_record(head, *seq).await? else {
+                continue;
+            };
+            let root = &record.record.root.root;
+            if !damaged.is_empty() {
+                name_damaged(nodes, root, damaged, report).await;
+            }
+            if lost_links {
+                name_lost(nodes, root, &links, report).await;
+            }
+            if inodes {
+                name_inodes(nodes, root, report).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An error that ends the check.
+pub(super) fn stopped(error: TreeError) -> VolumeError {
+    use crate::store::StoreError;
+    match error {
+        TreeError::Denied { reason } => StoreError::Denied { reason }.into(),
+        TreeError::Damaged { object, rule } => VolumeError::Damaged { object, rule },
+        other => StoreError::Unreachable {
+            reason: other.to_string(),
+        }
+        .into(),
+    }
+}
