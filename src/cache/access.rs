@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 
 use super::contents::{Chunked, Contents};
 use super::disk::Disk;
+use super::lists::List;
 use super::lru::Lru;
 use super::packs::Packs;
 use super::remote::{Remote, damaged};
@@ -42,6 +43,7 @@ pub struct Cache {
     pub(super) nodes: Mutex<Lru<Ptr, Arc<Node>>>,
     pub(super) pieces: Mutex<Lru<PieceKey, Bytes>>,
     pub(super) headers: Mutex<Lru<(Epoch, Hash), HeaderCell>>,
+    pub(super) lists: Mutex<Lru<(Hash, Ptr), List>>,
     pub(super) evicting: Mutex<()>,
     /// Uses before this tick are in the index.
     pub(super) remembered_tick: AtomicU64,

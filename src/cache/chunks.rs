@@ -15,9 +15,9 @@ use super::segment::{FrameSender, Segment};
 use super::space::{Room, charge};
 use super::stats::count;
 use super::{Cache, PieceKey};
-use crate::format::{ChunkHeader, Key, Node, chunk_header_len, decode_frame, limits};
-use crate::model::{ChunkRef, Content, Epoch, FRAME_BYTES, Hash, chunk_range};
-use crate::tree::{NodeSource, TreeError};
+use crate::format::{ChunkHeader, Key, chunk_header_len, decode_frame, limits};
+use crate::model::{ChunkRef, Epoch, FRAME_BYTES, Hash, chunk_range};
+use crate::tree::TreeError;
 
 /// A fetched frame that fails its check is fetched once more before its object counts as damaged.
 const FETCHES_OF_DAMAGED: u32 = 2;
@@ -359,38 +359,6 @@ impl Cache {
         self.pieces
             .lock()
             .insert(PieceKey::Frame(file.cid, offset / FRAME_BYTES), bytes, weight);
-    }
-
-    /// Where the bytes of chunk `index` are.
-    pub(super) async fn chunk_ref(
-        self: &Arc<Self>,
-        file: &Chunked,
-        index: u64,
-    ) -> Result<ChunkRef, TreeError> {
-        let none = || damaged(&format!("content {}", file.cid), format!("has no chunk {index}"));
-        let at = |index: u64| usize::try_from(index).unwrap_or(usize::MAX);
-        let mut ptr = match &file.content {
-            Content::Chunks { chunks, .. } => return chunks.get(at(index)).copied().ok_or_else(none),
-            Content::Paged { root, .. } => *root,
-            _ => return Err(none()),
-        };
-        let mut left = index;
-        for _ in 0..=limits::LEVELS_MAX {
-            match &*self.node(&ptr).await? {
-                Node::Extent(page) => return page.chunks.get(at(left)).copied().ok_or_else(none),
-                Node::Index(page) => {
-                    // Counts, not keys: extent pages are complete but for the last, so both say the same.
-                    let slot = page.slots.iter().find(|slot| {
-                        let here = left < slot.count;
-                        left -= if here { 0 } else { slot.count };
-                        here
-                    });
-                    ptr = slot.ok_or_else(none)?.ptr;
-                }
-                _ => return Err(none()),
-            }
-        }
-        Err(none())
     }
 }
 

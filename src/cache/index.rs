@@ -55,6 +55,14 @@ impl Index {
         }
     }
 
+    /// Opens what is there; nothing is deleted.
+    pub fn open_existing(dir: &Path) -> Result<Index, String> {
+        Ok(Index {
+            tree: Some(try_open(dir)?),
+            broken: AtomicBool::new(false),
+        })
+    }
+
     /// All that is known, as numbers of files; what can be read of it when something is broken.
     pub fn remembered(&self) -> Remembered {
         let mut remembered = Remembered::default();

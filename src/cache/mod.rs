@@ -41,6 +41,7 @@
 mod access;
 mod adopt;
 mod ahead;
+mod check;
 mod chunks;
 mod contents;
 mod disk;
@@ -49,6 +50,7 @@ mod frames;
 mod index;
 mod items;
 mod lease;
+mod lists;
 mod lru;
 mod open;
 mod options;
@@ -62,6 +64,7 @@ mod tests;
 
 pub use access::Cache;
 pub use adopt::PinnedFile;
+pub use check::{CacheCheck, cache_dirs, check_cache};
 pub use lease::{Unused, is_unused};
 pub use options::{Adoption, CacheError, CacheOptions, KeptCheck, MEMORY_BYTES_DEFAULT};
 pub use stats::CacheStats;

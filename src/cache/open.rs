@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use super::contents::Contents;
 use super::disk::{Disk, listed, unlink};
 use super::index::{Index, Remembered};
+use super::lists::LIST_MEMORY_BYTES;
 use super::lru::Lru;
 use super::packs::{Packs, Window, parse_name};
 use super::remote::Remote;
@@ -23,11 +24,11 @@ use super::{Cache, CacheError, CacheOptions, GROUP_BYTES};
 use crate::model::{HOLE_BYTES, ITEM_BYTES_MAX, VolumeId};
 use crate::store::ObjectStore;
 
-const PACKS: &str = "packs";
-const CONTENTS: &str = "contents";
-const INDEX: &str = "index";
-const LOCK: &str = "lock";
-const VOLUME: &str = "volume";
+pub(super) const PACKS: &str = "packs";
+pub(super) const CONTENTS: &str = "contents";
+pub(super) const INDEX: &str = "index";
+pub(super) const LOCK: &str = "lock";
+pub(super) const VOLUME: &str = "volume";
 /// Nothing is read ahead further than this, bytes: eight requests of 8 MiB keep a link of 10 Gbit/s busy at 50 ms.
 const AHEAD_BYTES_MAX: u64 = 64 << 20;
 /// Memory for headers of chunks, bytes: enough for 100 GB of 64 MiB chunks.
@@ -85,6 +86,7 @@ impl Cache {
             nodes: Mutex::new(Lru::new(options.node_memory_bytes)),
             pieces: Mutex::new(Lru::new(pieces_max)),
             headers: Mutex::new(Lru::new(HEADER_MEMORY_BYTES)),
+            lists: Mutex::new(Lru::new(LIST_MEMORY_BYTES)),
             evicting: Mutex::new(()),
             remembered_tick: AtomicU64::new(disk.tick()),
             disk,
@@ -257,7 +259,17 @@ fn is_of_volume(dir: &Path, volume: &VolumeId) -> bool {
 
 fn write_volume(dir: &Path, volume: &VolumeId) -> Result<(), CacheError> {
     let path = dir.join(VOLUME);
-    std::fs::write(&path, format!("{volume}\n")).map_err(|source| CacheError::Io { path, source })
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW);
+    let written = options
+        .open(&path)
+        .and_then(|mut file| io::Write::write_all(&mut file, format!("{volume}\n").as_bytes()));
+    written.map_err(|source| CacheError::Io { path, source })
 }
 
 /// Deletes what another volume has left.
@@ -283,5 +295,15 @@ fn make_dir(path: &Path) -> Result<(), CacheError> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(io)
+        .or_else(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => Ok(()),
+            _ => Err(e),
+        })
+        .map_err(io)?;
+    if std::fs::symlink_metadata(path).map_err(io)?.is_dir() {
+        return Ok(());
+    }
+    // A file, or a symbolic link to somewhere else: nothing of ours. The directory is to be ours alone.
+    std::fs::remove_file(path).map_err(io)?;
+    DirBuilder::new().mode(0o700).create(path).map_err(io)
 }

@@ -227,6 +227,10 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                         "sailvol fsck --state /var/lib/sailvol/shared",
                         "check uncommitted work",
                     ),
+                    (
+                        "sailvol fsck --cache /var/cache/sailvol/shared",
+                        "check clean bytes on this machine",
+                    ),
                 ],
             },
         ],

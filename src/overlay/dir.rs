@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -15,16 +15,30 @@ use super::journal::sync_dir;
 use super::manifest::Manifest;
 use crate::model::{Hash, VolumeId};
 
-/// Makes a directory with 0700, if it is not there.
+/// Makes a directory with 0700, if it is not there. What is there must be a directory and ours.
 pub(super) fn make_dir(dir: &Path) -> Result<(), OverlayError> {
     match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => check_own(dir).map(drop),
         other => other.at(dir),
     }
 }
 
 /// Refuses a directory that somebody else could have put there or can change.
 pub(super) fn check_dir(dir: &Path) -> Result<(), OverlayError> {
+    let mode = check_own(dir)?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(OverlayError::Refused {
+            path: dir.to_owned(),
+            reason: format!(
+                "is open to others (mode {mode:04o}); look at what is in it, then set its mode to 0700"
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Refuses what is no directory of ours.
+fn check_own(dir: &Path) -> Result<fs::Metadata, OverlayError> {
     let meta = fs::symlink_metadata(dir).at(dir)?;
     let me = rustix::process::geteuid().as_raw();
     let refuse = |reason: String| OverlayError::Refused {
@@ -39,13 +53,7 @@ pub(super) fn check_dir(dir: &Path) -> Result<(), OverlayError> {
     if meta.uid() != me {
         return Err(refuse(format!("belongs to uid {}, not to {me}", meta.uid())));
     }
-    let mode = meta.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(refuse(format!(
-            "is open to others (mode {mode:04o}); look at what is in it, then set its mode to 0700"
-        )));
-    }
-    Ok(())
+    Ok(meta)
 }
 
 /// The lock on a state directory, held while this lives.
@@ -63,6 +71,7 @@ impl DirLock {
             .write(true)
             .create(true)
             .truncate(false)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .at(&path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -1,5 +1,6 @@
 //! `sailvol fsck`.
 
+mod cache;
 mod state;
 
 use std::path::PathBuf;
@@ -26,15 +27,18 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The volume: a name or URL
-    #[arg(required_unless_present = "state")]
+    #[arg(required_unless_present_any = ["state", "cache"])]
     volume: Option<String>,
     /// Check local changes instead: the state directory of a mount, or one above it
     #[arg(long, value_name = "DIR", conflicts_with_all = ["volume", "quick", "all_records"])]
     state: Option<PathBuf>,
+    /// Check clean bytes instead: the cache directory of a mount, or the one above it
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["volume", "state", "all_records"])]
+    cache: Option<PathBuf>,
     /// With --state: copy what is readable to this directory
     #[arg(long, value_name = "OUT", requires = "state")]
     salvage: Option<PathBuf>,
-    /// Do not read contents: only look whether they are there
+    /// Do not read contents: only look whether they are there and as long as they must be
     #[arg(long)]
     quick: bool,
     /// Check the trees of all records that are kept, not of the newest only
@@ -78,6 +82,9 @@ struct DamageItem {
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     if let Some(dir) = &args.state {
         return state::run(dir, args.salvage.as_deref(), context);
+    }
+    if let Some(dir) = &args.cache {
+        return cache::run(dir, args.quick, context);
     }
     let named = args.volume.unwrap_or_default();
     let url = parse_volume(&named, &context.environment)

@@ -19,7 +19,9 @@ struct Answer {
     bodies: u64,
     body_bytes: u64,
     cut_bytes: u64,
+    leftovers: u64,
     damage: Vec<String>,
+    foreign: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     salvaged: Option<Salvaged>,
 }
@@ -59,7 +61,9 @@ pub fn run(dir: &Path, out: Option<&Path>, context: &Context) -> Result<(), Fail
             bodies: found.bodies,
             body_bytes: found.body_bytes,
             cut_bytes: found.cut_bytes,
+            leftovers: found.leftovers,
             damage: found.damage,
+            foreign: found.foreign,
             salvaged: to.map(|to| save(dir, to)).transpose()?,
         });
     }
@@ -97,6 +101,7 @@ fn failure(error: OverlayError) -> Failure {
 
 fn text(a: &Answer) -> String {
     let mut out: String = a.damage.iter().map(|line| format!("DAMAGED {line}\n")).collect();
+    out.extend(a.foreign.iter().map(|path| format!("not of a mount: {path}\n")));
     out.push_str(&format!(
         "{}\n  {} in {}, {} with {} on disk\n",
         a.dir.display(),
@@ -112,6 +117,12 @@ fn text(a: &Answer) -> String {
         out.push_str(&format!(
             "  {} at the end were not written whole; no sync had confirmed them\n",
             format_bytes(a.cut_bytes)
+        ));
+    }
+    if a.leftovers > 0 {
+        out.push_str(&format!(
+            "  {} of a crash, which the next mount removes\n",
+            count(a.leftovers, "leftover")
         ));
     }
     if let Some(saved) = &a.salvaged {
