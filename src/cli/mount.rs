@@ -277,6 +277,7 @@ pub fn host_name() -> String {
 fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
     let failed = |what: &str, e: std::io::Error| Failure::new(FailureKind::Failed, format!("{what}: {e}"));
     let log_path = daemon::log_path(settings);
+    daemon::own_state_dir(settings).map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
     let log = daemon::open_log(settings).map_err(|e| failed(&log_path.display().to_string(), e))?;
     let program = std::env::current_exe().map_err(|e| failed("cannot find this program", e))?;
     let mut child = Command::new(program)

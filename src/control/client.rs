@@ -7,13 +7,17 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
 use super::address::Address;
 use super::protocol::{Hello, Line, PROTOCOL, Request};
 use crate::mount::{Failure, FailureKind, Progress};
 
+/// Longest greeting, bytes.
+const HELLO_BYTES_MAX: u64 = 64 << 10;
+/// Longest line of an answer, bytes: the paths of a large difference. More is no answer of ours.
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
 /// Time for the daemon to accept and say hello.
 const HELLO_TIME: Duration = Duration::from_secs(10);
 
@@ -88,11 +92,11 @@ impl Client {
             .map_err(|_| gone("timed out".into()))?
             .map_err(|e| gone(e.to_string()))?;
         let mut stream = BufReader::new(stream);
-        let mut text = String::new();
-        let read = tokio::time::timeout(HELLO_TIME, stream.read_line(&mut text)).await;
-        read.map_err(|_| gone("it accepted the connection, then said nothing".into()))?
+        let read = tokio::time::timeout(HELLO_TIME, read_line(&mut stream, HELLO_BYTES_MAX)).await;
+        let text = read
+            .map_err(|_| gone("it accepted the connection, then said nothing".into()))?
             .map_err(|e| gone(e.to_string()))?;
-        let line: Line = serde_json::from_str(&text).map_err(|e| ClientError::Garbled(e.to_string()))?;
+        let line: Line = serde_json::from_slice(&text).map_err(|e| ClientError::Garbled(e.to_string()))?;
         if let Some(error) = line.error {
             let failure = error
                 .data
@@ -145,19 +149,16 @@ impl Client {
             .await
             .map_err(|e| gone(&self.socket, e.to_string()))?;
         loop {
-            let mut text = String::new();
-            let n = self
-                .stream
-                .read_line(&mut text)
+            let text = read_line(&mut self.stream, ANSWER_BYTES_MAX)
                 .await
                 .map_err(|e| gone(&self.socket, e.to_string()))?;
-            if n == 0 {
+            if text.is_empty() {
                 return Err(gone(
                     &self.socket,
                     "it closed the connection before it answered".into(),
                 ));
             }
-            let line: Line = serde_json::from_str(&text).map_err(garbled)?;
+            let line: Line = serde_json::from_slice(&text).map_err(garbled)?;
             if line.method.as_deref() == Some("progress") {
                 if let Ok(progress) = serde_json::from_value(line.params.unwrap_or_default()) {
                     on_progress(progress);
@@ -175,4 +176,16 @@ impl Client {
             }
         }
     }
+}
+
+/// One line, empty at the end of the connection; whoever listens there may be no daemon of ours.
+async fn read_line(stream: &mut BufReader<UnixStream>, bytes_max: u64) -> std::io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    stream.take(bytes_max).read_until(b'\n', &mut line).await?;
+    if line.len() as u64 == bytes_max {
+        return Err(std::io::Error::other(format!(
+            "it sent a line of {bytes_max} bytes or more"
+        )));
+    }
+    Ok(line)
 }

@@ -1,7 +1,8 @@
 //! Which mounts there are: one small file beside each socket, in a runtime directory or one level below it (each systemd
 //! unit has a directory of its own there, so that the end of one takes nothing from the others).
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
+
+/// Longest file beside a socket, bytes: three paths and three names.
+const RECORD_BYTES_MAX: u64 = 64 << 10;
 
 /// What the file beside a socket says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,10 +69,14 @@ impl MountRecord {
     /// Writes the file so that others may read it.
     pub fn write(&self, runtime: &Path) -> io::Result<()> {
         let temporary = runtime.join(format!(".{}.json.{}", self.name, std::process::id()));
-        let mut file = std::fs::OpenOptions::new()
+        // A new file, never what somebody put there: the directory may be one that others can write to.
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o644)
             .open(&temporary)?;
         io::Write::write_all(&mut file, &serde_json::to_vec_pretty(self)?)?;
@@ -104,11 +112,26 @@ fn records_in(runtime: &Path) -> Vec<MountRecord> {
     files.iter().filter_map(|path| read_record(path)).collect()
 }
 
+/// One record; nothing for what is none. Others may be able to put files there: it waits for none of them (a named pipe),
+/// follows no symbolic link, and reads no more than a record has.
 fn read_record(path: &Path) -> Option<MountRecord> {
     if path.extension()? != "json" {
         return None;
     }
-    let mut record: MountRecord = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(RECORD_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
+    if bytes.len() as u64 > RECORD_BYTES_MAX {
+        return None;
+    }
+    let mut record: MountRecord = serde_json::from_slice(&bytes).ok()?;
     // Another container may see the directory under another path.
     record.socket = path.with_file_name(record.socket.file_name()?);
     Some(record)
@@ -220,6 +243,35 @@ mod tests {
         assert!(path(&name('a')).as_os_str().len() <= 107);
         assert_ne!(path(&name('a')), path(&name('b')));
         assert_eq!(path("shared"), Path::new("/run/sailvol/shared.sock"));
+    }
+
+    #[test]
+    fn planted_files_are_neither_followed_nor_waited_for() {
+        use std::os::unix::fs::symlink;
+        let runtime = tempfile::tempdir().unwrap();
+        let victim = runtime.path().join("victim");
+        std::fs::write(&victim, b"precious").unwrap();
+        let temporary = format!(".a.json.{}", std::process::id());
+        symlink(&victim, runtime.path().join(temporary)).unwrap();
+        record("a", "/no-such/a", std::process::id())
+            .write(runtime.path())
+            .unwrap();
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            runtime.path().join("pipe.json"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        symlink("a.json", runtime.path().join("link.json")).unwrap();
+        std::fs::create_dir(runtime.path().join("dir.json")).unwrap();
+        let sparse = std::fs::File::create(runtime.path().join("long.json")).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        let found = list_mounts(&[runtime.path().to_path_buf()]);
+        let names: Vec<&str> = found.iter().map(|found| found.name.as_str()).collect();
+        assert_eq!(names, ["a"]);
     }
 
     #[test]

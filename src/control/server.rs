@@ -71,7 +71,7 @@ impl Server {
             Err(error) => return Err(error),
         }
         let listener = UnixListener::bind(Address::of(path)?.path())?;
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+        open_to_all(path)?;
         Ok(Server {
             listener,
             access,
@@ -118,6 +118,22 @@ impl Server {
             }
         }
     }
+}
+
+/// Lets everybody connect. In a directory that others may write to, somebody may have put another file or a symbolic link
+/// there since: the socket is held while it is changed, and nothing but a socket is.
+fn open_to_all(path: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, FileType, Mode, OFlags};
+    use std::os::fd::AsRawFd;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let found = rustix::fs::fstat(&held)?;
+    let is_ours = found.st_uid == rustix::process::geteuid().as_raw();
+    if FileType::from_raw_mode(found.st_mode) != FileType::Socket || !is_ours {
+        return Err(std::io::Error::other("somebody else put something in its place"));
+    }
+    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))
 }
 
 async fn refuse(mut stream: UnixStream, reason: String) {

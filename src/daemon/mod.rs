@@ -14,7 +14,7 @@ pub use settings::MountSettings;
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 /// Keys are in this process's memory: no core dumps (also none through a pipe), no attaching by other processes of the
@@ -45,12 +45,7 @@ pub fn log_path(settings: &MountSettings) -> PathBuf {
 pub fn open_log(settings: &MountSettings) -> io::Result<File> {
     const LOG_BYTES_MAX: u64 = 8 << 20;
     let path = log_path(settings);
-    if let Some(dir) = path.parent() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
-    }
+    own_state_dir(settings)?;
     if std::fs::metadata(&path).is_ok_and(|m| m.len() > LOG_BYTES_MAX) {
         std::fs::rename(&path, path.with_extension("log.old"))?;
     }
@@ -58,5 +53,32 @@ pub fn open_log(settings: &MountSettings) -> io::Result<File> {
         .append(true)
         .create(true)
         .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(&path)
+}
+
+/// Makes the directory of the mount's name below the state root, if need be, and sees that nobody else could have put
+/// anything into it: its files are written by name.
+///
+/// # Errors
+/// What the system says; `PermissionDenied` with a reason when it is somebody else's or open to others.
+pub fn own_state_dir(settings: &MountSettings) -> io::Result<()> {
+    let dir = settings.state_root.join(&settings.name);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)?;
+    let found = std::fs::symlink_metadata(&dir)?;
+    let me = rustix::process::geteuid().as_raw();
+    let reason = if !found.is_dir() {
+        "is a symbolic link; name the directory that it points to".to_owned()
+    } else if found.uid() != me {
+        format!("belongs to user {}, not to {me}", found.uid())
+    } else if found.mode() & 0o022 != 0 {
+        "can be written by others; look at what is in it, then chmod 700 it".to_owned()
+    } else {
+        return Ok(());
+    };
+    let text = format!("{}: {reason}", dir.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }

@@ -75,6 +75,7 @@ async fn serve(
     let mut hangup = signal(SignalKind::hangup()).map_err(signal_failure)?;
 
     make_runtime_dir(&settings.runtime_root)?;
+    super::own_state_dir(&settings).map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
     let store_url = store::StoreUrl::parse(&settings.store_url)
         .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
     let store = store::open(&store_url).await.map_err(Failure::from)?;

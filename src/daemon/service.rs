@@ -12,6 +12,10 @@ use crate::fuse::{self, MountPointError, Notifications};
 use crate::mount::{CommitRequest, Failure, FailureKind, KernelCaches, Mount, ProgressSink};
 use crate::view::Invalidations;
 
+/// Most paths in an answer, and most records: what asks for more gets these, and can ask for the rest.
+const PATHS_MAX: usize = 200_000;
+const RECORDS_MAX: usize = 10_000;
+
 /// Answers requests by calling the mount.
 pub struct MountService {
     mount: Arc<Mount>,
@@ -101,15 +105,15 @@ impl Service for MountService {
             Request::Status { ask_store } => value(self.mount.status(ask_store).await?),
             Request::Diff {
                 limit, from: None, ..
-            } => value(self.mount.diff(limit).await?),
+            } => value(self.mount.diff(limit.min(PATHS_MAX)).await?),
             Request::Diff {
                 limit,
                 from: Some(from),
                 to,
-            } => value(self.mount.diff_records(from, to, limit).await?),
-            Request::Log { limit } => value(self.mount.log(limit).await?),
+            } => value(self.mount.diff_records(from, to, limit.min(PATHS_MAX)).await?),
+            Request::Log { limit } => value(self.mount.log(limit.min(RECORDS_MAX)).await?),
             Request::StashList {} => value(self.mount.stashes()),
-            Request::StashShow { id, limit } => value(self.mount.stash_show(id, limit).await?),
+            Request::StashShow { id, limit } => value(self.mount.stash_show(id, limit.min(PATHS_MAX)).await?),
             Request::StashRestore { id } => value(self.mount.stash_restore(id).await?),
             Request::StashDrop { id } => value(self.mount.stash_drop(id).await?),
             Request::Prefetch { path, force } => value(self.mount.prefetch(&path, force, progress).await?),
