@@ -17,7 +17,9 @@ use super::progress::ProgressView;
 use super::remote::Remote;
 use super::table::count;
 use crate::config::{VolumePath, format_bytes};
-use crate::model::{ChunkRef, Content, DirTree, Entry, EntryBody, LinkId, Name, chunk_count, chunk_len};
+use crate::model::{
+    ChunkRef, Content, DirTree, EXTENT_PAGE_CHUNKS, Entry, EntryBody, LinkId, Name, chunk_count, chunk_len,
+};
 use crate::mount::{Failure, FailureKind, Progress};
 use crate::tree;
 
@@ -69,7 +71,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     }
     let (dir, name) = target(&args.local, place.path.0.last())?;
     let totals = Size::of(&remote, &entry).await?;
-    check_room(&remote, &dir, &entry, totals.bytes).await?;
+    check_room(&remote, &dir, &entry, totals).await?;
     let started = Instant::now();
     let done = Arc::new(Done::default());
     let extractor = Extractor::new(&remote, args.force, done.clone());
@@ -221,8 +223,19 @@ impl Size {
 }
 
 /// The disk has room for that; when it does not seem so, holes are looked for.
-async fn check_room(remote: &Remote, dir: &Path, entry: &Entry, bytes: u64) -> Result<(), Failure> {
+async fn check_room(remote: &Remote, dir: &Path, entry: &Entry, size: Size) -> Result<(), Failure> {
     let room = rustix::fs::statvfs(dir).map_err(|e| local_failure(dir, &e.into()))?;
+    // Some file systems do not count their inodes.
+    if room.f_files > 0 && size.files > room.f_favail {
+        let text = format!(
+            "{} are to be made, and the disk of {} has room for {}; nothing was written",
+            count(size.files, "file"),
+            dir.display(),
+            room.f_favail
+        );
+        return Err(Failure::new(FailureKind::Refused, text).hint("get less"));
+    }
+    let bytes = size.bytes;
     let free = room.f_bavail.saturating_mul(room.f_frsize);
     if bytes <= free {
         return Ok(());
@@ -257,10 +270,7 @@ fn holes(remote: &Remote, entry: Entry) -> BoxFuture<'_, Result<u64, Failure>> {
                     size,
                     content: content @ (Content::Chunks { .. } | Content::Paged { .. }),
                 } => {
-                    let chunks = tree::chunks(&remote.nodes, &content, size, 0..chunk_count(size)).await?;
-                    let is_hole = |(_, chunk): &(u64, &ChunkRef)| matches!(chunk, ChunkRef::Hole);
-                    let holes = (0..).zip(&chunks).filter(is_hole);
-                    found += holes.map(|(index, _)| chunk_len(index, size)).sum::<u64>();
+                    found += holes_of(remote, &content, size).await?;
                 }
                 EntryBody::Dir { tree, .. } => open.extend(entries(remote, &tree).await?),
                 _ => {}
@@ -268,6 +278,24 @@ fn holes(remote: &Remote, entry: Entry) -> BoxFuture<'_, Result<u64, Failure>> {
         }
         Ok(found)
     })
+}
+
+/// The same of one file, some chunks at a time: a list may have 2^24.
+async fn holes_of(remote: &Remote, content: &Content, size: u64) -> Result<u64, Failure> {
+    let mut found = 0u64;
+    let mut at = 0;
+    while at < chunk_count(size) {
+        let some = at..at + 64 * EXTENT_PAGE_CHUNKS;
+        let chunks = tree::chunks(&remote.nodes, content, size, some).await?;
+        if chunks.is_empty() {
+            break;
+        }
+        let is_hole = |(_, chunk): &(u64, &ChunkRef)| matches!(chunk, ChunkRef::Hole);
+        let holes = (at..).zip(&chunks).filter(is_hole);
+        found += holes.map(|(index, _)| chunk_len(index, size)).sum::<u64>();
+        at += chunks.len() as u64;
+    }
+    Ok(found)
 }
 
 async fn entries(remote: &Remote, dir: &DirTree) -> Result<Vec<Entry>, Failure> {

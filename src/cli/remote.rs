@@ -96,7 +96,11 @@ impl Remote {
                     || Failure::new(FailureKind::Damaged, "damaged volume: a chunk of more than 4 GiB");
                 let raw_len = u32::try_from(len).map_err(|_| small())?;
                 match tree::chunk_at(&self.nodes, content, size, index).await? {
-                    None | Some(ChunkRef::Hole) => Ok(None),
+                    None => Err(Failure::new(
+                        FailureKind::Damaged,
+                        format!("damaged volume: a file of {size} bytes has no chunk {index}"),
+                    )),
+                    Some(ChunkRef::Hole) => Ok(None),
                     Some(ChunkRef::Object { epoch, id }) => {
                         Ok(Some(self.volume.chunk(epoch, &id, raw_len).await?))
                     }
