@@ -41,6 +41,9 @@ pub struct Args {
     /// Mount over a directory that is not empty
     #[arg(long)]
     nonempty: bool,
+    /// Make the directory if it does not exist
+    #[arg(long)]
+    mkdir: bool,
     /// Most clean bytes on local disk (default: a quarter of what is free there, at most 50G)
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     cache_size: Option<u64>,
@@ -179,6 +182,14 @@ fn announce(ready: &Ready, context: &Context) -> Result<(), Failure> {
 fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
     let usage = |text: String| Failure::new(FailureKind::Usage, text);
     let volume = parse_volume(&args.volume, &context.environment).map_err(|e| usage(e.to_string()))?;
+    if args.mkdir {
+        make_dir(&args.dir).map_err(|e| {
+            Failure::new(
+                FailureKind::Failed,
+                format!("cannot make {}: {e}", args.dir.display()),
+            )
+        })?;
+    }
     let dir = fuse::prepare_mount_point(&args.dir, args.nonempty).map_err(|e| {
         let kind = match e {
             fuse::MountPointError::System { .. } => FailureKind::Failed,
@@ -228,6 +239,18 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
         runtime_root: places.runtime,
         dir,
     })
+}
+
+/// Makes a directory and what is above it. Whatever is there already is not looked into: it may be a mount whose daemon
+/// is gone.
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    if let Some(above) = dir.parent() {
+        std::fs::create_dir_all(above)?;
+    }
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
 }
 
 /// A mount must not contain its own state or cache: it would wait for itself.
@@ -337,6 +360,17 @@ fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
 mod tests {
     use super::*;
     use crate::config::format_bytes;
+
+    #[test]
+    fn a_mount_point_is_made_with_what_is_above_it() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("a/b");
+        make_dir(&dir).unwrap();
+        make_dir(&dir).unwrap();
+        assert!(dir.is_dir());
+        std::fs::write(top.path().join("file"), "").unwrap();
+        assert!(make_dir(&top.path().join("file/x")).is_err());
+    }
 
     #[test]
     fn a_mount_never_contains_its_own_state() {

@@ -1,9 +1,9 @@
 //! Which mounts there are: one small file beside each socket, in a runtime directory or one level below it (each systemd
 //! unit has a directory of its own there, so that the end of one takes nothing from the others).
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -79,6 +79,8 @@ impl MountRecord {
             .create_new(true)
             .mode(0o644)
             .open(&temporary)?;
+        // Whatever the umask is: units have one that closes everything.
+        file.set_permissions(Permissions::from_mode(0o644))?;
         io::Write::write_all(&mut file, &serde_json::to_vec_pretty(self)?)?;
         std::fs::rename(&temporary, record_path(runtime, &self.name))
     }
