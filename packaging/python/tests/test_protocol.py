@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from pathlib import Path
@@ -108,6 +109,14 @@ def test_an_answer_that_makes_no_sense_is_an_error(tmp_path, answers):
     Daemon(tmp_path, HELLO, *answers)
     with pytest.raises(sailvol.SailvolError):
         sailvol.Volume.from_mount("/no/such/m", runtime_dir=tmp_path).status()
+
+
+def test_planted_files_are_neither_followed_nor_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "link.json").symlink_to("/dev/zero")
+    (tmp_path / "dir.json").mkdir()
+    (tmp_path / "none.json").write_text("[]")
+    assert control.mounts(tmp_path) == []
 
 
 def test_another_version_of_the_protocol_is_refused(tmp_path):

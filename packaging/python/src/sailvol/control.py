@@ -11,6 +11,7 @@ import json
 import os
 import select
 import socket
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from .results import Progress
 PROTOCOL = 1
 #: Longest line of the protocol, bytes.
 LINE_BYTES_MAX = 1 << 20
+#: Longest file beside a socket, bytes.
+RECORD_BYTES_MAX = 64 << 10
 #: Seconds for a daemon to accept and say hello.
 HELLO_SECONDS = 10.0
 #: Longest path in a socket address, bytes (unix(7)).
@@ -182,7 +185,11 @@ def _record_files(runtime: Path) -> Iterator[Path]:
 
 def _read_record(path: Path) -> Optional[MountRecord]:
     try:
-        value = json.loads(path.read_bytes())
+        # Others may be able to put files there: wait for none (a named pipe), follow no link, read no more than a record has.
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            value = json.loads(file.read(RECORD_BYTES_MAX))
         # The socket is beside the file, whatever path the daemon's container sees.
         beside = path.with_name(os.path.basename(value["socket"]))
         return MountRecord(
