@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::thread::CapabilitySet;
-
 use super::context::Context;
 use crate::config::{Environment, Places, escape_mount_dir, parse_bytes, parse_duration, parse_volume};
 use crate::daemon::{self, MountSettings, Ready};
@@ -284,10 +282,8 @@ fn default_cache_size(cache: &Path) -> u64 {
 
 /// Who mounts by privilege may always let others in (modes decide then); others need a line in fuse.conf.
 fn allow_other(environment: &Environment) -> bool {
-    let mounts_itself = rustix::thread::capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
     environment.is_root
-        || mounts_itself
+        || fuse::mounts_by_privilege()
         || std::fs::read_to_string("/etc/fuse.conf")
             .is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"))
 }

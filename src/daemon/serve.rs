@@ -125,8 +125,8 @@ fn mount_options(settings: &MountSettings) -> MountOptions {
             gid: settings.gid,
         },
         root_owner: (
-            settings.uid.unwrap_or_else(own_uid),
-            settings.gid.unwrap_or_else(own_gid),
+            settings.uid.unwrap_or_else(maker_uid),
+            settings.gid.unwrap_or_else(maker_gid),
         ),
         cache_bytes_max: settings.cache_bytes_max,
         cache_free_floor_bytes: settings.cache_free_floor_bytes,
@@ -139,6 +139,16 @@ fn mount_options(settings: &MountSettings) -> MountOptions {
 
 fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
+}
+
+/// Owner of the root directory of a volume made now: who mounts; root for a service that mounts by privilege under a user of
+/// its own, as for any new file system, since nobody works as that user.
+fn maker_uid() -> u32 {
+    if fuse::mounts_by_privilege() { 0 } else { own_uid() }
+}
+
+fn maker_gid() -> u32 {
+    if fuse::mounts_by_privilege() { 0 } else { own_gid() }
 }
 
 fn own_gid() -> u32 {

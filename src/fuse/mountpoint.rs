@@ -61,6 +61,12 @@ pub enum MountPointError {
     },
 }
 
+/// Whether this process may mount by itself, without fusermount3: root, or a service with the capability.
+pub fn mounts_by_privilege() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
 /// One line of `/proc/self/mountinfo`: (mount point, type, source).
 fn mounts() -> Vec<(PathBuf, String, String)> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
