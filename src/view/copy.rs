@@ -296,7 +296,6 @@ impl View {
                 present: Some(Vec::new()),
                 base: Some((size, content.clone())),
                 base_valid: end,
-                dirty: true,
                 fresh: false,
             })),
             other => {

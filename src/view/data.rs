@@ -309,7 +309,28 @@ impl View {
         if file.frozen.load(Ordering::Acquire) && !self.thaw(file, local)? {
             return Ok(Step::Again);
         }
+        if !self.tell_dirty(file, local)? {
+            return Ok(Step::Again);
+        }
         Ok(Step::Done(local))
+    }
+
+    /// The overlay knows that the bytes will differ from the base, before they do. Having a body says nothing: after a
+    /// publish a node that stays (it was renamed meanwhile, say) has a body that is clean. False: look again.
+    fn tell_dirty(&self, file: &FileData, local: &Local) -> Result<bool, ViewError> {
+        let Some(id) = local.node else { return Ok(true) };
+        let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
+        let state = |state: &crate::overlay::OverlayState| Some(state.node(id)?.body.as_file()?.dirty);
+        if state(&overlay.read()) == Some(true) {
+            return Ok(true);
+        }
+        self.with_edit(|edit| {
+            if file.has_turn() {
+                return Ok(false);
+            }
+            edit.apply(&Op::MarkDirty { id })?;
+            Ok(true)
+        })
     }
 
     /// The first body of a file: whole, or (of a large one) without any frame yet. `None`: the file has become something
@@ -361,7 +382,6 @@ impl View {
                 base: (size > 0).then(|| (size, content.clone())),
                 present,
                 base_valid,
-                dirty: true,
                 fresh: false,
                 body,
             })),
@@ -398,10 +418,7 @@ impl View {
             Ok::<_, ViewError>(true)
         });
         match thawed {
-            Ok(true) => {
-                local.dirty = true;
-                Ok(true)
-            }
+            Ok(true) => Ok(true),
             other => {
                 overlay.discard_body(copy);
                 other
@@ -424,7 +441,6 @@ impl View {
         match given {
             Ok(true) => {
                 local.body = copy;
-                local.dirty = true;
                 Ok(true)
             }
             other => {

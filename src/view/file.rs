@@ -97,8 +97,6 @@ pub(super) struct Local {
     pub base: Option<(u64, Content)>,
     /// Bytes of `base` that count.
     pub base_valid: u64,
-    /// The overlay knows that the bytes differ.
-    pub dirty: bool,
     /// The op that gave the body is the last that was said of it: it need not be called dirty again.
     pub fresh: bool,
 }
@@ -119,7 +117,6 @@ impl FileData {
             base: state.base.clone(),
             // A truncation reaches the body before the overlay: what stopped in between is finished here.
             base_valid: state.base_valid.min(size),
-            dirty: state.dirty,
             fresh: false,
             body: body.clone(),
         };

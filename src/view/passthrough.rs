@@ -168,7 +168,6 @@ impl View {
             }
             Ok::<_, ViewError>(true)
         })?;
-        local.dirty |= granted;
         local.body.let_go();
         Ok(granted)
     }
@@ -226,7 +225,6 @@ impl View {
                     base: (size > 0).then_some((size, content)),
                     present: None,
                     base_valid: 0,
-                    dirty: true,
                     fresh: true,
                     body,
                 });

@@ -39,6 +39,30 @@ fn chunky(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i / 1000) as u8 | 1).collect()
 }
 
+/// Seeds 10 and 19 of the campaign of kills.
+#[test]
+fn a_write_to_a_file_that_stayed_after_a_publish_is_in_the_next_commit() {
+    let mut world = World::new(|_| ());
+    let view = world.view();
+    let (f, open) = run(view.create(&CALLER, ROOT_INO, b"f", 0o644, RW)).unwrap();
+    run(view.write(f.ino, open.fh, 0, b"first", false)).unwrap();
+    view.release(f.ino, open.fh);
+    world
+        .fs
+        .make(ROOT, b"f", Body::File(b"first".to_vec()), 0o644)
+        .unwrap();
+    world.freeze();
+    // So the node stays in the overlay, with a body that is clean from then on.
+    run(view.rename(&CALLER, (ROOT_INO, b"f"), (ROOT_INO, b"g"), RenameMode::Replace)).unwrap();
+    world.publish();
+    let open = run(view.open(&CALLER, f.ino, RW)).unwrap();
+    run(view.write(f.ino, open.fh, 5, b" second", false)).unwrap();
+    view.release(f.ino, open.fh);
+    let frozen = view.freeze().unwrap();
+    let is_dirty = |node: &crate::overlay::OverlayNode| node.body.as_file().is_some_and(|file| file.dirty);
+    assert!(frozen.state.nodes.values().any(|node| is_dirty(node)));
+}
+
 #[test]
 fn what_is_here_is_answered_at_once() {
     let world = World::new(|fs| {

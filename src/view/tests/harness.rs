@@ -12,7 +12,7 @@ use super::programs::Rng;
 use super::side::Side;
 use super::source::{TestClock, TestSource};
 use crate::model::{Hash, TreeRoot, VolumeId};
-use crate::overlay::{BaseRef, Found, Overlay, OverlayOptions, OverlayState};
+use crate::overlay::{BaseRef, FileState, Found, Overlay, OverlayOptions, OverlayState};
 use crate::view::space::{Ask, Child};
 use crate::view::{
     Caller, Clock, FrozenView, Ino, OpenFlags, ROOT_INO, View, ViewError, ViewOptions, ViewParts,
@@ -238,7 +238,11 @@ impl World {
         let mut contents = Vec::new();
         for (id, node) in &frozen.state.nodes {
             let Some(file) = node.body.as_file() else { continue };
-            if node.nlink == 0 || file.body.is_none() || !file.dirty {
+            if node.nlink == 0 || file.body.is_none() {
+                continue;
+            }
+            if !file.dirty {
+                self.check_clean_body(&frozen, *id, file);
                 continue;
             }
             let size = view.frozen_size(&frozen, *id).unwrap();
@@ -259,6 +263,17 @@ impl World {
             contents.push((*id, size, self.source.content(&bytes)));
         }
         contents
+    }
+
+    /// A body that a commit leaves out must hold what the base says.
+    fn check_clean_body(&self, frozen: &FrozenView, id: u64, file: &FileState) {
+        let (size, content) = file.base.as_ref().expect("a clean body is that of a base");
+        let bytes = run(self.view().read_frozen(frozen, id, 0, *size as usize)).unwrap();
+        assert_eq!(self.view().frozen_size(frozen, id).unwrap(), *size);
+        assert!(
+            bytes == self.source.all(content).as_slice(),
+            "file {id} was written, and no commit would know"
+        );
     }
 
     pub fn publish(&mut self) {
