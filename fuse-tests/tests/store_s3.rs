@@ -114,6 +114,17 @@ async fn a_create_that_was_not_applied_is_unknown_and_not_there() {
     store.put("slot", BODY, PutMode::IfAbsent).await.unwrap();
 }
 
+/// Seed 1 of the campaign of kills: a 404 whose text was cut short was taken for a wrong address.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_whose_text_is_cut_short_is_asked_for_again() {
+    let server = server().await;
+    let store = store(&server).await;
+    server.fault(FaultRule::new(Action::Truncate { bytes: 100 }).times(1));
+    let error = store.get("absent", None).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
+    assert_eq!(server.counters().verb(Verb::Get).requests, 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_else_is_tried_again() {
     let server = server().await;

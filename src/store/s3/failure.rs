@@ -124,18 +124,15 @@ where
         SdkError::ResponseError(answer) => {
             let status = answer.raw().status();
             let text = causes(error);
-            if status.is_success() && !is_cut_short(&text) {
+            // Whatever the status: an answer that was cut short says nothing, not even "no such key".
+            if is_cut_short(&text) {
+                return of_transport(url, error);
+            }
+            if status.is_success() {
                 let reason = format!("{} answers, but not as an object store does ({text})", place(url));
                 return Failure::new(Kind::Misconfigured, reason);
             }
-            match of_answer(url, answer.raw(), None, None) {
-                failure if status.is_success() => Failure {
-                    kind: Kind::Server,
-                    reason: text,
-                    ..failure
-                },
-                failure => failure,
-            }
+            of_answer(url, answer.raw(), None, None)
         }
         SdkError::ConstructionFailure(_) => Failure {
             not_sent: true,
