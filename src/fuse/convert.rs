@@ -1,11 +1,13 @@
 //! Values of the view as fuser's, and back.
 
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 
 use crate::model::{Kind, Timestamp};
-use crate::view::{Attr, Caller, Ino, SetTime, ViewError};
+use crate::view::{Attr, Caller, Ino, SetTime, View, ViewError};
 
 /// Preferred I/O size that `stat` shows, bytes: one request of the largest size.
 const BLOCK_BYTES: u32 = 1 << 20;
@@ -147,13 +149,29 @@ pub fn permissions(mode: u32) -> u16 {
     u16::try_from(mode & 0o7777).unwrap_or(0)
 }
 
-/// The errno of a failed operation. Trouble that the owner of the mount must know of is logged here, once.
+thread_local! {
+    /// The view whose requests this thread answers now: it knows the paths of inodes.
+    static ANSWERING: RefCell<Option<Arc<View>>> = const { RefCell::new(None) };
+}
+
+/// Answers a request of this view; [`errno`] names paths meanwhile. The view's locks must be free.
+pub fn answering<T>(view: Arc<View>, answer: impl FnOnce() -> T) -> T {
+    ANSWERING.with(|current| current.replace(Some(view)));
+    let answered = answer();
+    ANSWERING.with(|current| current.replace(None));
+    answered
+}
+
+/// The errno of a failed operation. Trouble that the owner of the mount must know of is logged here, once, with the path
+/// of the file (or of the directory, where the operation is about a name in it).
 pub fn errno(operation: &'static str, ino: Ino, error: &ViewError) -> Errno {
     let number = error.errno();
     if matches!(error, ViewError::LeftBehind { .. }) {
         tracing::debug!(operation, ino, "looked up again");
     } else if matches!(number, libc::EIO | libc::ENOSPC | libc::ESTALE) {
-        tracing::warn!(operation, ino, %error, "request failed");
+        let path = ANSWERING.with_borrow(|view| view.as_ref()?.path_of(ino));
+        let path = path.map_or_else(String::new, |path| path.to_string());
+        tracing::warn!(operation, path, ino, %error, "request failed");
     }
     Errno::from_i32(number)
 }

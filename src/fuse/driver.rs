@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 
 use super::TTL;
 use super::convert::{
-    caller, device_parts, errno, file_attr, file_type, negative_attr, permissions, set_time,
+    answering, caller, device_parts, errno, file_attr, file_type, negative_attr, permissions, set_time,
 };
 use super::notify::{Notifications, kernel_has_epochs};
 use super::passthrough::{Closer, LocalPlaces, Registered};
@@ -112,8 +112,14 @@ impl Driver {
         // Timers and spawns inside the future need to know their runtime also on this thread.
         let _runtime = self.runtime.enter();
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(done) => answer(done),
-            Poll::Pending => drop(self.runtime.spawn(async move { answer(work.await) })),
+            Poll::Ready(done) => answering(self.view.clone(), || answer(done)),
+            Poll::Pending => {
+                let view = self.view.clone();
+                drop(self.runtime.spawn(async move {
+                    let done = work.await;
+                    answering(view, || answer(done));
+                }));
+            }
         }
     }
 
@@ -123,11 +129,11 @@ impl Driver {
         work: impl Future<Output = T> + Send + 'static,
         answer: impl FnOnce(T) + Send + 'static,
     ) {
-        let runtime = self.runtime.clone();
-        drop(
-            self.runtime
-                .spawn_blocking(move || answer(runtime.block_on(work))),
-        );
+        let (runtime, view) = (self.runtime.clone(), self.view.clone());
+        drop(self.runtime.spawn_blocking(move || {
+            let done = runtime.block_on(work);
+            answering(view, || answer(done));
+        }));
     }
 }
 
