@@ -127,7 +127,15 @@ impl Remote {
             .expect("the semaphore is never closed");
         let (mut pause, mut short) = (PAUSE_MIN, 0);
         loop {
-            let failure = match self.attempt(key, range.clone()).await {
+            let answer = tokio::select! {
+                answer = self.attempt(key, range.clone()) => answer,
+                () = self.nothing_arrives(begun) => {
+                    let reason = format!("{key}: nothing arrived within {:?}", self.timeout);
+                    self.counters.failed(reason.clone());
+                    return Err(TreeError::Unreachable { reason });
+                }
+            };
+            let failure = match answer {
                 Ok(fetched) => match wrong_length(&fetched, &range) {
                     None => return Ok(fetched),
                     Some(rule) if short < SHORT_ANSWERS_MAX => {
@@ -149,13 +157,33 @@ impl Remote {
                 Err(StoreError::Misconfigured { reason }) => return Err(TreeError::Unreachable { reason }),
                 Err(other) => other.to_string(),
             };
-            let since = begun.max(*self.progress.lock());
-            if since.elapsed() + pause > self.timeout {
+            if self.alive_at(begun).elapsed() + pause > self.timeout {
                 return Err(TreeError::Unreachable { reason: failure });
             }
             tracing::debug!(key, failure, "request to the store failed, trying again");
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// When the store gave a sign of life last, not before `begun`.
+    fn alive_at(&self, begun: Instant) -> Instant {
+        let arrived = self.store.last_moves().and_then(|moves| moves.received);
+        begun.max(*self.progress.lock()).max(arrived.unwrap_or(begun))
+    }
+
+    /// Ends when nothing has arrived from the store for the time-out; never for one that does not tell when something
+    /// does.
+    async fn nothing_arrives(&self, begun: Instant) {
+        if self.store.last_moves().is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            let end = self.alive_at(begun) + self.timeout;
+            if Instant::now() >= end {
+                return;
+            }
+            tokio::time::sleep_until(end).await;
         }
     }
 

@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 /// Time beyond the commit's for the daemon to unmount.
-const UNMOUNT_TIME: Duration = Duration::from_secs(10);
+const UNMOUNT_TIME: Duration = Duration::from_secs(2);
 
 /// Time for the daemon to end after it has unmounted.
 const END_TIME: Duration = Duration::from_secs(5);

@@ -22,7 +22,7 @@ use crate::view::ShownOwner;
 /// Time for the new mount to answer its first request.
 const FIRST_ANSWER_TIME: Duration = Duration::from_secs(20);
 /// Time for the last answers to reach their clients.
-const DRAIN_TIME: Duration = Duration::from_secs(5);
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// What a mount says when it answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::kept::{drop_unneeded, keep_prepared, keep_record};
 use super::live::ProgressSink;
 use super::local::count_changes;
+use super::patience::Waiting;
 use super::unsettled::commit_failure;
 use super::{CommitAnswer, CommitRequest, Failure, FailureKind, Mount, OverwrittenPath, Progress};
 use crate::cache::Adoption;
@@ -19,8 +20,10 @@ use crate::commit::{
 };
 use crate::model::{Content, ITEM_BYTES_MAX};
 use crate::overlay::{FreedBody, NodeBody, NodeId, Op, Overlay};
+use crate::store::StoreError;
 use crate::tree::{Overwritten, Register, TreeError};
 use crate::view::{FrozenView, View, ViewError};
+use crate::volume::VolumeError;
 
 /// A commit gives up after this long without the store unless told otherwise (DESIGN.md 2, "offline").
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,6 +32,20 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Failed, error.to_string())
+}
+
+/// How long a commit waits for a store that is away.
+fn patience(request: &CommitRequest) -> Duration {
+    request.timeout_secs.map_or(TIMEOUT, Duration::from_secs)
+}
+
+/// The store does not answer, and nothing is wrong that waiting would not mend.
+fn is_store_away(error: &CommitError) -> bool {
+    matches!(
+        error,
+        CommitError::Tree(TreeError::Unreachable { .. })
+            | CommitError::Volume(VolumeError::Store(StoreError::Unreachable { .. }))
+    )
 }
 
 /// Frozen bytes, from the view.
@@ -139,14 +156,14 @@ impl Mount {
         if request.dry_run {
             return self.preview(&overlay);
         }
-        self.settle_commit().await?;
+        self.settle_commit(patience(&request)).await?;
         self.view.settle().map_err(failed)?;
         if overlay.read().is_clean() {
             return Ok(CommitAnswer::default());
         }
         let frozen = self.view.freeze().map_err(failed)?;
         let done = match self
-            .upload_and_publish(&overlay, &frozen, &request, progress)
+            .upload_and_publish_patiently(&overlay, &frozen, &request, &progress)
             .await
         {
             Ok(done) => done,
@@ -168,6 +185,50 @@ impl Mount {
             "committed"
         );
         Ok(answer)
+    }
+
+    /// Uploads and publishes, again and again while the store is away, as long as the caller will wait. What arrived is
+    /// in the ledger, so that trying again sends only what is missing.
+    async fn upload_and_publish_patiently(
+        &self,
+        overlay: &Arc<Overlay>,
+        frozen: &FrozenView,
+        request: &CommitRequest,
+        progress: &ProgressSink,
+    ) -> Result<CommitDone, CommitError> {
+        let limit = patience(request);
+        let may_be_published = || {
+            overlay
+                .read()
+                .frozen
+                .as_ref()
+                .is_some_and(|f| f.prepared.is_some())
+        };
+        let waiting = Waiting {
+            limit,
+            is_away: |error: &CommitError| is_store_away(error) && !may_be_published(),
+            cut_off: || self.cut_off(overlay, limit),
+        };
+        let attempt = || self.upload_and_publish(overlay, frozen, request, progress.clone());
+        self.wait_for_store(&waiting, attempt).await
+    }
+
+    /// What came of a commit that was given up in the middle. What it sent last is in the journal before it is sent.
+    fn cut_off(&self, overlay: &Overlay, patience: Duration) -> CommitError {
+        let reason = format!("{}: no answer for {patience:?}", self.store_description());
+        let prepared = overlay
+            .read()
+            .frozen
+            .as_ref()
+            .and_then(|frozen| frozen.prepared.clone());
+        match prepared {
+            Some(prepared) => CommitError::Unknown {
+                txn: prepared.txn,
+                since: prepared.after,
+                reason,
+            },
+            None => CommitError::Tree(TreeError::Unreachable { reason }),
+        }
     }
 
     async fn upload_and_publish(
@@ -216,7 +277,7 @@ impl Mount {
             options: CommitOptions {
                 by: self.options.by.clone(),
                 message: request.message.clone(),
-                deadline: request.timeout_secs.map_or(TIMEOUT, Duration::from_secs),
+                deadline: patience(request),
             },
         };
         let (head, _) = self.known_head();

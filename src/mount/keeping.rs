@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::cache::Cache;
 use crate::format::Key;
-use crate::store::{Fetched, Listed, ObjectStore, PutDone, PutMode, StoreError};
+use crate::store::{Fetched, LastMoves, Listed, ObjectStore, PutDone, PutMode, StoreError};
 
 /// Decorates the store that commits write to.
 #[derive(Debug)]
@@ -54,6 +54,10 @@ impl ObjectStore for KeepingStore {
 
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
         self.inner.delete(keys).await
+    }
+
+    fn last_moves(&self) -> Option<LastMoves> {
+        self.inner.last_moves()
     }
 
     fn describe(&self) -> String {

@@ -17,6 +17,7 @@ mod local;
 mod open;
 mod options;
 mod passthrough;
+mod patience;
 mod reload;
 mod report;
 mod source;

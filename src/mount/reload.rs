@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::commit::overwritten;
 use super::kept::{drop_unneeded, keep_record, load_base};
@@ -20,6 +21,8 @@ use crate::volume::{Clock, LoggedRecord};
 
 /// A reload that keeps local changes starts again when something was changed meanwhile, this often.
 const TRIES: usize = 50;
+/// Longest wait for the store, when a commit of unknown outcome has to be settled before a stash is restored.
+const SETTLE_TIME: Duration = Duration::from_secs(30);
 
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Failed, error.to_string())
@@ -65,11 +68,7 @@ impl Mount {
         };
         progress(looking);
         let limit = request.timeout_secs.unwrap_or(30).max(1);
-        let asked = tokio::time::timeout(
-            std::time::Duration::from_secs(limit),
-            self.target_record(request.to),
-        )
-        .await;
+        let asked = tokio::time::timeout(Duration::from_secs(limit), self.target_record(request.to)).await;
         let target = asked.map_err(|_| {
             Failure::new(
                 FailureKind::StoreUnreachable,
@@ -79,7 +78,7 @@ impl Mount {
         let Some(overlay) = self.overlay.clone() else {
             return self.reload_read_only(&target).await;
         };
-        self.settle_commit().await?;
+        self.settle_commit(Duration::from_secs(limit)).await?;
         self.view.settle().map_err(failed)?;
         let from = self.base_ref();
         let dirty = !overlay.read().is_clean();
@@ -312,7 +311,7 @@ impl Mount {
     pub async fn stash_restore(&self, id: u64) -> Result<ReloadAnswer, Failure> {
         let overlay = self.writable()?.clone();
         let _turn = self.exclusive("a stash restore", false, None).await?;
-        self.settle_commit().await?;
+        self.settle_commit(SETTLE_TIME).await?;
         let (known, _) = self.known_head();
         for _ in 0..TRIES {
             self.view.settle().map_err(failed)?;

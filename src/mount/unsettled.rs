@@ -1,8 +1,10 @@
 //! A commit whose outcome is not known is settled before anything else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::kept::{drop_unneeded, keep_record};
+use super::patience::Waiting;
 use super::{Failure, FailureKind, Mount};
 use crate::commit::{CommitError, Settled, settle};
 use crate::model::TreeRoot;
@@ -96,11 +98,22 @@ pub(super) async fn settle_overlay(
 
 impl Mount {
     /// For a live mount, before each command that changes what it stands on. The caller has its turn.
-    pub(super) async fn settle_commit(&self) -> Result<(), Failure> {
+    pub(super) async fn settle_commit(&self, patience: Duration) -> Result<(), Failure> {
         let Some(overlay) = &self.overlay else {
             return Ok(());
         };
-        match look(&self.volume, &*self.source, overlay).await? {
+        let waiting = Waiting {
+            limit: patience,
+            is_away: |failure: &Failure| failure.kind == FailureKind::StoreUnreachable,
+            cut_off: || {
+                let store = self.store_description();
+                let message =
+                    format!("{store}: no answer for {patience:?}; a commit has to be settled first");
+                Failure::new(FailureKind::StoreUnreachable, message)
+            },
+        };
+        let looked = || look(&self.volume, &*self.source, overlay);
+        match self.wait_for_store(&waiting, looked).await? {
             Outcome::Nothing => {}
             Outcome::GivenUp { commit } => drop(self.view.unfreeze(commit).map_err(failed)?),
             Outcome::Published { commit, base, tree } => {

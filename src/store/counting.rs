@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{Fetched, Listed, ObjectStore, PutDone, PutMode, StoreError};
+use super::{Fetched, LastMoves, Listed, ObjectStore, PutDone, PutMode, StoreError};
 
 /// One verb's counters since the store was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -236,6 +236,10 @@ impl ObjectStore for CountingStore {
             call.end(result, bytes);
         }
         results
+    }
+
+    fn last_moves(&self) -> Option<LastMoves> {
+        self.inner.last_moves()
     }
 
     fn describe(&self) -> String {

@@ -23,7 +23,7 @@ pub use dir::DirStore;
 pub use key::{KEY_BYTES_MAX, LIST_LIMIT_MAX};
 pub use memory::MemoryStore;
 pub use open::{StoreOptions, credentials_source, open, open_with};
-pub use port::{Fetched, Listed, ListedObject, ObjectStore, PutDone, PutMode, StoreError};
+pub use port::{Fetched, LastMoves, Listed, ListedObject, ObjectStore, PutDone, PutMode, StoreError};
 pub use probe::{CreateVerdict, ListVerdict, ProbeReport, probe};
 pub use s3::S3Store;
 pub use url::{

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
+use tokio::time::Instant;
 
 use crate::model::Timestamp;
 
@@ -56,6 +57,22 @@ pub struct Listed {
     pub truncated: bool,
     /// The store's clock when it answered, if it told.
     pub server_time: Option<Timestamp>,
+}
+
+/// When bytes moved last between a store and this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LastMoves {
+    /// Bytes of an answer came, or a request was done.
+    pub received: Option<Instant>,
+    /// Bytes of a request's body were taken by the connection.
+    pub sent: Option<Instant>,
+}
+
+impl LastMoves {
+    /// Either of them.
+    pub fn any(&self) -> Option<Instant> {
+        self.received.max(self.sent)
+    }
 }
 
 /// Why a request failed, by what the caller does about it.
@@ -160,6 +177,12 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug + 'static {
             .into_iter()
             .map(|body| self.put(key, body, PutMode::IfAbsent));
         futures::future::join_all(creators).await
+    }
+
+    /// When bytes moved last, for whoever waits as long as there is progress. `None`: the store does not tell (it is on
+    /// this machine, and answers at once or never).
+    fn last_moves(&self) -> Option<LastMoves> {
+        None
     }
 
     /// For messages: a URL without secrets.

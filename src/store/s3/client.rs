@@ -31,7 +31,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(15);
 pub(super) struct S3Client {
     pub(super) sdk: Client,
     pub(super) credentials: RenewedCredentials,
-    connector: ProgressConnector,
+    pub(super) connector: ProgressConnector,
     /// Over TLS, which protects payloads: they need no hash.
     pub(super) is_tls: bool,
 }

@@ -23,6 +23,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
+use crate::store::LastMoves;
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A piece of a request's body, bytes: small beside what the slowest usable line sends within the limit.
@@ -30,6 +32,9 @@ const PIECE_BYTES: usize = 128 * 1024;
 /// The wait for the answer to a body is this many limits: 120 s by default, in which 64 parallel uploads that share a line
 /// of 1 MB/s bring 2 MB each out of the kernel's buffers.
 const ANSWER_LIMITS: u32 = 4;
+/// A request without a body is answered at once or, on a line that was cut, never: after this part of the limit it is
+/// sent again on another connection, so that the first success comes soon after the line's return.
+const BODYLESS_PART: u32 = 3;
 /// Longest that racing uploads wait for one another.
 const GATE_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -113,10 +118,31 @@ impl Drop for Racer {
     }
 }
 
+/// When bytes moved last, by all requests of a store.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    moves: Mutex<LastMoves>,
+}
+
+impl Line {
+    pub(super) fn received(&self) {
+        self.moves.lock().received = Some(Instant::now());
+    }
+
+    fn sent(&self) {
+        self.moves.lock().sent = Some(Instant::now());
+    }
+
+    pub(super) fn last_moves(&self) -> LastMoves {
+        *self.moves.lock()
+    }
+}
+
 /// How far a request is; shared by its body and its watch.
 #[derive(Debug)]
 struct Progress {
     state: Mutex<ProgressState>,
+    line: Arc<Line>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +157,7 @@ impl ProgressState {
     fn end(&self, limit: Duration) -> (Instant, Stalled) {
         let (what, limit) = match (self.body_taken, self.body_done) {
             (_, false) => ("nothing could be sent", limit),
-            (false, true) => ("no answer", limit),
+            (false, true) => ("no answer", limit / BODYLESS_PART),
             (true, true) => ("no answer", limit * ANSWER_LIMITS),
         };
         (self.moved_at + limit, Stalled { what, limit })
@@ -140,7 +166,7 @@ impl ProgressState {
 
 impl Progress {
     /// Without a body only the answer is awaited from the start.
-    fn new(has_body: bool) -> Arc<Progress> {
+    fn new(has_body: bool, line: Arc<Line>) -> Arc<Progress> {
         let state = ProgressState {
             moved_at: Instant::now(),
             body_taken: false,
@@ -148,10 +174,12 @@ impl Progress {
         };
         Arc::new(Progress {
             state: Mutex::new(state),
+            line,
         })
     }
 
     fn moved(&self, done: bool) {
+        self.line.sent();
         let mut state = self.state.lock();
         *state = ProgressState {
             moved_at: Instant::now(),
@@ -315,6 +343,7 @@ pub(super) struct ProgressConnector {
     inner: SharedHttpConnector,
     limit: Duration,
     gate: Option<Arc<Gate>>,
+    line: Arc<Line>,
 }
 
 impl ProgressConnector {
@@ -324,7 +353,13 @@ impl ProgressConnector {
             inner,
             limit,
             gate: None,
+            line: Arc::default(),
         }
+    }
+
+    /// When bytes moved last.
+    pub(super) fn line(&self) -> &Line {
+        &self.line
     }
 
     /// The same, whose uploads wait at a gate.
@@ -339,7 +374,7 @@ impl ProgressConnector {
 impl HttpConnector for ProgressConnector {
     fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
         let has_body = request.body().content_length() != Some(0);
-        let progress = Progress::new(has_body);
+        let progress = Progress::new(has_body, self.line.clone());
         if has_body {
             let body = SentBody::new(request.take_body(), progress.clone(), self.gate.clone());
             *request.body_mut() = SdkBody::from_body_1_x(body);
@@ -383,7 +418,7 @@ mod tests {
     #[tokio::test]
     async fn bodies_are_sent_in_pieces_and_whole() {
         let bytes: Vec<u8> = (0..300_000u32).map(|at| at as u8).collect();
-        let progress = Progress::new(true);
+        let progress = Progress::new(true, Arc::default());
         let mut body = SentBody::new(SdkBody::from(bytes.clone()), progress.clone(), None);
         let mut sent = Vec::new();
         while let Some(piece) = next(&mut body).await {
@@ -398,11 +433,19 @@ mod tests {
     #[tokio::test]
     async fn the_last_byte_waits_for_every_racer() {
         let gate = Gate::new(2);
-        let mut first = SentBody::new(SdkBody::from("abc"), Progress::new(true), Some(gate.clone()));
+        let mut first = SentBody::new(
+            SdkBody::from("abc"),
+            Progress::new(true, Arc::default()),
+            Some(gate.clone()),
+        );
         assert_eq!(next(&mut first).await.unwrap(), "ab");
         let pending = poll_fn(|context| Poll::Ready(Pin::new(&mut first).poll_frame(context).is_pending()));
         assert!(pending.await);
-        let second = SentBody::new(SdkBody::from("xyz"), Progress::new(true), Some(gate));
+        let second = SentBody::new(
+            SdkBody::from("xyz"),
+            Progress::new(true, Arc::default()),
+            Some(gate),
+        );
         // Given up before it arrived: the others must not wait for it.
         drop(second);
         assert_eq!(next(&mut first).await.unwrap(), "c");
@@ -412,7 +455,7 @@ mod tests {
     #[test]
     fn the_limit_counts_from_the_last_move_and_is_longer_for_the_answer() {
         let limit = Duration::from_secs(10);
-        let progress = Progress::new(true);
+        let progress = Progress::new(true, Arc::default());
         let at_start = *progress.state.lock();
         assert_eq!(at_start.end(limit).0, at_start.moved_at + limit);
         progress.moved(false);
@@ -422,13 +465,15 @@ mod tests {
         progress.moved(true);
         let done = *progress.state.lock();
         assert_eq!(done.end(limit).0, done.moved_at + ANSWER_LIMITS * limit);
-        let bodyless = *Progress::new(false).state.lock();
-        assert_eq!(bodyless.end(limit).0, bodyless.moved_at + limit);
+        let bodyless = *Progress::new(false, Arc::default()).state.lock();
+        assert_eq!(bodyless.end(limit).0, bodyless.moved_at + limit / BODYLESS_PART);
     }
 
     #[tokio::test]
     async fn a_body_that_never_moves_ends() {
-        let stalled = Progress::new(true).stalled(Duration::from_millis(5)).await;
+        let stalled = Progress::new(true, Arc::default())
+            .stalled(Duration::from_millis(5))
+            .await;
         assert_eq!(stalled.limit, Duration::from_millis(5));
     }
 }

@@ -26,7 +26,7 @@ use super::retry::{Attempts, Repeat};
 use crate::model::Timestamp;
 use crate::store::key::{check_key, check_list, check_range};
 use crate::store::{
-    Fetched, Listed, ListedObject, ObjectStore, PutDone, PutMode, S3Url, StoreError, StoreOptions,
+    Fetched, LastMoves, Listed, ListedObject, ObjectStore, PutDone, PutMode, S3Url, StoreError, StoreOptions,
 };
 
 /// Longest object that is read without a range, bytes: four times the largest chunk.
@@ -90,7 +90,10 @@ impl S3Store {
                 send().await
             };
             match result {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    self.client.connector.line().received();
+                    return Ok(done);
+                }
                 Err(failure) => attempts.after(failure).await?,
             }
         }
@@ -195,6 +198,7 @@ impl S3Store {
             if piece.len() as u64 > part.missing() {
                 return Err(Failure::new(Kind::Broken, "more bytes than the answer announced"));
             }
+            self.client.connector.line().received();
             part.bytes.extend_from_slice(&piece);
         }
         match part.missing() {
@@ -405,6 +409,10 @@ impl ObjectStore for S3Store {
             .into_iter()
             .map(|result| result.map_err(|failure| failure.into_create_error(key)))
             .collect()
+    }
+
+    fn last_moves(&self) -> Option<LastMoves> {
+        Some(self.client.connector.line().last_moves())
     }
 
     fn describe(&self) -> String {
