@@ -3,6 +3,8 @@
 //! What libraries say below `warn` about requests and credentials (headers, signatures, session tokens) is never
 //! written, whatever `SAILVOL_LOG` asks for.
 
+use std::io::Write;
+
 use tracing::{Metadata, level_filters::LevelFilter};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
@@ -42,7 +44,9 @@ pub fn install(format: LogFormat, default_level: &str) {
     let logs = tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(may_be_written));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(|| Unfailing(std::io::stderr()))
+        .log_internal_errors(false);
     // A second call (tests in one process) keeps the first subscriber.
     let installed = match format {
         LogFormat::Text => logs.with(lines.with_ansi(false).with_target(false)).try_init(),
@@ -50,6 +54,23 @@ pub fn install(format: LogFormat, default_level: &str) {
     };
     if installed.is_err() {
         tracing::debug!("a log subscriber was installed before");
+    }
+}
+
+/// Says that everything was written. A log that cannot be (its disk is full, its reader gone) must not end what is logged
+/// about: the subscriber reports failures by `eprintln!`, which panics when standard error is what fails.
+struct Unfailing<W>(W);
+
+impl<W: Write> Write for Unfailing<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // There is nobody to tell.
+        let _ = self.0.write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
     }
 }
 
@@ -61,7 +82,6 @@ fn may_be_written(metadata: &Metadata<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -77,6 +97,23 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Seed 1 of the campaign of full disks: the mount ended when its log had no room.
+    #[test]
+    fn a_log_that_cannot_be_written_ends_nothing() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
+        }
+        let mut log = Unfailing(Full);
+        assert_eq!(log.write(b"a line").unwrap(), 6);
+        log.flush().unwrap();
     }
 
     #[test]
