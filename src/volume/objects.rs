@@ -13,8 +13,6 @@ use crate::model::{BlobRef, Epoch, Hash, PackRef, Ptr};
 use crate::store::{PutMode, StoreError};
 use crate::tree::{NodeSource, TreeError};
 
-/// A chunk whose PUT ended without an answer is looked for and sent again this often.
-const SENDS_MAX: usize = 4;
 /// Bytes around a wanted item that are fetched with it (FORMAT.md 4.6): neighbours in the tree are neighbours in the
 /// pack.
 const WINDOW_BYTES: u64 = 256 << 10;
@@ -37,37 +35,31 @@ impl Volume {
         raw_len: u32,
     ) -> Result<u64, VolumeError> {
         let key = Key::Chunk(self.id, epoch, chunk.id).to_string();
-        let mut last = StoreError::Unknown {
-            key: key.clone(),
-            reason: String::new(),
-        };
-        for _ in 0..SENDS_MAX {
-            match self
-                .store
-                .put(&key, chunk.object.clone(), PutMode::IfAbsent)
-                .await
-            {
-                Ok(_) => return Ok(chunk.object.len() as u64),
-                Err(StoreError::AlreadyExists { .. }) => {
-                    if self.has_chunk(epoch, chunk, raw_len).await? {
-                        return Ok(0);
-                    }
-                    // Damaged, or gone again: our bytes were just hashed.
-                    self.store
-                        .put(&key, chunk.object.clone(), PutMode::Overwrite)
-                        .await?;
-                    return Ok(chunk.object.len() as u64);
+        let created = self
+            .store
+            .put(&key, chunk.object.clone(), PutMode::IfAbsent)
+            .await;
+        let len = chunk.object.len() as u64;
+        match created {
+            Ok(_) => return Ok(len),
+            Err(StoreError::AlreadyExists { .. }) => {
+                if self.has_chunk(epoch, chunk, raw_len).await? {
+                    return Ok(0);
                 }
-                Err(error @ StoreError::Unknown { .. }) => {
-                    if self.has_chunk(epoch, chunk, raw_len).await? {
-                        return Ok(chunk.object.len() as u64);
-                    }
-                    last = error;
-                }
-                Err(error) => return Err(error.into()),
+                // Damaged, or gone again: our bytes were just hashed.
             }
+            Err(StoreError::Unknown { .. }) => {
+                if self.has_chunk(epoch, chunk, raw_len).await? {
+                    return Ok(len);
+                }
+                // Not there. The key is the hash of the bytes: unlike a create, this may be repeated as often as it takes.
+            }
+            Err(error) => return Err(error.into()),
         }
-        Err(last.into())
+        self.store
+            .put(&key, chunk.object.clone(), PutMode::Overwrite)
+            .await?;
+        Ok(len)
     }
 
     /// The store has this chunk, whole: the object has the right length, or another one (of another compressor) of
