@@ -110,7 +110,8 @@ impl Volume {
         Err(VolumeError::Busy { object: prefix })
     }
 
-    /// What is new since `known`: one GET that finds nothing when there is nothing (FORMAT.md 5, "Reload").
+    /// What is new since `known`: one GET that finds nothing when there is nothing (FORMAT.md 5, "Reload"), and beside it
+    /// a HEAD of `known` when that was looked at a while ago.
     ///
     /// # Errors
     /// As [`Volume::head`]; [`VolumeError::RolledBack`] when the log ends before `known`.
@@ -121,9 +122,18 @@ impl Volume {
         }
         let mut head = known.clone();
         let mut newer = Vec::new();
-        for _ in 0..rules::STEPS_MAX {
-            let looked_at = self.clock.now();
-            let Some((next, answered_at)) = self.fetch_record(head.seq() + 1).await? else {
+        let mut looked_at = self.clock.now();
+        let first = self.fetch_record(known.seq() + 1);
+        let (mut fetched, is_there) = futures::join!(first, self.is_still_there(known, age));
+        if !is_there? {
+            return self.refresh_by_list(known, Vec::new()).await;
+        }
+        for step in 0..rules::STEPS_MAX {
+            if step > 0 {
+                looked_at = self.clock.now();
+                fetched = self.fetch_record(head.seq() + 1).await;
+            }
+            let Some((next, answered_at)) = std::mem::replace(&mut fetched, Ok(None))? else {
                 return Ok(Refreshed {
                     head,
                     newer,
@@ -143,6 +153,17 @@ impl Volume {
             };
         }
         self.refresh_by_list(known, newer).await
+    }
+
+    /// The record of a head that was looked at `age` seconds ago. Without it (a bucket put back to an earlier state) the
+    /// next number is free too, and what is published there would build on bytes that may be gone.
+    async fn is_still_there(&self, known: &Head, age: i64) -> Result<bool, VolumeError> {
+        if age < rules::RECHECK_SECS {
+            return Ok(true);
+        }
+        let key = Key::Record(self.id, known.seq()).to_string();
+        let len = self.store.head(&key).await?;
+        Ok(len == Some(known.newest.bytes.len() as u64))
     }
 
     async fn refresh_by_list(

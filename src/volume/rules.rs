@@ -11,6 +11,9 @@ pub const HEAD_SECS_MAX: i64 = 3600;
 /// For this long after a confirmed look at the log the next number cannot have been trimmed, so "not there" means
 /// "nothing new", seconds (FORMAT.md 5).
 pub const LOOK_SECS_MAX: i64 = 3600;
+/// After this long a look also asks whether the record known before is still there, seconds: a bucket that is restored
+/// from a backup takes longer, and nobody's loop of commits pays for it.
+pub const RECHECK_SECS: i64 = 60;
 /// R4 may be skipped when the PUT was answered within this after the head was read, seconds by the store's clock.
 pub const CONFIRM_SECS_MAX: i64 = 600;
 /// Records may carry a time at most this far ahead of the store's clock, seconds (FORMAT.md 0a.12).

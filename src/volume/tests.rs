@@ -208,6 +208,29 @@ async fn of_racing_creators_one_makes_the_volume_and_all_open_it() {
     }
 }
 
+/// A live mount must not build on a record that a restored bucket does not have.
+#[tokio::test]
+async fn a_look_notices_that_the_record_it_knows_is_gone() {
+    let store = scripted();
+    let Opened { volume, head } = new_volume(&store, "data").await;
+    let first = publish_ok(&volume, &head, 1).await;
+    let second = publish_ok(&volume, &first, 2).await;
+    let key = crate::format::Key::Record(volume.id(), 2).to_string();
+    crate::store::ObjectStore::delete(&*store.memory, &[key])
+        .await
+        .unwrap();
+    store.memory.advance_time(Duration::from_secs(61));
+    assert!(matches!(
+        volume.refresh(&second).await,
+        Err(VolumeError::RolledBack {
+            seen: 2,
+            found: 1,
+            ..
+        })
+    ));
+    assert_eq!(volume.refresh(&first).await.unwrap().head.seq(), 1);
+}
+
 #[tokio::test]
 async fn a_look_that_finds_nothing_new_costs_one_request() {
     let store = scripted();
