@@ -22,7 +22,7 @@ use tokio::time::Instant;
 const RENEW_BEFORE: Duration = Duration::from_secs(5 * 60);
 /// Longest reading: metadata services answer within seconds or not at all.
 const READ_LIMIT: Duration = Duration::from_secs(20);
-/// After a reading that brought nothing new, refusals do not cause another one for this long.
+/// After a reading that brought nothing new, refusals wait this long before they cause another one.
 const REREAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why there are no credentials, in words for the user.
@@ -88,8 +88,18 @@ impl RenewedCredentials {
         if state.generation != generation {
             return true;
         }
-        if state.unchanged_at.is_some_and(|at| at.elapsed() < REREAD_PAUSE) {
-            return false;
+        // Read a moment ago, in vain. They may have come since: whoever rotates keys tries at once.
+        if let Some(read_at) = state.unchanged_at.filter(|at| at.elapsed() < REREAD_PAUSE) {
+            drop(state);
+            tokio::time::sleep_until(read_at + REREAD_PAUSE).await;
+            state = self.inner.state.lock().await;
+            if state.generation != generation {
+                return true;
+            }
+            if state.unchanged_at != Some(read_at) {
+                // Another request has read meanwhile.
+                return false;
+            }
         }
         match self.inner.read().await {
             Ok(new) if state.current.as_ref().is_some_and(|old| same(old, &new)) => {
