@@ -21,6 +21,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A request may take this much longer than the time-out for every MiB that it asks for: 16 KiB/s count as progress.
 const GRACE_PER_MIB: Duration = Duration::from_secs(64);
+/// A reader is told that its bytes did not come; the kernel then asks for the page that it wanted by itself, before the
+/// program hears of it. The same question this soon after is not waited for again.
+const SAME_QUESTION: Duration = Duration::from_secs(1);
 /// An answer of the wrong length is asked for again this often before the object counts as damaged.
 const SHORT_ANSWERS_MAX: u32 = 2;
 
@@ -40,6 +43,8 @@ pub(super) struct Remote {
     /// When anything arrived last.
     progress: Mutex<Instant>,
     kept: Mutex<Option<KeptCheck>>,
+    /// What was given up within [`SAME_QUESTION`]: object, start of the range, when.
+    given_up: Mutex<Vec<(String, u64, Instant)>>,
     pub counters: Counters,
 }
 
@@ -79,6 +84,7 @@ impl Remote {
             memory_ahead: Arc::new(Semaphore::new((memory_units / 2) as usize)),
             progress: Mutex::new(Instant::now()),
             kept: Mutex::new(None),
+            given_up: Mutex::default(),
             counters: Counters::default(),
         }
     }
@@ -120,6 +126,31 @@ impl Remote {
     /// `Unreachable` when nothing at all has arrived from the store for the time-out; `Expired` or `Damaged` for a
     /// missing object; `Damaged` for answers that cannot be; `Denied` at once.
     pub async fn get(&self, key: &str, range: Range<u64>, begun: Instant) -> Result<Fetched, TreeError> {
+        if self.was_given_up(key, range.start) {
+            let reason = format!("{key}: nothing arrived within {:?}", self.timeout);
+            return Err(TreeError::Unreachable { reason });
+        }
+        let start = range.start;
+        let got = self.get_patiently(key, range, begun).await;
+        if matches!(got, Err(TreeError::Unreachable { .. })) {
+            self.given_up.lock().push((key.to_owned(), start, Instant::now()));
+        }
+        got
+    }
+
+    /// The same question was given up a moment ago.
+    fn was_given_up(&self, key: &str, start: u64) -> bool {
+        let mut given_up = self.given_up.lock();
+        given_up.retain(|(.., at)| at.elapsed() < SAME_QUESTION);
+        given_up.iter().any(|(its, from, _)| its == key && *from == start)
+    }
+
+    async fn get_patiently(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        begun: Instant,
+    ) -> Result<Fetched, TreeError> {
         let _place = self
             .requests
             .acquire()
