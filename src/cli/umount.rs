@@ -1,7 +1,10 @@
 //! `sailvol umount`.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
 
 use super::context::Context;
 use super::progress::ProgressView;
@@ -37,7 +40,7 @@ pub struct Args {
 const UNMOUNT_TIME: Duration = Duration::from_secs(2);
 
 /// Time for the daemon to end after it has unmounted.
-const END_TIME: Duration = Duration::from_secs(5);
+const END_TIME: Duration = Duration::from_secs(2);
 
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
@@ -49,7 +52,14 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     };
     let asked = tokio::time::timeout(args.timeout + UNMOUNT_TIME, ask(&args, &record.socket, context)).await;
     let failure = match asked {
-        Ok(Ok(answer)) => return context.print(&answer, text),
+        Ok(Ok((answer, daemon))) => {
+            // It answers when the mount is gone, and holds cache and state a moment longer: who mounts again right after
+            // this would find them in use.
+            if let Some(daemon) = daemon {
+                let _ended = tokio::time::timeout(END_TIME, daemon.readable()).await;
+            }
+            return context.print(&answer, text);
+        }
         Ok(Err(failure)) => failure,
         Err(_) => Failure::new(FailureKind::Failed, "the mount's daemon does not answer")
             .hint("--force clears the mount point; uncommitted work stays in the state directory"),
@@ -68,7 +78,12 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     })
 }
 
-async fn ask(args: &Args, socket: &std::path::Path, context: &Context) -> Result<UnmountAnswer, Failure> {
+/// The daemon's answer, and what tells its end.
+async fn ask(
+    args: &Args,
+    socket: &std::path::Path,
+    context: &Context,
+) -> Result<(UnmountAnswer, Option<AsyncFd<OwnedFd>>), Failure> {
     let mut client = Client::connect(socket).await?;
     let request = Request::Unmount(UnmountRequest {
         commit: args.commit,
@@ -79,12 +94,7 @@ async fn ask(args: &Args, socket: &std::path::Path, context: &Context) -> Result
     let view = ProgressView::new(context);
     let daemon = client.daemon();
     let answer = client.call(&request, |p| view.show(&p)).await?;
-    // It answers when the mount is gone, and holds cache and state a moment longer: who mounts again right after this
-    // would find them in use.
-    if let Some(daemon) = daemon {
-        let _ended = tokio::time::timeout(END_TIME, daemon.readable()).await;
-    }
-    Ok(answer)
+    Ok((answer, daemon))
 }
 
 fn clear_orphan(
@@ -122,8 +132,11 @@ fn clear_orphan(
 
 /// Ends waiting requests by aborting the connection, then detaches the mount.
 fn force(dir: &std::path::Path) -> Result<(), Failure> {
-    fuse::abort_connection(dir);
-    fuse::unmount(dir, true).map_err(|e| Failure::new(FailureKind::Failed, e.to_string()))
+    match fuse::unmount(dir, true) {
+        // Its daemon was slow, not stuck, and has unmounted meanwhile.
+        Ok(()) | Err(fuse::MountPointError::NotOurs(_)) => Ok(()),
+        Err(error) => Err(Failure::new(FailureKind::Failed, error.to_string())),
+    }
 }
 
 fn text(answer: &UnmountAnswer) -> String {

@@ -46,7 +46,6 @@ pub async fn unmount(dir: &Path) {
     let ended = tokio::task::spawn_blocking(move || match fuse::unmount(&dir, false) {
         Err(MountPointError::InUse(_)) => {
             tracing::warn!(dir = %dir.display(), "in use: detaching");
-            fuse::abort_connection(&dir);
             fuse::unmount(&dir, true)
         }
         other => other,

@@ -539,11 +539,15 @@ impl Filesystem for Driver {
             work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         };
         match polled {
-            Poll::Ready(written) => answer(written),
+            Poll::Ready(written) => answering(self.view.clone(), || answer(written)),
             Poll::Pending => {
                 let (view, data): (_, Box<[u8]>) = (self.view.clone(), data.into());
                 let work = async move { view.write(ino.0, fh.0, offset, &data, kill_suid).await };
-                drop(self.runtime.spawn(async move { answer(work.await) }));
+                let names = self.view.clone();
+                drop(self.runtime.spawn(async move {
+                    let written = work.await;
+                    answering(names, || answer(written));
+                }));
             }
         }
     }

@@ -24,8 +24,8 @@ mod passthrough;
 mod session;
 
 pub use mountpoint::{
-    MountPointError, abort_connection, clear_stale, is_sailvol_mount, mounts_by_privilege,
-    prepare_mount_point, sailvol_mounts, unmount,
+    MountPointError, clear_stale, is_sailvol_mount, mounts_by_privilege, prepare_mount_point, sailvol_mounts,
+    unmount,
 };
 pub use notify::{Notifications, NotifyError};
 pub use passthrough::LocalPlaces;

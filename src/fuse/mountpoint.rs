@@ -204,7 +204,7 @@ fn is_dead(dir: &Path) -> bool {
 }
 
 /// Takes a mount away from its directory. Without `force` it must not be in use; with it the directory is free at once,
-/// whatever still uses it.
+/// and whatever still uses the mount gets errors instead of waiting.
 ///
 /// # Errors
 /// See [`MountPointError`].
@@ -213,7 +213,7 @@ pub fn unmount(dir: &Path, force: bool) -> Result<(), MountPointError> {
         return Err(MountPointError::NotOurs(dir.to_path_buf()));
     }
     if force {
-        return detach(dir);
+        return abort_and_detach(dir);
     }
     match rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),
@@ -227,19 +227,17 @@ pub fn unmount(dir: &Path, force: bool) -> Result<(), MountPointError> {
     }
 }
 
-/// Ends every request that waits on the mount at `dir`, by aborting its connection where the kernel offers that. Never
-/// touches the mount itself. Failing is no error here: detaching follows anyway.
-pub fn abort_connection(dir: &Path) {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let minor = text.lines().rev().find_map(|line| {
-        let (point, kind, source) = parse_mountinfo(line)?;
-        let device = line.split(' ').nth(2)?;
-        (point == dir && is_ours(&kind, &source)).then(|| device.split(':').nth(1).map(str::to_owned))?
-    });
-    if let Some(minor) = minor
-        && let Err(error) = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")
-    {
-        tracing::debug!(%error, "the connection cannot be aborted");
+/// Ends every request that waits on the mount at `dir` by aborting its connection, and detaches it. umount(2) with
+/// MNT_FORCE does the first also where /sys/fs/fuse/connections is not mounted, as in most containers; it never asks the
+/// mount itself anything.
+fn abort_and_detach(dir: &Path) -> Result<(), MountPointError> {
+    match rustix::mount::unmount(dir, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(()),
+        // Still used, though nobody waits any more; or not permitted, and fusermount3 is tried next.
+        Err(error) => {
+            tracing::debug!(%error, "umount with MNT_FORCE");
+            detach(dir)
+        }
     }
 }
 
