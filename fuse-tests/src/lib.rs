@@ -1,5 +1,6 @@
 //! What the whole-system tests of sailvol stand on.
 
+pub mod campaign;
 pub mod hostile;
 pub mod pod;
 pub mod s3d;

@@ -9,17 +9,22 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The `sailvol` program of this workspace, built once for each test process with the profile that the tests have.
+/// The `sailvol` program of this workspace, built once for each test process with the profile that the tests have; or the
+/// one that `SAILVOL_PROGRAM` names.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        // target/<profile>/deps/<test>-<hash>
+        if let Some(installed) = std::env::var_os("SAILVOL_PROGRAM") {
+            return installed.into();
+        }
+        // target/<profile>/deps/<test>-<hash>, or target/<profile>/campaign
         let test = std::env::current_exe().expect("a test has a path");
-        let profile_dir = test
-            .parent()
-            .and_then(Path::parent)
-            .expect("tests lie in target/<profile>/deps")
-            .to_path_buf();
+        let beside = test.parent().expect("a program lies in a directory");
+        let profile_dir = match beside.ends_with("deps") {
+            true => beside.parent().expect("tests lie in target/<profile>/deps"),
+            false => beside,
+        };
+        let profile_dir = profile_dir.to_path_buf();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
             .expect("fuse-tests lies in the repository");
@@ -39,6 +44,8 @@ pub fn program() -> &'static Path {
 /// One pod: local directories, a mount point, and the program with an environment that points there.
 pub struct Pod {
     directories: TempDir,
+    /// Where `state` and `cache` are.
+    local: PathBuf,
     store: String,
     environment: Vec<(String, String)>,
 }
@@ -61,6 +68,7 @@ impl Pod {
             std::fs::create_dir(directories.path().join(name)).expect("a fresh directory");
         }
         Pod {
+            local: directories.path().to_path_buf(),
             directories,
             store: store.to_owned(),
             environment: Vec::new(),
@@ -70,6 +78,15 @@ impl Pod {
     /// Adds a variable to the environment of everything this pod runs.
     pub fn env(mut self, name: &str, value: &str) -> Pod {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Keeps state and cache below this directory instead, which may be a disk of its own.
+    pub fn with_local_dir(mut self, dir: &Path) -> Pod {
+        for name in ["state", "cache"] {
+            std::fs::create_dir_all(dir.join(name)).expect("the directory is ours");
+        }
+        self.local = dir.to_path_buf();
         self
     }
 
@@ -85,7 +102,10 @@ impl Pod {
 
     /// `state`, `cache` or `run`.
     pub fn local_dir(&self, name: &str) -> PathBuf {
-        self.directories.path().join(name)
+        match name {
+            "run" => self.directories.path().join(name),
+            _ => self.local.join(name),
+        }
     }
 
     /// The program with arguments, not yet started.
@@ -245,7 +265,7 @@ impl Drop for Pod {
     /// Leaves no process and no mount behind, also when the test failed.
     fn drop(&mut self) {
         let dir = self.mount_dir();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
         if mounts.contains(&*dir.to_string_lossy()) {
             let ended = self
                 .command([OsStr::new("umount"), dir.as_os_str(), OsStr::new("--force")])
@@ -303,6 +323,26 @@ impl Cluster {
             crate::s3d::S3d::start_blocking(crate::s3d::S3dOptions::default()).expect("a server on loopback");
         let credentials = server.credentials_file().expect("a file for the keys");
         Cluster { server, credentials }
+    }
+
+    /// What the pods find as their keys from now on, whatever the server thinks of them.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_keys(&self, access: &str, secret: &str) -> std::io::Result<()> {
+        crate::s3d::write_credentials(&self.credentials, access, secret)
+    }
+
+    /// The server knows these keys only, and the pods find them.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn rotate_keys(&self, access: &str, secret: &str) -> std::io::Result<()> {
+        self.write_keys(access, secret)?;
+        self.server.set(|settings| {
+            settings.keys = [(access.to_owned(), secret.to_owned())].into();
+        });
+        Ok(())
     }
 
     /// A pod whose volumes live on the server.

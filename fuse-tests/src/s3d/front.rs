@@ -43,6 +43,8 @@ pub struct Counters {
     pub verbs: BTreeMap<Verb, VerbCounters>,
     /// Connections accepted.
     pub connections: u64,
+    /// Requests that are under way now.
+    pub in_flight: u64,
     /// Most requests that were under way at one time.
     pub in_flight_max: u64,
 }
@@ -117,6 +119,9 @@ struct Statistics {
     connections: u64,
     in_flight: u64,
     in_flight_max: u64,
+    /// Keys of the requests under way, by a number of their own.
+    under_way: BTreeMap<u64, String>,
+    next: u64,
     log: VecDeque<LogEntry>,
 }
 
@@ -136,6 +141,7 @@ pub(super) struct Front {
 struct Underway<'a> {
     front: &'a Front,
     entry: Option<LogEntry>,
+    number: u64,
     since: Instant,
 }
 
@@ -148,6 +154,7 @@ impl Underway<'_> {
         entry.took_ms = millis(self.since.elapsed());
         let mut statistics = self.front.statistics.lock();
         statistics.in_flight = statistics.in_flight.saturating_sub(1);
+        statistics.under_way.remove(&self.number);
         let counted = statistics.verbs.entry(entry.verb).or_default();
         counted.failed += u64::from(status.is_none_or(|status| status >= 400));
         if statistics.log.len() >= LOG_ENTRIES_MAX {
@@ -191,8 +198,14 @@ impl Front {
         Counters {
             verbs: verbs.collect(),
             connections: statistics.connections,
+            in_flight: statistics.in_flight,
             in_flight_max: statistics.in_flight_max,
         }
+    }
+
+    /// Requests that wait for a release.
+    pub(super) fn held_count(&self) -> usize {
+        self.release.receiver_count()
     }
 
     pub(super) fn log(&self) -> Vec<LogEntry> {
@@ -205,6 +218,8 @@ impl Front {
         *statistics = Statistics {
             in_flight,
             in_flight_max: in_flight,
+            under_way: std::mem::take(&mut statistics.under_way),
+            next: statistics.next,
             ..Statistics::default()
         };
     }
@@ -251,6 +266,7 @@ impl Front {
         };
         let mut underway = Underway {
             front: self,
+            number: self.note_under_way(&entry.key),
             entry: Some(entry),
             since,
         };
@@ -293,6 +309,19 @@ impl Front {
         }
         underway.finish(Some(response.status().as_u16()));
         Ok(response)
+    }
+
+    fn note_under_way(&self, key: &str) -> u64 {
+        let mut statistics = self.statistics.lock();
+        statistics.next += 1;
+        let number = statistics.next;
+        statistics.under_way.insert(number, key.to_owned());
+        number
+    }
+
+    /// Keys of the requests that are under way now.
+    pub(super) fn waiting(&self) -> Vec<String> {
+        self.statistics.lock().under_way.values().cloned().collect()
     }
 
     fn begin(&self, verb: Verb, is_fault: bool) -> (Arc<AtomicU64>, Arc<AtomicU64>) {

@@ -22,5 +22,6 @@ mod settings;
 mod shape;
 
 pub use front::{Counters, LogEntry, VerbCounters};
+pub(crate) use server::write_credentials;
 pub use server::{S3d, S3dOptions};
 pub use settings::{Action, Conditions, FaultRule, Settings, Verb};

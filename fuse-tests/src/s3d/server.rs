@@ -178,6 +178,16 @@ impl S3d {
         self.front.release();
     }
 
+    /// Requests that are stalled or held now.
+    pub fn held(&self) -> usize {
+        self.front.held_count()
+    }
+
+    /// Keys of the requests that are under way now, held ones too.
+    pub fn waiting(&self) -> Vec<String> {
+        self.front.waiting()
+    }
+
     /// Counters since the start or the last reset.
     pub fn counters(&self) -> Counters {
         self.front.counters()

@@ -141,6 +141,9 @@ pub struct FaultRule {
     /// Part of the key (of a listing: of its prefix); `None`: any.
     #[serde(default)]
     pub key_contains: Option<String>,
+    /// Matching requests that are let through first.
+    #[serde(default)]
+    pub skip: u64,
     /// Requests left to befall; `None`: no end.
     #[serde(default)]
     pub times: Option<u64>,
@@ -161,6 +164,7 @@ impl FaultRule {
         FaultRule {
             verb: None,
             key_contains: None,
+            skip: 0,
             times: None,
             chance: 1.0,
             action,
@@ -181,6 +185,11 @@ impl FaultRule {
             key_contains: Some(part.into()),
             ..self
         }
+    }
+
+    /// Only after so many others.
+    pub fn skip(self, skip: u64) -> FaultRule {
+        FaultRule { skip, ..self }
     }
 
     /// Only the next so many.
@@ -236,6 +245,10 @@ impl Faults {
                 continue;
             }
             let rule = &mut self.rules[index];
+            if rule.skip > 0 {
+                rule.skip -= 1;
+                continue;
+            }
             if let Some(times) = rule.times.as_mut() {
                 *times -= 1;
             }
