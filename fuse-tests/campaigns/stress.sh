@@ -6,6 +6,8 @@
 # kernel's queue; or when the daemon is left with more descriptors or (second pass against first) more memory.
 . "$(dirname "$0")/common.sh"
 SECONDS_EACH=${1:-3} INSTANCES=${2:-2}
+# Some programs leave notes where they are called.
+cd "$WORK"
 MNT=$WORK/mnt
 LOG=$WORK/log
 STRESSORS='access chdir chmod chown copy-file dentry dir dirdeep dirmany dup fallocate fcntl fiemap file-ioctl filename flock
@@ -19,7 +21,7 @@ verdict() { # NAME STATUS
     # What stress-ng says when a stressor finds nothing to do here.
     3 | 4 | 7) SKIPPED=$((SKIPPED + 1)); echo "$1: skipped" ;;
     124) FAILED=$((FAILED + 1)); echo "$1: HANGS" ;;
-    *) FAILED=$((FAILED + 1)); echo "$1: FAILED ($2)"; grep -iE 'fail|error' "$LOG" | head -5 ;;
+    *) FAILED=$((FAILED + 1)); echo "$1: FAILED ($2)"; grep -iE 'fail|error|cannot' "$LOG" | head -5 || tail -5 "$LOG" ;;
     esac
 }
 
