@@ -35,7 +35,7 @@ attempt() { # NAME COMMAND...
 waiting() { # Requests that the kernel holds for the mount.
     local device
     device=$(stat -c %d "$MNT")
-    cat "/sys/fs/fuse/connections/$device/waiting"
+    cat "$CONNECTIONS/$device/waiting"
 }
 
 settled() { # What was closed is released in the background: waits until nothing is left of it.
@@ -51,6 +51,12 @@ settled() { # What was closed is released in the background: waits until nothing
 
 memory_kib() { awk '/^VmRSS/ { print $2 }' "/proc/$PID/status"; }
 
+CONNECTIONS=/sys/fs/fuse/connections
+if [ -z "$(ls "$CONNECTIONS")" ]; then
+    CONNECTIONS=$WORK/connections
+    mkdir "$CONNECTIONS"
+    mount -t fusectl none "$CONNECTIONS"
+fi
 stress-ng --help >"$WORK/known" 2>&1
 up a "$MNT"
 PID=$(daemon a)
@@ -69,7 +75,10 @@ for pass in 1 2; do
         attempt "stress-ng $stressor" stress-ng --temp-path "$MNT/stress" "--$stressor" "$INSTANCES" \
             --timeout "${SECONDS_EACH}s" --verify --hdd-bytes 64m --iomix-bytes 64m
     done
-    attempt fs_mark fs_mark -d "$MNT/stress/fs_mark" -n 500 -s 8192 -t 2 -S 1
+    # It takes no path of 40 bytes or more.
+    cd "$MNT/stress"
+    attempt fs_mark fs_mark -d fs_mark -n 500 -s 8192 -t 2 -S 1 -l "$WORK/fs_log"
+    cd "$WORK"
     attempt dbench dbench -c /usr/share/dbench/client.txt -D "$MNT/stress" -t $((SECONDS_EACH * 3)) -R 1000 2
     printf 'set location %s\nset number 1000\nset transactions 3000\nset size 500 20000\nrun\nquit\n' "$MNT/stress" >"$WORK/postmark"
     attempt postmark postmark "$WORK/postmark"
