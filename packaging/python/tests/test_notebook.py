@@ -25,6 +25,11 @@ def html_of(outputs) -> str:
     return "".join(o["data"].get("text/html", "") for o in outputs if o.output_type == "execute_result")
 
 
+def text_of(outputs) -> str:
+    # A program has a terminal there and shows a bar; how its output is cut into pieces is the kernel's affair.
+    return "".join(o.text for o in outputs if o.output_type == "stream")
+
+
 def test_a_notebook_commits_reloads_and_looks(machine):
     volume = Volume.get("demo", mint_if_missing=True).mount(machine.shared)
     outputs = run(
@@ -44,9 +49,9 @@ def test_a_notebook_commits_reloads_and_looks(machine):
     # The bar was displayed, and is empty now.
     bars = [o for o in outputs[2] if o.output_type == "display_data"]
     assert [bar["data"]["text/html"] for bar in bars] == [""]
-    assert "committed record 2" in outputs[4][0].text
+    assert "committed record 2" in text_of(outputs[4])
     assert "record 2" in html_of(outputs[5]) and "uncommitted" in html_of(outputs[5])
-    assert outputs[6][-1].text == "nothing\n"
+    assert text_of(outputs[6]) == "nothing\n"
     assert "record" in html_of(outputs[7])
     assert "from its shell" in html_of(outputs[8]) and "from a notebook" in html_of(outputs[8])
     assert volume.status().dirty == 0
@@ -68,5 +73,5 @@ def test_a_failure_stops_the_cell_with_its_message(machine):
     assert len(error.traceback) == 1, "no stack of ours"
     assert "not reached" not in str(outputs[1])
     assert outputs[2][0].ename == "UsageError"
-    assert "--dry-run" in outputs[3][0].text
+    assert "--dry-run" in text_of(outputs[3])
     assert volume.status().dirty == 1
