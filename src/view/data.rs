@@ -141,11 +141,13 @@ impl View {
         let mut brought = Brought::new();
         let mut unsure = file.is_clean();
         loop {
-            // An open file of an older generation finds out first whether it is still what its path leads to.
+            // An open file of an older generation finds out first whether it is still what its path leads to; and so do
+            // the directories above it, which are adopted with it: one of them may have left the overlay at a publish
+            // while what is below it never was there.
             if std::mem::take(&mut unsure) {
-                self.look(|_, look| match look.inode(file.ino) {
+                self.look(|_, look| match look.known_way_up(file.ino) {
                     Err(Ask::Fail(ViewError::Stale { .. })) => Ok(()),
-                    other => other.map(|_| ()),
+                    other => other,
                 })
                 .await?;
             }

@@ -151,6 +151,18 @@ impl<'a> Look<'a> {
         Ok(inode)
     }
 
+    /// The inode and every clean directory above it are of this generation: it can be adopted.
+    pub fn known_way_up(&self, ino: Ino) -> Result<(), Ask> {
+        let mut at = ino;
+        loop {
+            let inode = self.inode(at)?;
+            match (&inode.what, &inode.place) {
+                (What::Clean(_), Some((dir, _))) => at = *dir,
+                _ => return Ok(()),
+            }
+        }
+    }
+
     pub fn node(&self, id: NodeId) -> Result<&'a OverlayNode, Ask> {
         Ok(self.state.node(id).ok_or_else(|| lost(id))?)
     }

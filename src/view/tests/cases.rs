@@ -63,6 +63,30 @@ fn a_write_to_a_file_that_stayed_after_a_publish_is_in_the_next_commit() {
     assert!(frozen.state.nodes.values().any(|node| is_dirty(node)));
 }
 
+/// Seed 133 of the campaign of kills: the write went round and round, a new body each time.
+#[test]
+fn a_write_below_a_directory_that_left_the_overlay_at_a_publish_ends() {
+    let mut world = World::new(|fs| {
+        let a = dir(fs, ROOT, "a");
+        let b = dir(fs, a, "b");
+        file(fs, b, "f", b"hello".to_vec());
+    });
+    let view = world.view();
+    let a = known(&view, ROOT_INO, "a").ino;
+    let b = known(&view, a, "b").ino;
+    let f = known(&view, b, "f").ino;
+    let (made, open) = run(view.create(&CALLER, a, b"new", 0o644, RW)).unwrap();
+    view.release(made.ino, open.fh);
+    let at = world.fs.lookup(ROOT, b"a").unwrap();
+    world.fs.make(at, b"new", Body::File(Vec::new()), 0o644).unwrap();
+    world.freeze();
+    world.publish();
+    let open = run(view.open(&CALLER, f, RW)).unwrap();
+    assert_eq!(run(view.write(f, open.fh, 5, b" world", false)).unwrap(), 6);
+    assert_eq!(run(view.read(f, open.fh, 0, 100)).unwrap(), &b"hello world"[..]);
+    view.release(f, open.fh);
+}
+
 #[test]
 fn what_is_here_is_answered_at_once() {
     let world = World::new(|fs| {
