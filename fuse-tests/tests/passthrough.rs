@@ -121,10 +121,13 @@ fn mounted() -> (Cluster, Pod) {
 
 /// A commit that waits at its first upload.
 fn held_commit(cluster: &Cluster, pod: &Pod) -> Child {
-    cluster
-        .server
-        .fault(FaultRule::new(Action::Stall).verb(Verb::Put));
-    let puts = || cluster.server.counters().verb(Verb::Put).requests;
+    for verb in [Verb::Put, Verb::PutIf] {
+        cluster.server.fault(FaultRule::new(Action::Stall).verb(verb));
+    }
+    let puts = || {
+        let counted = cluster.server.counters();
+        counted.verb(Verb::Put).requests + counted.verb(Verb::PutIf).requests
+    };
     let before = puts();
     let dir = pod.mount_dir();
     let mut command = pod.command([std::ffi::OsStr::new("commit"), dir.as_os_str()]);
@@ -239,7 +242,12 @@ fn meet(state: State, deed: Deed, len: usize) {
     if let Some(map) = &mut mapping {
         let answer = pod.commit("mapped");
         let told = answer["still_written"].as_array().unwrap();
-        assert_eq!(told.len(), 1, "{context}: a mapping can still store");
+        // Through the daemon a store is in the kernel's pages until that writes them: nobody can tell of it before.
+        let known = matches!(state, State::Dirty | State::Frozen) || (state == State::Clean && len == LARGE);
+        assert!(
+            told.len() == 1 || (told.is_empty() && !known),
+            "{context}: a mapping can still store"
+        );
         map.store(30, b"later");
         now[30..35].copy_from_slice(b"later");
         assert!(

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::backing::Offer;
 use super::edit::Edit;
-use super::file::{FileBytes, FileData};
+use super::file::{FileBytes, FileData, Route};
 use super::inodes::What;
 use super::space::{Ask, Child};
 use super::types::{Caller, Fh, Ino, Known, OpenFile, OpenFlags};
@@ -33,6 +33,9 @@ impl View {
             }
             self.truncate(&file, 0).await?;
             self.cut_by(caller, ino).await?;
+        }
+        if !flags.write && file.shares() {
+            self.readers.lock().note(caller.pid, self.now());
         }
         let offer = self.offer(&file, flags).await?;
         Ok(self.new_handle(ino, flags, opened.keep(), offer))
@@ -69,6 +72,9 @@ impl View {
                     file: &file,
                     writer: flags.write,
                 };
+                if self.readers.lock().just_read(caller.pid, self.now()) {
+                    file.set_route(Route::Daemon);
+                }
                 let offer = match self.offer(&file, flags).await {
                     Ok(offer) => offer,
                     Err(error) => {

@@ -3,6 +3,7 @@
 //! 1. Offered are: whole bodies, new and truncated files (which get a body at once), and complete clean contents for
 //!    reading. Everything else goes through the daemon until its last handle is closed; above all existing files that are
 //!    opened for writing without being cut, so that a commit looks only at the frames that were written.
+//!    So do, as a rule, files that are being copied from clean ones ([`Readers`]).
 //! 2. Nothing says what the kernel wrote, or when. A file is *live* from the moment that somebody gets a handle to write
 //!    it until it is *closed*: our count of such handles is 0, and then the kernel grants a lease, which it does not while a
 //!    mapping stores. (Either test alone is racy: an open may be under way, or a close.)
@@ -16,6 +17,7 @@
 //!    have: the opener is told ESTALE, and the kernel looks the name up again and finds another inode. The kernel does
 //!    that once for each call; the new inode is not read from a clean content, so once is enough.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -29,6 +31,44 @@ use super::{View, ViewError};
 use crate::cache::{Unused, is_unused};
 use crate::model::{Content, Timestamp};
 use crate::overlay::{Body, Op};
+
+/// Who opened a clean file a moment ago and now makes another one is likely to copy it.
+const COPY_WITHIN_NANOS: i128 = 20_000_000;
+/// Readers that are remembered.
+const READERS_MAX: usize = 16;
+
+/// Threads that have just opened clean files for reading. A copy made by copy_file_range shares the content, which costs
+/// nothing, as long as the kernel does not write to the new file by itself; so such a new file is not offered to it. A
+/// wrong guess costs speed only.
+#[derive(Debug, Default)]
+pub(super) struct Readers(VecDeque<(u32, Timestamp)>);
+
+impl Readers {
+    pub fn note(&mut self, thread: u32, now: Timestamp) {
+        self.0.retain(|(other, _)| *other != thread);
+        self.0.push_back((thread, now));
+        if self.0.len() > READERS_MAX {
+            self.0.pop_front();
+        }
+    }
+
+    pub fn just_read(&self, thread: u32, now: Timestamp) -> bool {
+        let nanos = |time: Timestamp| i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos);
+        self.0
+            .iter()
+            .any(|(other, then)| *other == thread && nanos(now) - nanos(*then) < COPY_WITHIN_NANOS)
+    }
+}
+
+impl FileData {
+    /// True if a copy can share the content instead of bytes that are worth it.
+    pub fn shares(&self) -> bool {
+        match &*self.bytes.read() {
+            FileBytes::Clean { content, .. } => !matches!(content, Content::Tiny(_) | Content::Local(_)),
+            FileBytes::Local(_) => false,
+        }
+    }
+}
 
 /// What is known of a body that the kernel may write to.
 #[derive(Clone, Copy, Debug)]
@@ -164,7 +204,7 @@ impl View {
             }
             if file.live().is_none() {
                 file.set_live(Some(Live { seen }));
-                edit.space.live_files += 1;
+                edit.space.live_files.insert(file.ino);
             }
             Ok::<_, ViewError>(true)
         })?;
@@ -298,7 +338,7 @@ impl View {
 
     /// True if the kernel can write to some file by itself.
     pub fn has_live_files(&self) -> bool {
-        self.space.read().live_files > 0
+        !self.space.read().live_files.is_empty()
     }
 }
 
@@ -330,7 +370,7 @@ impl Edit<'_> {
         }
         self.space.observe(file);
         file.set_live(None);
-        self.space.live_files = self.space.live_files.saturating_sub(1);
+        self.space.live_files.remove(&file.ino);
         self.unretain(file);
         Ok(true)
     }

@@ -116,6 +116,7 @@ impl View {
         let block = u64::from(BLOCK_BYTES);
         let (inodes, used) = {
             let space = self.space.read();
+            space.observe_all();
             space.usage.total(&space.base)
         };
         let quota = match self.options.quota_bytes {

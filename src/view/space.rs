@@ -77,7 +77,7 @@ pub(super) struct Space {
     /// Files whose former inode was left to its readers, so that these can be written.
     pub left_behind: HashSet<NodeId>,
     /// Files that the kernel may be writing to.
-    pub live_files: u64,
+    pub live_files: HashSet<Ino>,
     /// Who appears to own everything.
     pub shown_owner: ShownOwner,
     /// Base directories of adopted ones, found once. A lock inside the locks: the last to be taken.
@@ -94,7 +94,7 @@ impl Space {
             frozen_open: HashSet::new(),
             thawed: HashMap::new(),
             left_behind: HashSet::new(),
-            live_files: 0,
+            live_files: HashSet::new(),
             shown_owner,
             base_dirs: Mutex::new(HashMap::new()),
         }
@@ -118,7 +118,16 @@ impl Space {
         self.thawed.insert(id, (body.id(), copy));
     }
 
-    /// Counts what the kernel has added to a live file.
+    /// Counts what the kernel has added to live files.
+    pub fn observe_all(&self) {
+        for ino in &self.live_files {
+            if let Some(file) = self.inodes.get(*ino).and_then(|inode| inode.file.as_ref()) {
+                self.observe(file);
+            }
+        }
+    }
+
+    /// The same of one.
     pub fn observe(&self, file: &FileData) {
         let now = file.size();
         let before = file.accounted.swap(now, Ordering::Relaxed);

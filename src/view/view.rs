@@ -11,6 +11,7 @@ use super::dirs::DirHandle;
 use super::edit::{Edit, Writer};
 use super::file::FileData;
 use super::inodes::{FIRST_FILE_ID, SURROGATES};
+use super::passthrough::Readers;
 use super::reload::count_bodies;
 use super::space::{Ask, Look, Space};
 use super::types::{Fh, Ino, OpenFlags};
@@ -37,6 +38,7 @@ pub struct View {
     pub(super) closing: Mutex<Vec<Arc<FileData>>>,
     /// Told when one gets there.
     pub(super) closed: tokio::sync::Notify,
+    pub(super) readers: Mutex<Readers>,
     next_fh: AtomicU64,
     next_file_id: AtomicU64,
 }
@@ -115,6 +117,7 @@ impl View {
             passthrough: RwLock::default(),
             closing: Mutex::default(),
             closed: tokio::sync::Notify::new(),
+            readers: Mutex::default(),
             next_fh: AtomicU64::new(1),
         }
     }

@@ -4,6 +4,7 @@
 mod cases;
 mod harness;
 mod model;
+mod passthrough;
 mod posix;
 mod programs;
 mod side;

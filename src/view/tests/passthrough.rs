@@ -1,0 +1,167 @@
+//! What is offered to the kernel, with the test as the kernel: it opens the offered file itself.
+
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+
+use super::harness::{CALLER, World, run};
+use super::model::{Body, Fs, ROOT};
+use crate::view::{Ino, Known, Offer, OpenFile, OpenFlags, Passthrough, ROOT_INO, View, ViewError};
+
+const READ: OpenFlags = OpenFlags {
+    read: true,
+    write: false,
+    append: false,
+    truncate: false,
+    exclusive: false,
+    execute: false,
+};
+const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
+const LARGE: usize = 5 << 20;
+
+fn bytes() -> Vec<u8> {
+    (0..LARGE).map(|i| (i / 1000) as u8 | 1).collect()
+}
+
+/// A mount of one large file, all of it here.
+fn world() -> (World, Ino) {
+    let world = World::new(|fs: &mut Fs| {
+        fs.make(ROOT, b"f", Body::File(bytes()), 0o644).unwrap();
+    });
+    let view = world.view();
+    let ino = known(&view, "f").ino;
+    assert!(world.read_all(ino) == bytes());
+    view.set_passthrough(Passthrough {
+        clean: true,
+        bodies: true,
+    });
+    (world, ino)
+}
+
+fn known(view: &View, name: &str) -> Known {
+    run(view.lookup(&CALLER, ROOT_INO, name.as_bytes()))
+        .unwrap()
+        .unwrap()
+}
+
+fn open(view: &View, ino: Ino, flags: OpenFlags) -> OpenFile {
+    run(view.open(&CALLER, ino, flags)).unwrap()
+}
+
+fn size(view: &View, ino: Ino) -> u64 {
+    run(view.getattr(&CALLER, ino, None)).unwrap().size
+}
+
+#[test]
+fn a_new_file_is_written_without_the_view_and_committed_when_nobody_can_write_it() {
+    let (world, _) = world();
+    let view = world.view();
+    let (made, handle) = run(view.create(&CALLER, ROOT_INO, b"new", 0o644, WRITE)).unwrap();
+    let offer = handle.offer.expect("new files are offered");
+    assert!(matches!(offer, Offer::Write(_)));
+    let file = offer.open();
+    file.write_all_at(&[1; 1000], 500).unwrap();
+    let attr = run(view.getattr(&CALLER, made.ino, None)).unwrap();
+    assert!((attr.size, attr.live) == (1500, true) && attr.mtime != made.attr.mtime);
+    let frozen = view.freeze().unwrap();
+    assert_eq!(frozen.open_for_write.len(), 1);
+    view.unfreeze(frozen.commit).unwrap();
+    // The handle is closed, but the "kernel" has the file: as with a mapping.
+    view.release(made.ino, handle.fh);
+    assert!(view.settle_closed(), "it can still be written");
+    assert_eq!(view.open_for_write().len(), 1);
+    file.write_all_at(&[2; 10], 1500).unwrap();
+    drop(file);
+    assert!(!view.settle_closed() && !view.has_live_files());
+    let attr = run(view.getattr(&CALLER, made.ino, None)).unwrap();
+    assert_eq!((attr.size, attr.live), (1510, false));
+    let frozen = view.freeze().unwrap();
+    assert!(frozen.open_for_write.is_empty());
+    view.unfreeze(frozen.commit).unwrap();
+}
+
+#[test]
+fn what_is_frozen_is_copied_before_it_is_written_again() {
+    let (world, _) = world();
+    let view = world.view();
+    let (made, handle) = run(view.create(&CALLER, ROOT_INO, b"new", 0o644, WRITE)).unwrap();
+    handle.offer.unwrap().open().write_all_at(b"first", 0).unwrap();
+    view.release(made.ino, handle.fh);
+    let frozen = view.freeze().unwrap();
+    let (node, _) = frozen
+        .state
+        .nodes
+        .iter()
+        .find(|(_, node)| node.body.as_file().is_some_and(|file| file.body.is_some()))
+        .unwrap();
+    let reader = open(&view, made.ino, READ);
+    let reading = reader.offer.as_ref().expect("a body is offered").open();
+    let again = open(&view, made.ino, WRITE);
+    again.offer.unwrap().open().write_all_at(b"other", 0).unwrap();
+    assert_eq!(
+        run(view.read_frozen(&frozen, *node, 0, 5)).unwrap(),
+        &b"first"[..]
+    );
+    let mut seen = [0; 5];
+    reading.read_exact_at(&mut seen, 0).unwrap();
+    assert_eq!(&seen, b"other", "readers follow");
+    view.unfreeze(frozen.commit).unwrap();
+    view.release(made.ino, again.fh);
+    view.release(made.ino, reader.fh);
+}
+
+#[test]
+fn the_file_that_is_read_becomes_the_one_that_is_written() {
+    let (world, ino) = world();
+    let view = world.view();
+    let reader = open(&view, ino, READ);
+    let reading = match reader.offer.as_ref().expect("complete and clean") {
+        offer @ Offer::Read(_) => offer.open(),
+        Offer::Write(_) => panic!("a clean content must never be written"),
+    };
+    let writer = open(&view, ino, WRITE);
+    let offer = writer.offer.expect("it is a body now");
+    offer.open().write_all_at(b"written", 3).unwrap();
+    let mut seen = [0; 7];
+    reading.read_exact_at(&mut seen, 3).unwrap();
+    assert_eq!(&seen, b"written");
+    run(view.setattr(
+        &CALLER,
+        ino,
+        &crate::view::SetAttr {
+            size: Some(100),
+            fh: Some(writer.fh),
+            ..Default::default()
+        },
+    ))
+    .unwrap();
+    assert_eq!((reading.metadata().unwrap().len(), size(&view, ino)), (100, 100));
+    view.release(ino, writer.fh);
+    view.release(ino, reader.fh);
+}
+
+#[test]
+fn readers_are_left_behind_where_their_file_cannot_be_written() {
+    let (world, ino) = world();
+    let view = world.view();
+    world.source.keeps_files.store(true, Ordering::Relaxed);
+    let reader = open(&view, ino, READ);
+    let reading = reader.offer.as_ref().expect("complete and clean").open();
+    let refused = run(view.open(&CALLER, ino, WRITE)).unwrap_err();
+    assert!(matches!(refused, ViewError::LeftBehind { .. }));
+    // What the kernel does then: it asks twice for the name, and forgets the first answer.
+    let first = known(&view, "f").ino;
+    view.forget(first, 1);
+    let now = known(&view, "f");
+    assert!(now.ino != ino && now.attr.ino != 0);
+    let other = open(&view, now.ino, READ);
+    assert!(other.offer.is_none(), "or the writer would be refused again");
+    let writer = open(&view, now.ino, WRITE);
+    run(view.write(now.ino, writer.fh, 0, b"written", false)).unwrap();
+    assert_eq!(run(view.read(now.ino, other.fh, 0, 7)).unwrap(), &b"written"[..]);
+    let mut seen = vec![0; LARGE];
+    reading.read_exact_at(&mut seen, 0).unwrap();
+    assert!(seen == bytes());
+    for (ino, fh) in [(now.ino, writer.fh), (now.ino, other.fh), (ino, reader.fh)] {
+        view.release(ino, fh);
+    }
+}
