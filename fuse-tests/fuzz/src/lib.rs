@@ -10,6 +10,18 @@
 pub mod format;
 #[path = "../../../src/model/mod.rs"]
 pub mod model;
+#[path = "../../../src/overlay/mod.rs"]
+pub mod overlay;
+#[path = "../../../src/tree/mod.rs"]
+pub mod tree;
+
+mod local;
+mod parts;
+mod trees;
+
+pub use local::{journal, ledger, names, protocol, state_dir};
+pub use parts::{commit, config, control, mount, store, volume};
+pub use trees::merge;
 
 use bytes::Bytes;
 use format::*;

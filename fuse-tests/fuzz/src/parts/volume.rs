@@ -1,0 +1,6 @@
+//! Errors.
+
+#[path = "../../../../src/volume/error.rs"]
+mod error;
+
+pub use error::VolumeError;
