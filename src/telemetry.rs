@@ -2,13 +2,19 @@
 //!
 //! What libraries say below `warn` about requests and credentials (headers, signatures, session tokens) is never
 //! written, whatever `SAILVOL_LOG` asks for.
+//!
+//! Under journald (systemd connects standard error to it and says so in `JOURNAL_STREAM`) lines carry their priority in
+//! front, `<4>` for a warning, as sd-daemon(3) has it, and neither time nor colour: the journal keeps both itself.
 
 use std::io::Write;
 
-use tracing::{Metadata, level_filters::LevelFilter};
+use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer, format};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Crates whose debug output holds requests or credentials, by the beginning of their targets: the AWS SDK with its
@@ -36,7 +42,7 @@ pub enum LogFormat {
 
 /// Installs the subscriber. `SAILVOL_LOG` sets levels (as `RUST_LOG` does elsewhere: `info`, `sailvol=debug`); without
 /// it `default_level` holds for sailvol and `warn` for the libraries it uses.
-pub fn install(format: LogFormat, default_level: &str) {
+pub fn install(log_format: LogFormat, default_level: &str) {
     let directives = std::env::var("SAILVOL_LOG").unwrap_or_else(|_| format!("warn,sailvol={default_level}"));
     let filter = EnvFilter::builder().parse_lossy(directives);
     // It warns about every mount that was taken away by somebody else, which is how ours always end.
@@ -46,11 +52,18 @@ pub fn install(format: LogFormat, default_level: &str) {
         .with(filter_fn(may_be_written));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Unfailing(std::io::stderr()))
-        .log_internal_errors(false);
+        .log_internal_errors(false)
+        .with_ansi(false);
+    let (text, json) = (format().with_target(false).with_ansi(false), format().json());
     // A second call (tests in one process) keeps the first subscriber.
-    let installed = match format {
-        LogFormat::Text => logs.with(lines.with_ansi(false).with_target(false)).try_init(),
-        LogFormat::Json => logs.with(lines.json()).try_init(),
+    let installed = match (log_format, is_journal()) {
+        (LogFormat::Text, true) => {
+            let plain = text.without_time().with_level(false);
+            logs.with(lines.event_format(Prioritized(plain))).try_init()
+        }
+        (LogFormat::Text, false) => logs.with(lines.event_format(text)).try_init(),
+        (LogFormat::Json, true) => logs.with(lines.json().event_format(Prioritized(json))).try_init(),
+        (LogFormat::Json, false) => logs.with(lines.json().event_format(json)).try_init(),
     };
     if installed.is_err() {
         tracing::debug!("a log subscriber was installed before");
@@ -78,6 +91,45 @@ impl<W: Write> Write for Unfailing<W> {
 fn may_be_written(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= LevelFilter::WARN
         || !SECRETIVE.iter().any(|name| metadata.target().starts_with(name))
+}
+
+/// Standard error goes to the journal: systemd.exec(5) tells device and inode of the stream, and both must be those of
+/// the descriptor, because the variable is inherited by processes that write elsewhere.
+fn is_journal() -> bool {
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
+        return false;
+    };
+    let found = rustix::fs::fstat(std::io::stderr());
+    found.is_ok_and(|found| stream.to_str() == Some(&format!("{}:{}", found.st_dev, found.st_ino)))
+}
+
+/// Puts the priority of syslog(3) in front of each line.
+struct Prioritized<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Prioritized<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
 }
 
 #[cfg(test)]
@@ -139,5 +191,26 @@ mod tests {
             text.contains("a broken file") && text.contains("a fetch"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn lines_for_the_journal_begin_with_their_priority() {
+        let lines = Lines::default();
+        let sink = lines.clone();
+        let plain = format()
+            .with_target(false)
+            .with_ansi(false)
+            .without_time()
+            .with_level(false);
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || sink.clone())
+            .with_ansi(false)
+            .event_format(Prioritized(plain));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::warn!(seq = 7, "held");
+            tracing::info!("done");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, "<4>held seq=7\n<6>done\n");
     }
 }

@@ -21,7 +21,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     for text in &args.paths {
         let place = VolumePath::parse(text, &context.environment)
             .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
-        let remote = Remote::open(&place.volume).await?;
+        let remote = Remote::open(&place.volume, context).await?;
         let entry = remote.entry(&place.path).await?;
         let EntryBody::File { size, content } = &entry.body else {
             return Err(Failure::new(FailureKind::Usage, format!("{text} is not a file")));

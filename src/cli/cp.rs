@@ -49,7 +49,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         );
         return Err(Failure::new(FailureKind::Usage, text).hint(hint));
     }
-    let remote = Remote::open(&target.volume).await?;
+    let remote = Remote::open(&target.volume, context).await?;
     let place = Target::look(&remote, &target.path, args.target.ends_with('/'), sources.len()).await?;
     let now = remote.volume.clock().now();
     let mut ids = FileIds::new(random()?);

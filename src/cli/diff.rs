@@ -27,17 +27,12 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let (_, mut client) = context.connect(args.dir.as_deref()).await?;
-    let answer: DiffAnswer = client
-        .call(
-            &Request::Diff {
-                limit: args.limit,
-                from: args.from,
-                to: args.to,
-            },
-            |_| {},
-        )
-        .await?;
+    let request = Request::Diff {
+        limit: args.limit,
+        from: args.from,
+        to: args.to,
+    };
+    let answer: DiffAnswer = context.ask(args.dir.as_deref(), &request).await?;
     context.print(&answer, text)
 }
 

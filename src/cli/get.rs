@@ -59,7 +59,7 @@ struct Answer {
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let place = VolumePath::parse(&args.source, &context.environment)
         .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
-    let remote = Remote::open(&place.volume).await?;
+    let remote = Remote::open(&place.volume, context).await?;
     // A hard link stays one: its other names may be among what is copied.
     let entry = match remote.find(&place.path).await? {
         Some(entry) if place.path.0.is_empty() => entry,

@@ -44,8 +44,8 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                         "without SAILVOL_STORE",
                     ),
                     (
-                        "sailvol mount --foreground --commit-on-exit datasets /shared",
-                        "as the process of a container",
+                        "sailvol mount --foreground --autocommit 60s --commit-on-exit datasets /shared",
+                        "as the process of a container whose local state goes with the pod",
                     ),
                 ],
             },
@@ -77,7 +77,22 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                 exits: ASKS_DAEMON,
                 examples: &[
                     ("sailvol status", "of the mount that you are in"),
+                    (
+                        "sailvol status --check /shared",
+                        "for a probe: 0 when the mount answers, within 5 s",
+                    ),
                     ("sailvol status --local /shared", "without asking the store"),
+                ],
+            },
+            Page {
+                command: "watch",
+                exits: ASKS_DAEMON,
+                examples: &[
+                    (
+                        "sailvol watch --json /shared",
+                        "one JSON object for each commit, reload, newer record, failure",
+                    ),
+                    ("sailvol watch", "the same to read"),
                 ],
             },
         ],
@@ -217,6 +232,14 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                     ("sailvol doctor", "this machine and the store"),
                     ("sailvol doctor datasets", "and one volume"),
                 ],
+            },
+            Page {
+                command: "debug-bundle",
+                exits: &[],
+                examples: &[(
+                    "sailvol debug-bundle /shared",
+                    "one file for a bug report, without secrets",
+                )],
             },
             Page {
                 command: "fsck",

@@ -20,8 +20,8 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let (_, mut client) = context.connect(args.dir.as_deref()).await?;
-    let answer: Vec<LogEntry> = client.call(&Request::Log { limit: args.limit }, |_| {}).await?;
+    let request = Request::Log { limit: args.limit };
+    let answer: Vec<LogEntry> = context.ask(args.dir.as_deref(), &request).await?;
     context.print(&answer, |entries| entries.iter().map(text).collect())
 }
 

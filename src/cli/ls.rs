@@ -51,7 +51,7 @@ struct Listing {
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let place = VolumePath::parse(&args.path, &context.environment)
         .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
-    let remote = Remote::open(&place.volume).await?;
+    let remote = Remote::open(&place.volume, context).await?;
     let entry = remote.entry(&place.path).await?;
     let mut listing = Listing {
         entries: Vec::new(),

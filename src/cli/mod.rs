@@ -6,6 +6,7 @@ mod commit;
 mod completions;
 mod context;
 mod cp;
+mod debug_bundle;
 mod diff;
 mod doctor;
 mod extract;
@@ -31,14 +32,16 @@ mod status;
 mod table;
 mod umount;
 mod volume;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::PlaceOptions;
+use crate::config::{PlaceOptions, parse_duration};
 use crate::mount::{Failure, FailureKind};
 use context::Context;
 
@@ -61,7 +64,7 @@ struct Global {
     /// Print the result as one JSON value
     #[arg(long, global = true)]
     json: bool,
-    /// Where dirty work is kept (SAILVOL_STATE_DIR)
+    /// Where uncommitted work is kept (SAILVOL_STATE_DIR)
     #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
     state_dir: Option<PathBuf>,
     /// Where clean bytes are kept (SAILVOL_CACHE_DIR)
@@ -70,6 +73,9 @@ struct Global {
     /// Where control sockets are (SAILVOL_RUNTIME_DIR)
     #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
     runtime_dir: Option<PathBuf>,
+    /// Give up after this long without an answer from the store (default: 30s)
+    #[arg(long, global = true, value_name = "TIME", hide_short_help = true, value_parser = parse_duration)]
+    timeout: Option<Duration>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,6 +87,7 @@ enum Command {
     Commit(commit::Args),
     Reload(reload::Args),
     Status(status::Args),
+    Watch(watch::Args),
     Diff(diff::Args),
     Log(log::Args),
     Stash(stash::Args),
@@ -94,6 +101,7 @@ enum Command {
     Rm(rm::Args),
     Fsck(fsck::Args),
     Doctor(doctor::Args),
+    DebugBundle(debug_bundle::Args),
     Completions(completions::Args),
     Man(man::Args),
     #[command(name = "__daemon", hide = true)]
@@ -117,7 +125,7 @@ pub fn main() -> ExitCode {
         cache_dir: cli.global.cache_dir,
         runtime_dir: cli.global.runtime_dir,
     };
-    let context = Context::new(cli.global.json, places);
+    let context = Context::new(cli.global.json, places, cli.global.timeout);
     match dispatch(cli.command, &context) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -161,6 +169,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
             Command::Commit(args) => commit::run(args, context).await,
             Command::Reload(args) => reload::run(args, context).await,
             Command::Status(args) => status::run(args, context).await,
+            Command::Watch(args) => watch::run(args, context).await,
             Command::Diff(args) => diff::run(args, context).await,
             Command::Log(args) => log::run(args, context).await,
             Command::Stash(args) => stash::run(args, context).await,
@@ -174,6 +183,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
             Command::Rm(args) => rm::run(args, context).await,
             Command::Fsck(args) => fsck::run(args, context).await,
             Command::Doctor(args) => doctor::run(args, context).await,
+            Command::DebugBundle(args) => debug_bundle::run(args, context).await,
         }
     })
 }

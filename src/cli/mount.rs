@@ -6,10 +6,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::context::Context;
-use crate::config::{Environment, Places, escape_mount_dir, parse_bytes, parse_duration, parse_volume};
+use crate::config::{
+    Environment, MetricsAddress, Places, escape_mount_dir, parse_bytes, parse_duration, parse_volume,
+};
 use crate::daemon::{self, MountSettings, Ready};
 use crate::fuse;
-use crate::mount::{Failure, FailureKind};
+use crate::mount::{DELETED_PERCENT, Failure, FailureKind};
 
 /// Mount a volume on a directory
 ///
@@ -19,7 +21,7 @@ use crate::mount::{Failure, FailureKind};
 pub struct Args {
     /// The volume: a name or URL
     volume: String,
-    /// An empty directory
+    /// An empty directory, or /dev/fd/N: a descriptor of /dev/fuse that a privileged helper has mounted
     dir: PathBuf,
     /// Make the volume if it does not exist
     #[arg(long)]
@@ -63,6 +65,22 @@ pub struct Args {
     /// Members of this group may use the control socket
     #[arg(long, value_name = "GID")]
     control_group: Option<u32>,
+    /// Commit this often when there are changes (off by default)
+    ///
+    /// A file that is being written is published as it is at that moment, and again when more was written. Nothing is
+    /// published while another command of the mount runs, or when more would be deleted than --max-deleted allows; when
+    /// the store does not answer, tries become rarer. `sailvol status` says how it stands.
+    #[arg(long, value_name = "TIME", value_parser = parse_interval)]
+    autocommit: Option<Duration>,
+    /// Look for newer records this often, and reload when there are no local changes (off by default)
+    #[arg(long, value_name = "TIME", value_parser = parse_interval)]
+    autoreload: Option<Duration>,
+    /// Do not publish by itself what deletes more than this share of the volume's files (10 files may always go)
+    #[arg(long, value_name = "PERCENT", default_value_t = DELETED_PERCENT, value_parser = clap::value_parser!(u8).range(0..=100))]
+    max_deleted: u8,
+    /// Serve Prometheus metrics on 127.0.0.1:PORT or unix:/path
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<MetricsAddress>,
     /// Commit on SIGTERM before unmounting
     #[arg(long)]
     commit_on_exit: bool,
@@ -90,6 +108,15 @@ enum Passthrough {
     Auto,
     /// Never: all file data goes through the daemon
     Off,
+}
+
+/// An interval of at least a second.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text).map_err(|e| e.to_string())?;
+    if interval < Duration::from_secs(1) {
+        return Err("at least 1s".to_owned());
+    }
+    Ok(interval)
 }
 
 /// Cache size by default: this part of the free space ...
@@ -180,7 +207,8 @@ fn announce(ready: &Ready, context: &Context) -> Result<(), Failure> {
 fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
     let usage = |text: String| Failure::new(FailureKind::Usage, text);
     let volume = parse_volume(&args.volume, &context.environment).map_err(|e| usage(e.to_string()))?;
-    if args.mkdir {
+    let device_fd = fuse::device_number(&args.dir);
+    if args.mkdir && device_fd.is_none() {
         make_dir(&args.dir).map_err(|e| {
             Failure::new(
                 FailureKind::Failed,
@@ -188,17 +216,17 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
             )
         })?;
     }
-    let dir = fuse::prepare_mount_point(&args.dir, args.nonempty).map_err(|e| {
-        let kind = match e {
-            fuse::MountPointError::System { .. } => FailureKind::Failed,
-            _ => FailureKind::Refused,
-        };
-        Failure::new(kind, e.to_string())
-    })?;
+    let dir = mount_dir(args, device_fd)?;
     let places = context.places()?;
     check_outside(&dir, &places)?;
     let name = match &args.name {
         Some(name) => name.clone(),
+        None if dir == args.dir && device_fd.is_some() => {
+            return Err(
+                usage("where this descriptor is mounted cannot be seen from here".into())
+                    .hint("--name NAME says under which name local state is kept"),
+            );
+        }
         None => escape_mount_dir(&dir).to_string_lossy().into_owned(),
     };
     if name.is_empty() || name.len() > 200 || name.starts_with('.') || name.contains(['/', '\0']) {
@@ -206,8 +234,17 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
             "{name:?} cannot be a mount's name: no slash, no dot in front, up to 200 bytes"
         )));
     }
-    if args.read_only && args.commit_on_exit {
-        return Err(usage("--commit-on-exit makes no sense with --read-only".into()));
+    let read_only = args.read_only || args.at.is_some();
+    for (option, given) in [
+        ("--commit-on-exit", args.commit_on_exit),
+        ("--autocommit", args.autocommit.is_some()),
+    ] {
+        if read_only && given {
+            return Err(usage(format!("{option} makes no sense with --read-only or --at")));
+        }
+    }
+    if args.at.is_some() && args.autoreload.is_some() {
+        return Err(usage("--at stays where it is, and --autoreload moves".into()));
     }
     Ok(MountSettings {
         store_url: volume.store.to_string(),
@@ -216,7 +253,7 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
         passthrough: args.passthrough == Passthrough::Auto,
         name,
         create: args.create,
-        read_only: args.read_only || args.at.is_some(),
+        read_only,
         at: args.at,
         uid: args.uid,
         gid: args.gid,
@@ -231,6 +268,11 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
         commit_on_exit: args.commit_on_exit,
         exit_grace_secs: args.exit_grace.as_secs(),
         by: args.by.clone().unwrap_or_else(host_name),
+        autocommit_secs: args.autocommit.map(|every| every.as_secs()),
+        autoreload_secs: args.autoreload.map(|every| every.as_secs()),
+        deleted_percent_max: args.max_deleted,
+        metrics: args.metrics.as_ref().map(ToString::to_string),
+        device_fd,
         json_logs: args.log_json,
         state_root: places.state,
         cache_root: places.cache,
@@ -249,6 +291,20 @@ fn make_dir(dir: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     }
+}
+
+/// The directory, ready to be mounted on; of a descriptor the directory where a helper has mounted it, or what was typed.
+fn mount_dir(args: &Args, device_fd: Option<i32>) -> Result<PathBuf, Failure> {
+    if let Some(number) = device_fd {
+        return Ok(fuse::device_mount_point(number).unwrap_or_else(|| args.dir.clone()));
+    }
+    fuse::prepare_mount_point(&args.dir, args.nonempty).map_err(|e| {
+        let kind = match e {
+            fuse::MountPointError::System { .. } => FailureKind::Failed,
+            _ => FailureKind::Refused,
+        };
+        Failure::new(kind, e.to_string())
+    })
 }
 
 /// A mount must not contain its own state or cache: it would wait for itself.
@@ -293,11 +349,18 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// What to do when the state directory cannot be used.
+const STATE_ELSEWHERE: &str = "--state-dir names another place for uncommitted work and logs";
+
 fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
     let failed = |what: &str, e: std::io::Error| Failure::new(FailureKind::Failed, format!("{what}: {e}"));
     let log_path = daemon::log_path(settings);
-    daemon::own_state_dir(settings).map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
-    let log = daemon::open_log(settings).map_err(|e| failed(&log_path.display().to_string(), e))?;
+    daemon::own_state_dir(settings).map_err(|e| {
+        let root = settings.state_root.display();
+        Failure::new(FailureKind::Refused, format!("state directory below {root}: {e}")).hint(STATE_ELSEWHERE)
+    })?;
+    let log = daemon::open_log(settings)
+        .map_err(|e| failed(&log_path.display().to_string(), e).hint(STATE_ELSEWHERE))?;
     let program = std::env::current_exe().map_err(|e| failed("cannot find this program", e))?;
     let mut child = Command::new(program)
         .arg("__daemon")

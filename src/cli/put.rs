@@ -34,8 +34,6 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let place = VolumePath::parse(&args.target, &context.environment)
-        .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
     if !VolumePath::looks_like(&args.target) {
         return Err(Failure::new(
             FailureKind::Usage,
@@ -43,7 +41,9 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         )
         .hint("the last argument is VOLUME:/path"));
     }
-    let remote = Remote::open(&place.volume).await?;
+    let place = VolumePath::parse(&args.target, &context.environment)
+        .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+    let remote = Remote::open(&place.volume, context).await?;
     let mut gatherer = Gatherer::new(&remote, args.force)?;
     let target = Target::look(
         &remote,

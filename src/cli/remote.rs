@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{Stream, StreamExt};
 
+use super::context::Context;
 use crate::model::{ChunkRef, Content, Entry, TreeRoot, VolPath, chunk_count, chunk_len};
 use crate::mount::{Failure, FailureKind};
 use crate::store::{self, ObjectStore, StoreUrl, VolumeUrl};
@@ -31,10 +32,13 @@ pub async fn open_store(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, Failure>
 }
 
 impl Remote {
-    /// Opens a volume.
-    pub async fn open(url: &VolumeUrl) -> Result<Remote, Failure> {
-        let store = open_store(&url.store).await?;
-        let opened = Volume::open(store, Clock::system(), &VolumeRef::parse(&url.name)).await?;
+    /// Opens a volume; gives up when the time limit is over.
+    pub async fn open(url: &VolumeUrl, context: &Context) -> Result<Remote, Failure> {
+        let opening = async {
+            let store = open_store(&url.store).await?;
+            Ok(Volume::open(store, Clock::system(), &VolumeRef::parse(&url.name)).await?)
+        };
+        let opened = context.within(opening).await?;
         let nodes = RemoteSource::new(opened.volume.clone());
         Ok(Remote {
             volume: opened.volume,

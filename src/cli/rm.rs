@@ -54,7 +54,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     // What lies below another path of the list goes with it.
     paths.sort();
     paths.dedup_by(|next, kept| next.is_under(kept));
-    let remote = Remote::open(&volume).await?;
+    let remote = Remote::open(&volume, context).await?;
     let now = remote.volume.clock().now();
     let mut edits = Vec::new();
     let mut removed = Removed::default();

@@ -53,22 +53,21 @@ enum Action {
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     match args.action {
         Action::List { dir } => {
-            let (_, mut client) = context.connect(dir.as_deref()).await?;
-            let stashes: Vec<StashSummary> = client.call(&Request::StashList {}, |_| {}).await?;
+            let request = Request::StashList {};
+            let stashes: Vec<StashSummary> = context.ask(dir.as_deref(), &request).await?;
             context.print(&stashes, |stashes| list_text(stashes))
         }
         Action::Show { id, dir } => {
-            let (_, mut client) = context.connect(dir.as_deref()).await?;
             let request = Request::StashShow {
                 id,
                 limit: diff::DEFAULT_LIMIT,
             };
-            let answer: DiffAnswer = client.call(&request, |_| {}).await?;
+            let answer: DiffAnswer = context.ask(dir.as_deref(), &request).await?;
             context.print(&answer, diff::text)
         }
         Action::Restore { id, dir } => {
-            let (_, mut client) = context.connect(dir.as_deref()).await?;
-            let answer: ReloadAnswer = client.call(&Request::StashRestore { id }, |_| {}).await?;
+            let request = Request::StashRestore { id };
+            let answer: ReloadAnswer = context.ask(dir.as_deref(), &request).await?;
             context.print(&answer, |answer| {
                 let restored = format!(
                     "restored stash {id}: {}\n",
@@ -78,8 +77,8 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             })
         }
         Action::Drop { id, dir } => {
-            let (_, mut client) = context.connect(dir.as_deref()).await?;
-            let _: serde_json::Value = client.call(&Request::StashDrop { id }, |_| {}).await?;
+            let request = Request::StashDrop { id };
+            let _: serde_json::Value = context.ask(dir.as_deref(), &request).await?;
             context.print(&serde_json::json!({ "dropped": id }), |_| {
                 format!("dropped stash {id}\n")
             })

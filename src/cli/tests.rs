@@ -89,7 +89,7 @@ fn the_help_is_as_it_was_reviewed() {
 #[test]
 fn every_command_has_a_manual_page() {
     let dir = tempfile::tempdir().unwrap();
-    let context = super::Context::new(true, crate::config::PlaceOptions::default());
+    let context = super::Context::new(true, crate::config::PlaceOptions::default(), None);
     super::man::run(&super::man::Args::into(dir.path()), command_line(), &context).unwrap();
     for (_, pages) in help::GROUPS {
         for page in *pages {

@@ -107,7 +107,8 @@ async fn create(
         gid: gid.unwrap_or(rustix::process::getgid().as_raw()),
         ..Attrs::default()
     };
-    let (opened, made) = create_volume(store, &url.name, "sailvol volume create", root).await?;
+    let made = create_volume(store, &url.name, "sailvol volume create", root);
+    let (opened, made) = context.within(made).await?;
     if !made && !if_missing {
         return Err(
             Failure::new(FailureKind::Refused, format!("there is already a volume {url}"))
@@ -127,7 +128,8 @@ async fn list(store: Option<&str>, context: &Context) -> Result<(), Failure> {
         None => default_store(&context.environment).map_err(usage)?,
     };
     let store = open_store(&url).await?;
-    let found = Volume::list(&store, &Clock::system()).await?;
+    let found = context.within(async { Ok(Volume::list(&store, &Clock::system()).await?) });
+    let found = found.await?;
     let rows: Vec<VolumeSummary> = found
         .into_iter()
         .map(|v| match v.head {
@@ -192,7 +194,7 @@ fn summary(name: String, id: VolumeId, record: &crate::format::Record) -> Volume
 
 async fn info(volume: &str, context: &Context) -> Result<(), Failure> {
     let url = parse_volume(volume, &context.environment).map_err(usage)?;
-    let remote = Remote::open(&url).await?;
+    let remote = Remote::open(&url, context).await?;
     let answer = summary(url.name.clone(), remote.volume.id(), remote.head.record());
     context.print(&answer, |v| {
         let rows = [
@@ -228,7 +230,9 @@ async fn info(volume: &str, context: &Context) -> Result<(), Failure> {
 async fn delete(volume: &str, yes: bool, context: &Context) -> Result<(), Failure> {
     let url = parse_volume(volume, &context.environment).map_err(usage)?;
     let store = open_store(&url.store).await?;
-    let opened = Volume::open(store, Clock::system(), &VolumeRef::parse(&url.name)).await?;
+    let wanted = VolumeRef::parse(&url.name);
+    let opened = context.within(async { Ok(Volume::open(store, Clock::system(), &wanted).await?) });
+    let opened = opened.await?;
     let totals = opened.head.record().root.root.totals;
     if !yes {
         confirm(

@@ -187,6 +187,11 @@ impl Frozen {
 }
 
 impl Uploaded {
+    /// M: the base with the changes.
+    pub fn tree(&self) -> &TreeRoot {
+        &self.built.tree
+    }
+
     /// What the transaction's id is made over: keeps apart commits that differ.
     pub(super) fn digest(&self) -> Hash {
         let mut nodes: Vec<_> = self.files.contents.iter().collect();

@@ -2,9 +2,11 @@
 //!
 //! Reading the environment happens here and nowhere else; everything below is handed values.
 
+mod metrics;
 mod places;
 mod volume_name;
 
 pub use crate::model::{QuantityError, format_bytes, format_duration, parse_bytes, parse_duration};
+pub use metrics::{MetricsAddress, MetricsAddressError};
 pub use places::{Environment, PlaceError, PlaceOptions, Places, escape_mount_dir};
 pub use volume_name::{VolumeNameError, VolumePath, default_store, parse_volume};

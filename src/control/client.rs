@@ -1,5 +1,6 @@
 //! The client side of a control socket.
 
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::net::UnixStream;
 
 use super::address::Address;
 use super::protocol::{Hello, Line, PROTOCOL, Request};
-use crate::mount::{Failure, FailureKind, Progress};
+use crate::mount::{Event, Failure, FailureKind, Progress};
 
 /// Longest greeting, bytes.
 const HELLO_BYTES_MAX: u64 = 64 << 10;
@@ -133,6 +134,43 @@ impl Client {
         request: &Request,
         mut on_progress: impl FnMut(Progress),
     ) -> Result<T, ClientError> {
+        self.exchange(request, |method, params| {
+            if method == "progress"
+                && let Ok(progress) = serde_json::from_value(params)
+            {
+                on_progress(progress);
+            }
+            ControlFlow::Continue(())
+        })
+        .await
+        .map(|answer| answer.expect("never broken off"))
+    }
+
+    /// Hands every event to `on_event` until the mount ends, or it breaks off. The connection can do nothing else after.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn watch(
+        &mut self,
+        mut on_event: impl FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        let answer = self.exchange(&Request::Watch {}, |method, params| {
+            match (method, serde_json::from_value(params)) {
+                ("event", Ok(event)) => on_event(event),
+                // An event of a newer version.
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        let _: Option<serde_json::Value> = answer.await?;
+        Ok(())
+    }
+
+    /// Sends a request, hands over notifications, and gives the answer; `None` when a notification broke it off.
+    async fn exchange<T: DeserializeOwned>(
+        &mut self,
+        request: &Request,
+        mut on_notification: impl FnMut(&str, serde_json::Value) -> ControlFlow<()>,
+    ) -> Result<Option<T>, ClientError> {
         let garbled = |e: serde_json::Error| ClientError::Garbled(e.to_string());
         let id = self.next_id;
         self.next_id += 1;
@@ -159,9 +197,9 @@ impl Client {
                 ));
             }
             let line: Line = serde_json::from_slice(&text).map_err(garbled)?;
-            if line.method.as_deref() == Some("progress") {
-                if let Ok(progress) = serde_json::from_value(line.params.unwrap_or_default()) {
-                    on_progress(progress);
+            if let Some(method) = &line.method {
+                if on_notification(method, line.params.unwrap_or_default()).is_break() {
+                    return Ok(None);
                 }
                 continue;
             }
@@ -172,7 +210,9 @@ impl Client {
                 return Err(ClientError::Failure(failure));
             }
             if line.id == Some(id) {
-                return serde_json::from_value(line.result.unwrap_or_default()).map_err(garbled);
+                return serde_json::from_value(line.result.unwrap_or_default())
+                    .map(Some)
+                    .map_err(garbled);
             }
         }
     }

@@ -12,5 +12,7 @@ mod tests;
 pub use client::{Client, ClientError};
 pub use peer::Access;
 pub use protocol::{Hello, LINE_BYTES_MAX, PROTOCOL, Request, UnmountAnswer, UnmountRequest};
-pub use registry::{MountRecord, RegistryError, find_mount, list_mounts, record_path, socket_path};
+pub use registry::{
+    MountRecord, RegistryError, find_mount, list_mounts, record_path, recorded_mounts, socket_path,
+};
 pub use server::{Drain, Server, Service};

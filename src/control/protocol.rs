@@ -67,6 +67,8 @@ pub enum Request {
         #[serde(default)]
         force: bool,
     },
+    /// Events, as notifications, until the mount ends or the client goes.
+    Watch {},
     /// Ends the mount.
     Unmount(UnmountRequest),
 }

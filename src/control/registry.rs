@@ -88,11 +88,18 @@ impl MountRecord {
 
 /// All mounts whose daemon runs, sorted by directory.
 pub fn list_mounts(runtime_dirs: &[PathBuf]) -> Vec<MountRecord> {
+    let mut mounts = recorded_mounts(runtime_dirs);
+    mounts.retain(runs);
+    mounts
+}
+
+/// All mounts that are written down, sorted by directory: those too whose daemon was killed.
+pub fn recorded_mounts(runtime_dirs: &[PathBuf]) -> Vec<MountRecord> {
     let mut found: Vec<MountRecord> = Vec::new();
     for dir in runtime_dirs {
         for record in records_in(dir) {
             let known = |other: &MountRecord| other.dir == record.dir && other.pid == record.pid;
-            if runs(&record) && !found.iter().any(known) {
+            if !found.iter().any(known) {
                 found.push(record);
             }
         }

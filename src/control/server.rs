@@ -5,17 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::{BoxStream, StreamExt};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::address::Address;
 use super::peer::Access;
 use super::protocol::{Hello, LINE_BYTES_MAX, Line, Request, RpcError, code, parse_request};
-use crate::mount::{Failure, Progress, ProgressSink};
+use crate::mount::{Event, Failure, FailureKind, Progress, ProgressSink};
 
 /// Most connections at once.
 const CONNECTIONS_MAX: usize = 64;
+/// Of these, watchers: others must find a place to commit.
+const WATCHERS_MAX: usize = 16;
 /// Time for the first request.
 const FIRST_REQUEST_TIME: Duration = Duration::from_secs(30);
 /// Time between an answer and the next request.
@@ -31,6 +35,9 @@ pub trait Service: Send + Sync + 'static {
 
     /// Does what is asked. Runs to its end also when the client has gone.
     async fn call(&self, request: Request, progress: ProgressSink) -> Result<serde_json::Value, Failure>;
+
+    /// What happens from now on; ends with the mount.
+    fn events(&self) -> BoxStream<'static, Arc<Event>>;
 }
 
 /// A bound control socket.
@@ -39,6 +46,7 @@ pub struct Server {
     listener: UnixListener,
     access: Access,
     answering: Arc<Semaphore>,
+    watching: Arc<Semaphore>,
 }
 
 /// Waits for answers that are on their way.
@@ -76,6 +84,7 @@ impl Server {
             listener,
             access,
             answering: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            watching: Arc::new(Semaphore::new(WATCHERS_MAX)),
         })
     }
 
@@ -110,8 +119,9 @@ impl Server {
                 }
                 Ok(()) => {
                     let (service, answering) = (service.clone(), self.answering.clone());
+                    let watching = self.watching.clone();
                     tokio::spawn(async move {
-                        serve_connection(stream, service, answering).await;
+                        serve_connection(stream, service, answering, watching).await;
                         drop(place);
                     });
                 }
@@ -156,7 +166,12 @@ async fn send<W: tokio::io::AsyncWrite + Unpin>(writer: &mut W, line: &Line) -> 
     )
 }
 
-async fn serve_connection(stream: UnixStream, service: Arc<dyn Service>, answering: Arc<Semaphore>) {
+async fn serve_connection(
+    stream: UnixStream,
+    service: Arc<dyn Service>,
+    answering: Arc<Semaphore>,
+    watching: Arc<Semaphore>,
+) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let hello = serde_json::to_value(service.hello()).unwrap_or_default();
@@ -193,6 +208,19 @@ async fn serve_connection(stream: UnixStream, service: Arc<dyn Service>, answeri
                 continue;
             }
         };
+        if matches!(request, Request::Watch {}) {
+            let Ok(_place) = watching.try_acquire() else {
+                let text = format!("{WATCHERS_MAX} others watch this mount already");
+                send(
+                    &mut writer,
+                    &failure_line(id, Failure::new(FailureKind::Refused, text)),
+                )
+                .await;
+                return;
+            };
+            // Not one of the answers that the end of the mount waits for.
+            return tell_events(&mut reader, &mut writer, service.events(), id).await;
+        }
         let under_way = answering.acquire().await;
         let open = answer(&mut writer, &service, id, request).await;
         drop(under_way);
@@ -203,13 +231,46 @@ async fn serve_connection(stream: UnixStream, service: Arc<dyn Service>, answeri
     }
 }
 
-/// Runs one request, forwarding progress; false when the client has gone.
-async fn answer(
-    writer: &mut tokio::net::unix::OwnedWriteHalf,
-    service: &Arc<dyn Service>,
+fn failure_line(id: u64, failure: Failure) -> Line {
+    Line {
+        id: Some(id),
+        error: Some(RpcError {
+            code: code::MOUNT,
+            message: failure.message.clone(),
+            data: Some(failure),
+        }),
+        ..Line::empty()
+    }
+}
+
+/// Events until they end, the client goes or says anything, or does not take one within [`WRITE_TIME`].
+async fn tell_events(
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+    mut events: BoxStream<'static, Arc<Event>>,
     id: u64,
-    request: Request,
-) -> bool {
+) {
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            _ = reader.fill_buf() => return,
+        };
+        let Some(event) = event else { break };
+        let params = serde_json::to_value(&*event).unwrap_or_default();
+        if !send(writer, &Line::notification("event", params)).await {
+            return;
+        }
+    }
+    let end = Line {
+        id: Some(id),
+        result: Some(serde_json::json!({})),
+        ..Line::empty()
+    };
+    send(writer, &end).await;
+}
+
+/// Runs one request, forwarding progress; false when the client has gone.
+async fn answer(writer: &mut OwnedWriteHalf, service: &Arc<dyn Service>, id: u64, request: Request) -> bool {
     let (sender, mut progress) = mpsc::channel::<Progress>(16);
     // A client that reads slowly loses progress, never the answer.
     let sink: ProgressSink = Arc::new(move |p| drop(sender.try_send(p)));
@@ -232,15 +293,7 @@ async fn answer(
             result: Some(result),
             ..Line::empty()
         },
-        Ok(Err(failure)) => Line {
-            id: Some(id),
-            error: Some(RpcError {
-                code: code::MOUNT,
-                message: failure.message.clone(),
-                data: Some(failure),
-            }),
-            ..Line::empty()
-        },
+        Ok(Err(failure)) => failure_line(id, failure),
         Err(panic) => Line::error(Some(id), code::MOUNT, format!("a bug in sailvol: {panic}")),
     };
     open && send(writer, &line).await

@@ -4,7 +4,9 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 
 use super::*;
-use crate::mount::{CommitAnswer, CommitRequest, Failure, FailureKind, Progress, ProgressSink};
+use crate::mount::{
+    CommitAnswer, CommitRequest, Event, Failure, FailureKind, Happening, Progress, ProgressSink,
+};
 
 struct Double;
 
@@ -19,6 +21,20 @@ impl Service for Double {
             name: "d".into(),
             pid: 1,
         }
+    }
+
+    fn events(&self) -> futures::stream::BoxStream<'static, Arc<Event>> {
+        let event = |number| {
+            let what = Happening::HeadMoved { from: 1, to: number };
+            Arc::new(Event {
+                number,
+                time: 0.0,
+                what,
+            })
+        };
+        // The second never comes: the watcher has to go.
+        let first = futures::stream::iter([event(2)]);
+        Box::pin(futures::StreamExt::chain(first, futures::stream::pending()))
     }
 
     async fn call(&self, request: Request, progress: ProgressSink) -> Result<serde_json::Value, Failure> {
@@ -109,5 +125,41 @@ async fn more_connections_than_places_are_refused_not_queued() {
     let error = Client::connect(&path).await.unwrap_err();
     assert!(error.to_string().contains("too many"), "{error}");
     drop(held);
+    task.abort();
+}
+
+#[tokio::test]
+async fn watchers_are_told_and_bounded_and_leave_room_for_commits() {
+    let (_dir, path, task) = serve(mine());
+    let mut watchers = Vec::new();
+    for _ in 0..16 {
+        let mut client = Client::connect(&path).await.unwrap();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let mut tell = Some(tell);
+        watchers.push(tokio::spawn(async move {
+            client
+                .watch(|event| {
+                    tell.take().unwrap().send(event.number).unwrap();
+                    std::ops::ControlFlow::Continue(())
+                })
+                .await
+        }));
+        assert_eq!(told.await.unwrap(), 2);
+    }
+    let mut late = Client::connect(&path).await.unwrap();
+    let error = late
+        .watch(|_| std::ops::ControlFlow::Continue(()))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("16 others"), "{error}");
+    let mut client = Client::connect(&path).await.unwrap();
+    let answer: CommitAnswer = client
+        .call(&Request::Commit(CommitRequest::default()), |_| {})
+        .await
+        .unwrap();
+    assert_eq!(answer.seq, Some(0));
+    for watcher in watchers {
+        watcher.abort();
+    }
     task.abort();
 }

@@ -4,6 +4,7 @@
 //! systemd's at shutdown): commit if configured, take the mount away, close the overlay, remove the socket. `sailvol
 //! umount` says itself whether to commit. Uncommitted work stays in the state directory in every case.
 
+mod metrics;
 mod serve;
 mod service;
 mod settings;
@@ -36,6 +37,22 @@ pub fn keep_memory_private() {
 /// Where a background daemon logs.
 pub fn log_path(settings: &MountSettings) -> PathBuf {
     settings.state_root.join(&settings.name).join("daemon.log")
+}
+
+/// File beside the log with the settings of the last start, for `debug-bundle`.
+pub const SETTINGS_FILE: &str = "settings.json";
+
+/// Writes down what the daemon was started with; nothing in it is secret.
+pub(crate) fn write_settings(settings: &MountSettings) -> io::Result<()> {
+    let path = settings.state_root.join(&settings.name).join(SETTINGS_FILE);
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)?;
+    io::Write::write_all(&mut file, &serde_json::to_vec_pretty(settings)?)
 }
 
 /// Opens the log for appending, and makes its directory. A log over 8 MiB is put aside once.

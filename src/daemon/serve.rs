@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,12 +10,14 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::MountSettings;
-use super::service::{KernelLink, MountService};
+use super::metrics::{Listener, Source};
+use super::service::{Abilities, KernelLink, MountService};
 use super::shutdown;
+use crate::config::MetricsAddress;
 use crate::control::{Access, MountRecord, Server, record_path, socket_path};
-use crate::fuse::{self, FuseOptions, FuseSession};
+use crate::fuse::{self, FuseDevice, FuseOptions, FuseSession, RequestCount};
 use crate::model::{Seq, VolumeId};
-use crate::mount::{Failure, FailureKind, Mount, MountOptions};
+use crate::mount::{Failure, FailureKind, Mount, MountOptions, Unattended};
 use crate::store;
 use crate::view::ShownOwner;
 
@@ -69,6 +71,7 @@ async fn serve(
     settings: MountSettings,
     on_ready: impl FnOnce(&Ready) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    let device = take_device(&settings)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(signal_failure)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signal_failure)?;
     // A terminal that goes away does not end a mount.
@@ -76,14 +79,22 @@ async fn serve(
 
     make_runtime_dir(&settings.runtime_root)?;
     super::own_state_dir(&settings).map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
+    let listener = match &settings.metrics {
+        Some(address) => Some(Listener::bind(&metrics_address(address)?).await?),
+        None => None,
+    };
     let store_url = store::StoreUrl::parse(&settings.store_url)
         .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
     let store = store::open(&store_url).await.map_err(Failure::from)?;
     let opened = Mount::open(mount_options(&settings), store).await?;
     let mount = opened.mount.clone();
+    // Only now: a second mount of the same name is refused above, and must not overwrite those of the first.
+    if let Err(error) = super::write_settings(&settings) {
+        tracing::debug!(%error, "the settings are not written down");
+    }
 
-    let session = match mount_session(&mount, &settings) {
-        Ok(session) => session,
+    let session = match mount_session(&mount, &settings, device) {
+        Ok(session) => Arc::new(session),
         Err(failure) => {
             mount.close().await;
             return Err(failure);
@@ -91,7 +102,12 @@ async fn serve(
     };
     mount.attach_kernel(Box::new(KernelLink(session.notifications())));
     mount.watch_passthrough(session.passthrough());
-    let served = serve_mounted(&settings, &opened, &session, on_ready, async {
+    let metrics = listener.as_ref().map(Listener::address);
+    let scrapes = listener.map(|listener| {
+        let source = Arc::new(Scraped(mount.clone(), session.clone()));
+        tokio::spawn(listener.serve(source))
+    });
+    let served = serve_mounted(&settings, &opened, &session, metrics, on_ready, async {
         loop {
             tokio::select! {
                 _ = terminate.recv() => return "SIGTERM",
@@ -101,9 +117,36 @@ async fn serve(
         }
     });
     let outcome = served.await;
+    if let Some(scrapes) = scrapes {
+        scrapes.abort();
+    }
     mount.close().await;
     remove_runtime_files(&settings);
     outcome
+}
+
+/// What metrics are made of.
+struct Scraped(Arc<Mount>, Arc<FuseSession>);
+
+impl Source for Scraped {
+    fn mount(&self) -> &Arc<Mount> {
+        &self.0
+    }
+
+    fn requests(&self) -> Vec<RequestCount> {
+        self.1.requests()
+    }
+}
+
+fn metrics_address(text: &str) -> Result<MetricsAddress, Failure> {
+    text.parse()
+        .map_err(|e: crate::config::MetricsAddressError| Failure::new(FailureKind::Usage, e.to_string()))
+}
+
+/// The inherited descriptor.
+fn take_device(settings: &MountSettings) -> Result<Option<FuseDevice>, Failure> {
+    let device = settings.device_fd.map(FuseDevice::take).transpose();
+    device.map_err(|text| Failure::new(FailureKind::Usage, text))
 }
 
 fn signal_failure(error: std::io::Error) -> Failure {
@@ -134,6 +177,11 @@ fn mount_options(settings: &MountSettings) -> MountOptions {
         stash_age_max: Duration::from_secs(settings.stash_age_max_secs),
         stash_bytes_max: settings.stash_bytes_max,
         by: settings.by.clone(),
+        unattended: Unattended {
+            autocommit: settings.autocommit_secs.map(Duration::from_secs),
+            autoreload: settings.autoreload_secs.map(Duration::from_secs),
+            deleted_percent_max: settings.deleted_percent_max,
+        },
     }
 }
 
@@ -155,10 +203,17 @@ fn own_gid() -> u32 {
     rustix::process::getegid().as_raw()
 }
 
-fn mount_session(mount: &Mount, settings: &MountSettings) -> Result<FuseSession, Failure> {
-    // Again: another process may have mounted there since the command line was checked.
-    let dir = fuse::prepare_mount_point(&settings.dir, true)
-        .map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
+fn mount_session(
+    mount: &Mount,
+    settings: &MountSettings,
+    device: Option<FuseDevice>,
+) -> Result<FuseSession, Failure> {
+    let dir = match &device {
+        Some(_) => settings.dir.clone(),
+        // Again: another process may have mounted there since the command line was checked.
+        None => fuse::prepare_mount_point(&settings.dir, true)
+            .map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?,
+    };
     let options = FuseOptions {
         volume: settings.volume.clone(),
         allow_other: settings.allow_other,
@@ -168,7 +223,7 @@ fn mount_session(mount: &Mount, settings: &MountSettings) -> Result<FuseSession,
             .then(|| mount.local_places())
             .map(|(state, cache)| fuse::LocalPlaces { state, cache }),
     };
-    FuseSession::mount(mount.view(), &dir, &options, &Handle::current())
+    FuseSession::mount(mount.view(), &dir, &options, device, &Handle::current())
         .map_err(|e| Failure::new(FailureKind::NoAccess, e.to_string()))
 }
 
@@ -177,20 +232,30 @@ async fn serve_mounted(
     settings: &MountSettings,
     opened: &crate::mount::OpenedMount,
     session: &FuseSession,
+    metrics: Option<String>,
     on_ready: impl FnOnce(&Ready) -> Result<(), Failure>,
     signalled: impl Future<Output = &'static str>,
 ) -> Result<(), Failure> {
     let mount = &opened.mount;
-    let started = start_control(settings, mount).await;
-    let (server, drain, asked_to_end) = match started {
+    let abilities = Abilities {
+        lacks: session.lacks().to_vec(),
+        metrics,
+        ending: Arc::default(),
+    };
+    let ending = abilities.ending.clone();
+    let started = start_control(settings, mount, abilities).await;
+    let (server, drain) = match started {
         Ok(started) => started,
         Err(failure) => {
-            shutdown::unmount(&settings.dir).await;
+            shutdown::unmount(settings).await;
             return Err(failure);
         }
     };
-    if let Err(failure) = first_answer(&settings.dir).await {
-        shutdown::unmount(&settings.dir).await;
+    // A mount by somebody else may lie in another mount namespace.
+    if settings.device_fd.is_none()
+        && let Err(failure) = first_answer(&settings.dir).await
+    {
+        shutdown::unmount(settings).await;
         return Err(failure);
     }
     let status = mount.summary();
@@ -213,18 +278,20 @@ async fn serve_mounted(
             if !reason.is_empty() {
                 tracing::warn!(%reason, "the mount ended");
             }
-            if !asked_to_end.load(Ordering::Acquire) {
+            if !ending.asked.load(Ordering::Acquire) {
                 notify_ending(settings);
                 shutdown::commit_on_exit(settings, mount).await;
             }
         }
+        () = ending.let_go.notified() => {}
         name = signalled => {
             tracing::info!(signal = name, "ending");
             notify_ending(settings);
             shutdown::commit_on_exit(settings, mount).await;
-            shutdown::unmount(&settings.dir).await;
+            shutdown::unmount(settings).await;
         }
     }
+    mount.tell_end();
     drain.wait(DRAIN_TIME).await;
     server.abort();
     let left = mount.summary().dirty;
@@ -250,14 +317,8 @@ fn notify_systemd(states: &[sd_notify::NotifyState]) {
 async fn start_control(
     settings: &MountSettings,
     mount: &Arc<Mount>,
-) -> Result<
-    (
-        tokio::task::JoinHandle<()>,
-        crate::control::Drain,
-        Arc<AtomicBool>,
-    ),
-    Failure,
-> {
+    abilities: Abilities,
+) -> Result<(tokio::task::JoinHandle<()>, crate::control::Drain), Failure> {
     let socket = socket_path(&settings.runtime_root, &settings.name);
     let at = |e: std::io::Error| Failure::new(FailureKind::Failed, format!("{}: {e}", socket.display()));
     let mut uids = vec![own_uid()];
@@ -280,9 +341,8 @@ async fn start_control(
         socket: socket.clone(),
     };
     record.write(&settings.runtime_root).map_err(at)?;
-    let asked_to_end = Arc::new(AtomicBool::new(false));
-    let service = MountService::new(mount.clone(), settings.clone(), asked_to_end.clone());
-    Ok((tokio::spawn(server.serve(Arc::new(service))), drain, asked_to_end))
+    let service = Arc::new(MountService::new(mount.clone(), settings.clone(), abilities));
+    Ok((tokio::spawn(server.serve(service)), drain))
 }
 
 /// Asks the mount for its root, as any program would.

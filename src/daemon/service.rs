@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use super::MountSettings;
 use crate::control::{Hello, PROTOCOL, Request, Service, UnmountAnswer, UnmountRequest};
 use crate::fuse::{self, MountPointError, Notifications};
-use crate::mount::{CommitRequest, Failure, FailureKind, KernelCaches, Mount, ProgressSink};
+use crate::mount::{
+    CommitRequest, Event, Failure, FailureKind, Happening, KernelCaches, Mount, ProgressSink, StatusAnswer,
+};
 use crate::view::Invalidations;
 
 /// Most paths in an answer, and most records: what asks for more gets these, and can ask for the rest.
@@ -20,17 +24,42 @@ const RECORDS_MAX: usize = 10_000;
 pub struct MountService {
     mount: Arc<Mount>,
     settings: MountSettings,
+    abilities: Abilities,
+}
+
+/// What the daemon knows and the mount does not.
+pub struct Abilities {
+    /// What the mount lacks because of how it was made.
+    pub lacks: Vec<String>,
+    /// Where Prometheus may ask.
+    pub metrics: Option<String>,
+    /// How it ends.
+    pub ending: Arc<Ending>,
+}
+
+/// That a mount is to end, and who said so.
+#[derive(Debug, Default)]
+pub struct Ending {
     /// Set before a mount is taken away because a client asked.
-    asked_to_end: Arc<AtomicBool>,
+    pub asked: AtomicBool,
+    /// Told when the mount is to end and only its helper can take it away.
+    pub let_go: Notify,
 }
 
 impl MountService {
-    pub fn new(mount: Arc<Mount>, settings: MountSettings, asked_to_end: Arc<AtomicBool>) -> MountService {
+    pub fn new(mount: Arc<Mount>, settings: MountSettings, abilities: Abilities) -> MountService {
         MountService {
             mount,
             settings,
-            asked_to_end,
+            abilities,
         }
+    }
+
+    async fn status(&self, ask_store: bool) -> Result<StatusAnswer, Failure> {
+        let mut status = self.mount.status(ask_store).await?;
+        status.lacks.clone_from(&self.abilities.lacks);
+        status.metrics.clone_from(&self.abilities.metrics);
+        Ok(status)
     }
 
     async fn unmount(
@@ -47,11 +76,18 @@ impl MountService {
             };
             committed = self.mount.commit(commit, progress).await?.seq;
         }
-        self.asked_to_end.store(true, Ordering::Release);
+        self.abilities.ending.asked.store(true, Ordering::Release);
         let (dir, force) = (self.settings.dir.clone(), request.force);
         let done = tokio::task::spawn_blocking(move || fuse::unmount(&dir, force)).await;
         let failure = match done {
             Ok(Ok(())) => None,
+            // Not ours to take away: the helper that mounted it does, once we have let go of it.
+            Ok(Err(MountPointError::NotOurs(_) | MountPointError::System { .. }))
+                if self.settings.device_fd.is_some() =>
+            {
+                self.abilities.ending.let_go.notify_one();
+                None
+            }
             Ok(Err(error @ MountPointError::InUse(_))) => {
                 Some(Failure::new(FailureKind::Refused, error.to_string()))
             }
@@ -59,7 +95,7 @@ impl MountService {
             Err(error) => Some(Failure::new(FailureKind::Failed, error.to_string())),
         };
         if let Some(failure) = failure {
-            self.asked_to_end.store(false, Ordering::Release);
+            self.abilities.ending.asked.store(false, Ordering::Release);
             return Err(failure);
         }
         let state_dir = self
@@ -98,11 +134,21 @@ impl Service for MountService {
         }
     }
 
+    fn events(&self) -> BoxStream<'static, Arc<Event>> {
+        let events = futures::stream::unfold(Some(self.mount.watch()), |events| async move {
+            let mut events = events?;
+            let event = events.next().await?;
+            let more = (event.what != Happening::Ended).then_some(events);
+            Some((event, more))
+        });
+        Box::pin(events)
+    }
+
     async fn call(&self, request: Request, progress: ProgressSink) -> Result<serde_json::Value, Failure> {
         match request {
             Request::Commit(commit) => value(self.mount.commit(commit, progress).await?),
             Request::Reload(reload) => value(self.mount.reload(reload, progress).await?),
-            Request::Status { ask_store } => value(self.mount.status(ask_store).await?),
+            Request::Status { ask_store } => value(self.status(ask_store).await?),
             Request::Diff {
                 limit, from: None, ..
             } => value(self.mount.diff(limit.min(PATHS_MAX)).await?),
@@ -117,6 +163,7 @@ impl Service for MountService {
             Request::StashRestore { id } => value(self.mount.stash_restore(id).await?),
             Request::StashDrop { id } => value(self.mount.stash_drop(id).await?),
             Request::Prefetch { path, force } => value(self.mount.prefetch(&path, force, progress).await?),
+            Request::Watch {} => Err(Failure::new(FailureKind::Usage, "events come as notifications")),
             Request::Unmount(request) => value(self.unmount(request, progress).await?),
         }
     }

@@ -56,6 +56,16 @@ pub struct MountSettings {
     pub exit_grace_secs: u64,
     /// Who commits, for the log.
     pub by: String,
+    /// Commit this often, seconds.
+    pub autocommit_secs: Option<u64>,
+    /// Look for newer records and reload this often, seconds.
+    pub autoreload_secs: Option<u64>,
+    /// An automatic commit must not delete a larger share of the files, percent.
+    pub deleted_percent_max: u8,
+    /// Where Prometheus may ask.
+    pub metrics: Option<String>,
+    /// Descriptor of /dev/fuse that somebody else has mounted, inherited.
+    pub device_fd: Option<i32>,
     /// Log lines as JSON.
     pub json_logs: bool,
 }

@@ -1,12 +1,11 @@
 //! How a mount ends when it is asked from outside.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::MountSettings;
 use crate::fuse::{self, MountPointError};
-use crate::mount::{CommitRequest, Mount};
+use crate::mount::Mount;
 
 /// Time for all of the end but the commit: unmounting, last answers, closing cache and overlay.
 const CLOSE_TIME: Duration = Duration::from_secs(30);
@@ -26,23 +25,23 @@ pub async fn commit_on_exit(settings: &MountSettings, mount: &Arc<Mount>) {
     if !settings.commit_on_exit {
         return;
     }
-    let request = CommitRequest {
-        message: "commit on exit".into(),
-        timeout_secs: Some(settings.exit_grace_secs),
-        ..CommitRequest::default()
-    };
     let grace = Duration::from_secs(settings.exit_grace_secs);
-    let commit = mount.commit(request, Arc::new(|_| {}));
-    match tokio::time::timeout(grace, commit).await {
-        Ok(Ok(answer)) => tracing::info!(seq = answer.seq, "committed on exit"),
-        Ok(Err(failure)) => tracing::error!(%failure, "commit on exit failed; the work is kept"),
-        Err(_) => tracing::error!("commit on exit took longer than the grace period; the work is kept"),
+    match mount.commit_at_end(grace).await {
+        Ok(answer) => tracing::info!(seq = answer.seq, "committed on exit"),
+        Err(failure) => {
+            let hint = failure.hint.as_deref().unwrap_or_default();
+            tracing::error!(%failure, hint, "commit on exit failed; the work is kept");
+        }
     }
 }
 
 /// Unmounts; programs that still use the mount lose it.
-pub async fn unmount(dir: &Path) {
-    let dir = dir.to_path_buf();
+pub async fn unmount(settings: &MountSettings) {
+    if settings.device_fd.is_some() && !fuse::is_sailvol_mount(&settings.dir) {
+        // Whoever mounted it takes it away.
+        return;
+    }
+    let dir = settings.dir.clone();
     let ended = tokio::task::spawn_blocking(move || match fuse::unmount(&dir, false) {
         Err(MountPointError::InUse(_)) => {
             tracing::warn!(dir = %dir.display(), "in use: detaching");

@@ -22,6 +22,7 @@ use super::TTL;
 use super::convert::{
     answering, caller, device_parts, errno, file_attr, file_type, negative_attr, permissions, set_time,
 };
+use super::counts::{Operation, RequestCounts};
 use super::notify::{Notifications, kernel_has_epochs};
 use super::passthrough::{Closer, LocalPlaces, Registered};
 use crate::view::{
@@ -45,6 +46,7 @@ pub struct Driver {
     /// How long the kernel may remember that a name is not there. Only an epoch bump takes that back: without epochs it
     /// must ask each time.
     absent_ttl: Duration,
+    counts: Arc<RequestCounts>,
 }
 
 impl Driver {
@@ -53,6 +55,7 @@ impl Driver {
         runtime: Handle,
         passthrough: Option<&LocalPlaces>,
         closer: Closer,
+        counts: Arc<RequestCounts>,
     ) -> Driver {
         let absent_ttl = if kernel_has_epochs() { TTL } else { Duration::ZERO };
         Driver {
@@ -62,6 +65,7 @@ impl Driver {
             link: Link::default(),
             stack_depth: passthrough.map(LocalPlaces::stack_depth),
             absent_ttl,
+            counts,
         }
     }
 
@@ -270,6 +274,7 @@ impl Filesystem for Driver {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.counts.add(Operation::Lookup);
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
         let absent_ttl = self.absent_ttl;
         self.serve(
@@ -283,10 +288,12 @@ impl Filesystem for Driver {
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, references: u64) {
+        self.counts.add(Operation::Forget);
         self.view.forget(ino.0, references);
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.counts.add(Operation::Getattr);
         let (view, caller) = (self.view.clone(), caller(request, 0));
         self.serve(
             async move { view.getattr(&caller, ino.0, fh.map(|f| f.0)).await },
@@ -315,6 +322,7 @@ impl Filesystem for Driver {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.counts.add(Operation::Setattr);
         let (view, caller) = (self.view.clone(), caller(request, 0));
         let set = SetAttr {
             mode: mode.map(permissions),
@@ -336,6 +344,7 @@ impl Filesystem for Driver {
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.counts.add(Operation::Readlink);
         let (view, caller) = (self.view.clone(), caller(request, 0));
         self.serve(
             async move { view.readlink(&caller, ino.0).await },
@@ -356,6 +365,7 @@ impl Filesystem for Driver {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        self.counts.add(Operation::Make);
         let (major, minor) = device_parts(rdev);
         let kind = match mode & libc::S_IFMT {
             libc::S_IFREG | 0 => NodeKind::File,
@@ -384,6 +394,7 @@ impl Filesystem for Driver {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        self.counts.add(Operation::Make);
         let (view, caller, name) = (self.view.clone(), caller(request, umask), name_of(name));
         self.serve(
             async move { view.mkdir(&caller, parent.0, &name, permissions(mode)).await },
@@ -392,6 +403,7 @@ impl Filesystem for Driver {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counts.add(Operation::Remove);
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
         self.serve(
             async move { view.unlink(&caller, parent.0, &name).await },
@@ -400,6 +412,7 @@ impl Filesystem for Driver {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counts.add(Operation::Remove);
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
         self.serve(
             async move { view.rmdir(&caller, parent.0, &name).await },
@@ -408,6 +421,7 @@ impl Filesystem for Driver {
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.counts.add(Operation::Make);
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
         let target: Box<[u8]> = target.as_os_str().as_bytes().into();
         self.serve(
@@ -426,6 +440,7 @@ impl Filesystem for Driver {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.counts.add(Operation::Rename);
         let mode = if flags.is_empty() {
             RenameMode::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
@@ -448,6 +463,7 @@ impl Filesystem for Driver {
     }
 
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.counts.add(Operation::Make);
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(newname));
         self.serve(
             async move { view.link(&caller, ino.0, newparent.0, &name).await },
@@ -456,6 +472,7 @@ impl Filesystem for Driver {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: RawOpenFlags, reply: ReplyOpen) {
+        self.counts.add(Operation::Open);
         let (view, caller) = (self.view.clone(), caller(request, 0));
         let flags = OpenFlags::from_bits(flags.0);
         let (closer, refuse) = (self.closer.clone(), self.refuse("open", ino.0));
@@ -478,6 +495,7 @@ impl Filesystem for Driver {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        self.counts.add(Operation::Create);
         let (view, caller, name) = (self.view.clone(), caller(request, umask), name_of(name));
         let flags = OpenFlags::from_bits(flags);
         let closer = self.closer.clone();
@@ -504,6 +522,7 @@ impl Filesystem for Driver {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.counts.add(Operation::Read);
         let view = self.view.clone();
         self.serve(
             async move { view.read(ino.0, fh.0, offset, size as usize).await },
@@ -526,6 +545,7 @@ impl Filesystem for Driver {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.counts.add(Operation::Write);
         let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let answer = move |written: Result<usize, ViewError>| match written {
             Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
@@ -553,6 +573,7 @@ impl Filesystem for Driver {
     }
 
     fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.counts.add(Operation::Flush);
         let view = self.view.clone();
         self.serve(async move { view.flush(ino.0, fh.0).await }, move |done| {
             answer_empty("flush", ino.0, done, reply)
@@ -569,11 +590,13 @@ impl Filesystem for Driver {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.counts.add(Operation::Release);
         self.view.release(ino.0, fh.0);
         reply.ok();
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.counts.add(Operation::Fsync);
         let view = self.view.clone();
         self.serve_blocking(
             async move { view.fsync(ino.0, fh.0, datasync).await },
@@ -582,6 +605,7 @@ impl Filesystem for Driver {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: RawOpenFlags, reply: ReplyOpen) {
+        self.counts.add(Operation::Opendir);
         let (view, caller) = (self.view.clone(), caller(request, 0));
         self.serve(
             async move { view.opendir(&caller, ino.0).await },
@@ -597,6 +621,7 @@ impl Filesystem for Driver {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.counts.add(Operation::Readdir);
         let view = self.view.clone();
         self.serve(
             async move { view.readdir(ino.0, fh.0, offset, LISTING_BYTES).await },
@@ -623,6 +648,7 @@ impl Filesystem for Driver {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        self.counts.add(Operation::Readdir);
         let (view, unused) = (self.view.clone(), self.view.clone());
         self.serve(
             async move { view.readdirplus(ino.0, fh.0, offset, LISTING_BYTES).await },
@@ -644,11 +670,13 @@ impl Filesystem for Driver {
     }
 
     fn releasedir(&self, _: &Request, ino: INodeNo, fh: FileHandle, _flags: RawOpenFlags, reply: ReplyEmpty) {
+        self.counts.add(Operation::Releasedir);
         self.view.releasedir(ino.0, fh.0);
         reply.ok();
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.counts.add(Operation::Fsync);
         let view = self.view.clone();
         self.serve_blocking(
             async move { view.fsyncdir(ino.0, fh.0, datasync).await },
@@ -657,6 +685,7 @@ impl Filesystem for Driver {
     }
 
     fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.counts.add(Operation::Statfs);
         match self.view.statfs() {
             Ok(s) => reply.statfs(
                 s.blocks,
@@ -682,6 +711,7 @@ impl Filesystem for Driver {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        self.counts.add(Operation::Xattr);
         let mode = match flags {
             0 => XattrMode::Any,
             libc::XATTR_CREATE => XattrMode::Create,
@@ -697,6 +727,7 @@ impl Filesystem for Driver {
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.counts.add(Operation::Xattr);
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
         self.serve(
             async move { view.getxattr(&caller, ino.0, &name).await },
@@ -708,6 +739,7 @@ impl Filesystem for Driver {
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.counts.add(Operation::Xattr);
         let (view, caller) = (self.view.clone(), caller(request, 0));
         self.serve(
             async move { view.listxattr(&caller, ino.0).await },
@@ -719,6 +751,7 @@ impl Filesystem for Driver {
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counts.add(Operation::Xattr);
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
         self.serve(
             async move { view.removexattr(&caller, ino.0, &name).await },
@@ -727,6 +760,7 @@ impl Filesystem for Driver {
     }
 
     fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        self.counts.add(Operation::Access);
         let (view, caller) = (self.view.clone(), caller(request, 0));
         // The bits are 1, 2 and 4: never negative.
         let mask = mask.bits().unsigned_abs();
@@ -746,6 +780,7 @@ impl Filesystem for Driver {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        self.counts.add(Operation::Fallocate);
         let keep = libc::FALLOC_FL_KEEP_SIZE;
         let what = if mode == 0 {
             Allocate::Extend
@@ -768,6 +803,7 @@ impl Filesystem for Driver {
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.counts.add(Operation::Lseek);
         let seek = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
@@ -799,6 +835,7 @@ impl Filesystem for Driver {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        self.counts.add(Operation::CopyFileRange);
         // The answer has 32 bits for the count; a short one makes the caller ask for the rest.
         let len = len.min(u64::from(u32::MAX) & !0xfff);
         let view = self.view.clone();

@@ -17,12 +17,16 @@
 //! nothing changes in a view but by its own operations, which pass through the kernel, and by a reload, which tells.
 
 mod convert;
+mod counts;
+mod device;
 mod driver;
 mod mountpoint;
 mod notify;
 mod passthrough;
 mod session;
 
+pub use counts::RequestCount;
+pub use device::{FuseDevice, device_mount_point, device_number};
 pub use mountpoint::{
     MountPointError, clear_stale, is_sailvol_mount, mounts_by_privilege, prepare_mount_point, sailvol_mounts,
     unmount,

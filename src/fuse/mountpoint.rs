@@ -29,7 +29,7 @@ pub enum MountPointError {
     #[error("{0} is not a directory")]
     NotDir(PathBuf),
     /// Something is mounted there.
-    #[error("{dir}: {what} is mounted there already")]
+    #[error("{dir}: {what} is mounted there already: use it, or `sailvol umount {dir}` first")]
     Busy {
         /// The directory.
         dir: PathBuf,
@@ -105,6 +105,19 @@ fn unescape(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Where the FUSE connection of this number is mounted, if that is in our mount namespace. Never touches the mount.
+pub(super) fn mount_of_connection(number: u32) -> Option<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text.lines().find_map(|line| {
+        let (point, kind, _) = parse_mountinfo(line)?;
+        // major:minor; FUSE has no block device, so the kernel gives it a minor under major 0, and the connection that
+        // number.
+        let device = line.split(' ').nth(2)?;
+        let is_fuse = kind == "fuse" || kind.starts_with("fuse.");
+        (is_fuse && device == format!("0:{number}")).then_some(point)
+    })
 }
 
 /// Whether the topmost mount at exactly this path is one of ours. Never touches the mount itself.

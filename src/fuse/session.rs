@@ -7,6 +7,8 @@ use std::sync::Arc;
 use fuser::{Config, MountOption, Session, SessionACL};
 use tokio::runtime::Handle;
 
+use super::counts::{RequestCount, RequestCounts};
+use super::device::FuseDevice;
 use super::driver::Driver;
 use super::mountpoint::SOURCE_PREFIX;
 use super::notify::Notifications;
@@ -37,10 +39,15 @@ pub struct FuseOptions {
 pub enum SessionError {
     /// There is no FUSE here.
     #[error(
-        "/dev/fuse {0}: load the kernel's fuse module, or give the container the device \
+        "/dev/fuse {0}: load the kernel's fuse module (modprobe fuse), or give the container the device \
          (docker: --device /dev/fuse --cap-add SYS_ADMIN; Kubernetes: a device plugin)"
     )]
     NoDevice(String),
+    /// This user may not use it.
+    #[error(
+        "/dev/fuse may not be opened by this user: `chmod 666 /dev/fuse` as root, which is its usual mode, or mount as root"
+    )]
+    ClosedDevice,
     /// The system does not let us mount.
     #[error("cannot mount on {dir}: {error}{advice}")]
     Mount {
@@ -56,13 +63,16 @@ pub enum SessionError {
 /// A live mount. Dropping it does not unmount: [`super::unmount`] does, and the session then ends by itself.
 #[derive(Debug)]
 pub struct FuseSession {
+    counts: Arc<RequestCounts>,
+    lacks: Vec<String>,
     ended: tokio::sync::watch::Receiver<Option<String>>,
     notifications: Notifications,
     passthrough: String,
 }
 
 impl FuseSession {
-    /// Mounts and serves. Requests are answered from when this returns.
+    /// Mounts and serves. Requests are answered from when this returns. With `device` somebody else has mounted already;
+    /// `dir` is where, as far as that is known.
     ///
     /// # Errors
     /// See [`SessionError`].
@@ -70,9 +80,12 @@ impl FuseSession {
         view: Arc<View>,
         dir: &Path,
         options: &FuseOptions,
+        device: Option<FuseDevice>,
         runtime: &Handle,
     ) -> Result<FuseSession, SessionError> {
-        check_device()?;
+        if device.is_none() {
+            check_device()?;
+        }
         let failed = |error: std::io::Error| {
             let advice = match error.raw_os_error() {
                 Some(libc::EPERM | libc::EACCES) => {
@@ -89,15 +102,34 @@ impl FuseSession {
                 advice,
             }
         };
+        let counts = Arc::new(RequestCounts::default());
         let closer = Closer::start().map_err(failed)?;
         let driver = Driver::new(
             view.clone(),
             runtime.clone(),
             options.passthrough.as_ref(),
             closer,
+            counts.clone(),
         );
         let link = driver.link();
-        let session = Session::new(driver, dir, &config(options)).map_err(failed)?;
+        let mut lacks = Vec::new();
+        let given = device.is_some();
+        let session = match device {
+            None => Session::new(driver, dir, &config(options)),
+            Some(device) => {
+                let mut config = config(options);
+                // Each thread's own queue needs the device to be opened again.
+                config.clone_fd = check_device().is_ok();
+                if !config.clone_fd {
+                    lacks.push(
+                        "threads share one queue of requests: /dev/fuse cannot be opened here".to_owned(),
+                    );
+                }
+                // Whom the kernel lets in was decided by the helper that mounted.
+                Session::from_fd(driver, device.into_fd(), SessionACL::All, config)
+            }
+        }
+        .map_err(failed)?;
         let device = session.as_fd().try_clone_to_owned().map_err(failed)?;
         let device_of_probe = device.try_clone().map_err(failed)?;
         let notifications = Notifications::start(session.notifier(), device).map_err(failed)?;
@@ -112,14 +144,30 @@ impl FuseSession {
             })
             .map_err(failed)?;
         link.attach(notifications.clone());
-        // Asks the mount itself, so not before it is served.
-        raise_read_ahead(dir);
+        // Asks the mount itself, so not before it is served; and not what somebody else has mounted we do not know where.
+        if given {
+            lacks
+                .push("the helper that mounted it has to unmount it; read-ahead stays at 128 KiB".to_owned());
+        } else if let Err(error) = raise_read_ahead(dir) {
+            lacks.push(format!(
+                "read-ahead stays at 128 KiB: raising it needs root on the host ({})",
+                error.kind()
+            ));
+        }
+        if !given && !options.allow_other {
+            lacks.push(
+                "only this user can look in: `user_allow_other` in /etc/fuse.conf would let others"
+                    .to_owned(),
+            );
+        }
         let found = match &options.passthrough {
             None => Found::off("--passthrough off"),
             Some(places) => probe(device_of_probe.as_fd(), link.kernel_has_passthrough(), places),
         };
         view.set_passthrough(found.offered);
         Ok(FuseSession {
+            counts,
+            lacks,
             ended,
             notifications,
             passthrough: found.explained,
@@ -129,6 +177,16 @@ impl FuseSession {
     /// Whether file data passes the daemon, and why: for people.
     pub fn passthrough(&self) -> &str {
         &self.passthrough
+    }
+
+    /// Requests of the kernel so far.
+    pub fn requests(&self) -> Vec<RequestCount> {
+        self.counts.snapshot()
+    }
+
+    /// What this session cannot have because of how it was mounted, for people.
+    pub fn lacks(&self) -> &[String] {
+        &self.lacks
     }
 
     /// The way to tell the kernel what changed.
@@ -181,16 +239,17 @@ fn check_device() -> Result<(), SessionError> {
         .open("/dev/fuse")
     {
         Ok(_) => Ok(()),
-        Err(error) => match error.kind() {
-            std::io::ErrorKind::NotFound => Err(SessionError::NoDevice("does not exist".into())),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT) => Err(SessionError::NoDevice("does not exist".into())),
+            Some(libc::EACCES) => Err(SessionError::ClosedDevice),
             _ => Err(SessionError::NoDevice(format!("cannot be opened ({error})"))),
         },
     }
 }
 
 /// Where that is permitted (root on the host or in a privileged pod); elsewhere reads stay at 128 KiB each.
-fn raise_read_ahead(dir: &Path) {
-    let raised = rustix::fs::stat(dir)
+fn raise_read_ahead(dir: &Path) -> std::io::Result<()> {
+    rustix::fs::stat(dir)
         .map_err(std::io::Error::from)
         .and_then(|stat| {
             let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
@@ -198,8 +257,5 @@ fn raise_read_ahead(dir: &Path) {
                 format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"),
                 READ_AHEAD_KIB.to_string(),
             )
-        });
-    if let Err(error) = raised {
-        tracing::debug!(%error, "read-ahead stays at its default");
-    }
+        })
 }

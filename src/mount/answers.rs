@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{AutomaticStatus, Counts, LastFailure};
+use crate::cache::CacheStats;
 use crate::model::{Hash, Seq, VolumeId};
+use crate::store::StoreCounters;
 
 /// What `commit` is asked to do.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -250,10 +253,44 @@ pub struct StatusAnswer {
     pub cache: CacheStatus,
     /// Requests to the store.
     pub transfers: TransferStatus,
+    /// Seconds since a record newer than the base has been known; `None` when none is.
+    #[serde(default)]
+    pub behind_secs: Option<u64>,
+    /// Seconds since the store has stopped answering; `None` when it answers.
+    #[serde(default)]
+    pub offline_secs: Option<u64>,
     /// Whether file data passes the daemon, and why.
     pub passthrough: String,
+    /// Commits that nobody asks for, when they are on.
+    #[serde(default)]
+    pub autocommit: Option<AutomaticStatus>,
+    /// Reloads that nobody asks for, when they are on.
+    #[serde(default)]
+    pub autoreload: Option<AutomaticStatus>,
+    /// The commit or reload that failed last, until one works.
+    #[serde(default)]
+    pub last_failure: Option<LastFailure>,
+    /// What this mount lacks because of how it was made, and why.
+    #[serde(default)]
+    pub lacks: Vec<String>,
+    /// Where Prometheus may ask.
+    #[serde(default)]
+    pub metrics: Option<String>,
     /// Things the owner of the mount should know.
     pub warnings: Vec<String>,
+}
+
+/// Everything that is counted, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    /// The state, without asking the store.
+    pub status: StatusAnswer,
+    /// Requests to the store by verb.
+    pub store: StoreCounters,
+    /// The cache.
+    pub cache: CacheStats,
+    /// Commands.
+    pub counts: Counts,
 }
 
 /// How far a long operation is.

@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::kept::{drop_unneeded, keep_prepared, keep_record};
-use super::live::ProgressSink;
-use super::local::count_changes;
+use super::live::{Exclusive, ProgressSink};
+use super::local::{count_changes, local_tree};
 use super::patience::Waiting;
+use super::unattended::{check_deletions, is_same_tree};
 use super::unsettled::commit_failure;
 use super::{CommitAnswer, CommitRequest, Failure, FailureKind, Mount, OverwrittenPath, Progress};
 use crate::cache::Adoption;
@@ -25,8 +26,6 @@ use crate::tree::{Overwritten, Register, TreeError};
 use crate::view::{FrozenView, View, ViewError};
 use crate::volume::VolumeError;
 
-/// A commit gives up after this long without the store unless told otherwise (DESIGN.md 2, "offline").
-const TIMEOUT: Duration = Duration::from_secs(30);
 /// Progress is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
@@ -36,7 +35,9 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 
 /// How long a commit waits for a store that is away.
 fn patience(request: &CommitRequest) -> Duration {
-    request.timeout_secs.map_or(TIMEOUT, Duration::from_secs)
+    request
+        .timeout_secs
+        .map_or(super::STORE_TIME, Duration::from_secs)
 }
 
 /// The store does not answer, and nothing is wrong that waiting would not mend.
@@ -148,25 +149,54 @@ impl Mount {
         request: CommitRequest,
         progress: ProgressSink,
     ) -> Result<CommitAnswer, Failure> {
-        let overlay = self.writable()?.clone();
-        let _turn = self
+        self.writable()?;
+        let turn = self
             .exclusive("a commit", request.no_wait, request.timeout_secs)
             .await?;
+        let done = self.commit_in_turn(turn, &request, progress, None).await;
+        match &done {
+            Ok(_) if request.dry_run => {}
+            Ok(answer) => self.tell_committed(answer, false),
+            Err(failure) => self.tell_failed("commit", failure, false),
+        }
+        done
+    }
+
+    /// The commit itself. With `belt`, percent, it is refused when it deletes a larger share of the volume's files.
+    pub(super) async fn commit_in_turn(
+        &self,
+        _turn: Exclusive<'_>,
+        request: &CommitRequest,
+        progress: ProgressSink,
+        belt: Option<u8>,
+    ) -> Result<CommitAnswer, Failure> {
+        let overlay = self.writable()?.clone();
         let started = Instant::now();
         if request.dry_run {
             return self.preview(&overlay);
         }
-        self.settle_commit(patience(&request)).await?;
+        self.settle_commit(patience(request)).await?;
         self.view.settle().map_err(failed)?;
         if overlay.read().is_clean() {
             return Ok(CommitAnswer::default());
         }
         let frozen = self.view.freeze().map_err(failed)?;
+        if let Some(percent) = belt
+            && let Err(failure) = self.check_belt(&overlay, &frozen, percent).await
+        {
+            // Before anything is sent: what is held back is looked at again and again.
+            drop(self.view.unfreeze(frozen.commit).map_err(failed)?);
+            return Err(failure);
+        }
         let done = match self
-            .upload_and_publish_patiently(&overlay, &frozen, &request, &progress)
+            .upload_and_publish_patiently(&overlay, &frozen, request, &progress)
             .await
         {
-            Ok(done) => done,
+            Ok(Some(done)) => done,
+            Ok(None) => {
+                drop(self.view.unfreeze(frozen.commit).map_err(failed)?);
+                return Ok(CommitAnswer::default());
+            }
             Err(error @ CommitError::Unknown { .. }) => return Err(commit_failure(error)),
             Err(error) => {
                 drop(self.view.unfreeze(frozen.commit).map_err(failed)?);
@@ -177,11 +207,13 @@ impl Mount {
         let answer = commit_answer(&done, count_changes(&frozen.state), started.elapsed());
         tracing::info!(
             seq = answer.seq,
+            record = answer.record.map(|hash| hash.to_string()),
+            files = answer.files,
             changed = answer.changed,
             bytes = answer.bytes_changed,
             sent = answer.bytes_sent,
             merged = answer.merged_with.len(),
-            seconds = answer.seconds,
+            seconds = format_args!("{:.3}", answer.seconds),
             "committed"
         );
         Ok(answer)
@@ -195,7 +227,7 @@ impl Mount {
         frozen: &FrozenView,
         request: &CommitRequest,
         progress: &ProgressSink,
-    ) -> Result<CommitDone, CommitError> {
+    ) -> Result<Option<CommitDone>, CommitError> {
         let limit = patience(request);
         let may_be_published = || {
             overlay
@@ -231,13 +263,14 @@ impl Mount {
         }
     }
 
+    /// `None` when there is nothing to publish after all.
     async fn upload_and_publish(
         &self,
         overlay: &Arc<Overlay>,
         frozen: &FrozenView,
         request: &CommitRequest,
         progress: ProgressSink,
-    ) -> Result<CommitDone, CommitError> {
+    ) -> Result<Option<CommitDone>, CommitError> {
         let last_told = parking_lot::Mutex::new(Instant::now() - PROGRESS_EVERY);
         let telling = UploadProgress::telling(move |count| {
             let complete = count.files_done == count.files;
@@ -281,9 +314,31 @@ impl Mount {
             },
         };
         let (head, _) = self.known_head();
-        commit
-            .run(Frozen::overlay(frozen.state.clone(), frozen.base.clone()), head)
-            .await
+        let only_open = frozen.state.nodes.iter().all(|(id, node)| {
+            !frozen.state.differs(*id, node) || frozen.open_for_write.iter().any(|open| open.node == *id)
+        });
+        let base = frozen.base.clone();
+        let uploaded = Frozen::overlay(frozen.state.clone(), base.clone())
+            .upload(&commit, head.record().gc.epoch)
+            .await?;
+        // A file that something has open for writing counts as dirty whether or not anything was written since the last
+        // commit: a record that changes nothing is not made.
+        if only_open && is_same_tree(&*self.source, &base, uploaded.tree()).await? {
+            return Ok(None);
+        }
+        Ok(Some(uploaded.publish(&commit, head).await?))
+    }
+
+    async fn check_belt(&self, overlay: &Overlay, frozen: &FrozenView, percent: u8) -> Result<(), Failure> {
+        let mine = local_tree(
+            &*self.source,
+            overlay,
+            &frozen.base,
+            &frozen.state,
+            overlay.number(),
+        )
+        .await?;
+        check_deletions(&*self.source, &frozen.base, &mine.tree, &mine.moves, percent).await
     }
 
     /// After the record is in the log: the view stands on what was published, local bytes become clean ones.

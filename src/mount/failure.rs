@@ -1,5 +1,7 @@
 //! Failures as users meet them: the one table from what went wrong to what they do about it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::store::StoreError;
@@ -27,6 +29,30 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// All kinds.
+    pub const ALL: [FailureKind; 7] = [
+        FailureKind::Failed,
+        FailureKind::Usage,
+        FailureKind::Refused,
+        FailureKind::NoAccess,
+        FailureKind::StoreUnreachable,
+        FailureKind::OutcomeUnknown,
+        FailureKind::Damaged,
+    ];
+
+    /// Its name in JSON and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            FailureKind::Failed => "failed",
+            FailureKind::Usage => "usage",
+            FailureKind::Refused => "refused",
+            FailureKind::NoAccess => "no-access",
+            FailureKind::StoreUnreachable => "store-unreachable",
+            FailureKind::OutcomeUnknown => "outcome-unknown",
+            FailureKind::Damaged => "damaged",
+        }
+    }
+
     /// The process exit code (listed in `sailvol --help`).
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -89,7 +115,22 @@ impl From<StoreError> for Failure {
             | StoreError::Misconfigured { .. }
             | StoreError::NoSpace { .. } => FailureKind::Failed,
         };
-        Failure::new(kind, error.to_string())
+        about_store(kind, error.to_string())
+    }
+}
+
+/// Adds what helps when the store says no, or nothing.
+fn about_store(kind: FailureKind, message: String) -> Failure {
+    let failure = Failure::new(kind, message);
+    match kind {
+        FailureKind::NoAccess => failure.hint(
+            "the key has to list, get, put and delete objects in the bucket; `sailvol doctor` shows where it comes from \
+             (AWS_ACCESS_KEY_ID, ~/.aws, web identity, instance profile)",
+        ),
+        FailureKind::StoreUnreachable => {
+            failure.hint("check the endpoint in the URL, the network and proxies; `sailvol doctor` tries the store")
+        }
+        _ => failure,
     }
 }
 
@@ -102,7 +143,7 @@ impl From<TreeError> for Failure {
             TreeError::Limit { .. } => FailureKind::Refused,
             TreeError::Expired { .. } | TreeError::Local { .. } => FailureKind::Failed,
         };
-        Failure::new(kind, error.to_string())
+        about_store(kind, error.to_string())
     }
 }
 
@@ -126,6 +167,7 @@ impl From<VolumeError> for Failure {
             VolumeError::NotFound { .. } => {
                 Some("`sailvol volume list` shows the volumes; `--create` makes one")
             }
+            VolumeError::NotKept { .. } => Some("`sailvol log` lists the newest records of a mounted volume"),
             VolumeError::Nonconforming { .. } => Some(
                 "use a store (or a newer version of it) that honours `If-None-Match: *` on PUT and lists in key order",
             ),
@@ -140,4 +182,14 @@ impl From<VolumeError> for Failure {
             hint: hint.map(str::to_owned),
         }
     }
+}
+
+/// A command gives up after this long without the store unless told otherwise (DESIGN.md 2, "offline").
+pub const STORE_TIME: Duration = Duration::from_secs(30);
+
+/// The store did not answer in time.
+pub fn no_answer(waited: Duration) -> Failure {
+    let text = format!("no answer from the store within {} s", waited.as_secs());
+    Failure::new(FailureKind::StoreUnreachable, text)
+        .hint("nothing was changed; `sailvol doctor` looks for the cause, --timeout waits longer")
 }

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+use super::events::{Events, Happening};
 use super::kept::{FileLedger, Seen};
 use super::lease::Leasing;
 use super::local::count_changes;
 use super::source::MountSource;
+use super::unattended::Pace;
 use super::{Failure, FailureKind, KernelCaches, MountOptions, MountSummary, Progress};
 use crate::model::{Seq, TreeRoot};
 use crate::overlay::{BaseRef, Overlay};
@@ -22,6 +24,9 @@ pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// A command waits this long for another one that is running, unless it said how long it will wait at all.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Time for a command that still runs when the mount ends.
+const LAST_COMMAND_TIME: Duration = Duration::from_secs(5);
 
 /// One live mount.
 ///
@@ -52,12 +57,17 @@ pub struct Mount {
     pub(super) passthrough: OnceLock<String>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     pub(super) started: Instant,
+    pub(super) events: Events,
+    pub(super) autocommit: Mutex<Pace>,
+    pub(super) autoreload: Mutex<Pace>,
 }
 
 /// The newest record that this mount knows, and when it asked.
 struct Known {
     head: Head,
     asked: Instant,
+    /// When a record newer than the base was first seen.
+    behind_since: Option<Instant>,
 }
 
 /// What [`Mount`] is put together from.
@@ -117,6 +127,7 @@ impl Mount {
             known: Mutex::new(Known {
                 head: parts.head,
                 asked: Instant::now(),
+                behind_since: None,
             }),
             fixed_base: Mutex::new(parts.base_ref),
             base: Mutex::new(parts.base),
@@ -124,6 +135,9 @@ impl Mount {
             passthrough: OnceLock::new(),
             tasks: Mutex::new(Vec::new()),
             started: Instant::now(),
+            events: Events::new(),
+            autocommit: Mutex::default(),
+            autoreload: Mutex::default(),
         }
     }
 
@@ -175,13 +189,34 @@ impl Mount {
     }
 
     pub(super) fn learn_head(&self, head: &Head) {
+        let base = self.base_ref().seq;
         let mut known = self.known.lock();
-        if head.seq() >= known.head.seq() {
+        let before = known.head.seq();
+        if head.seq() >= before {
             known.head = head.clone();
         }
         known.asked = Instant::now();
+        if known.head.seq() <= base {
+            known.behind_since = None;
+        } else if known.behind_since.is_none() {
+            known.behind_since = Some(Instant::now());
+        }
         drop(known);
         self.seen.remember(head);
+        if head.seq() > before && head.seq() > base {
+            self.events.tell(Happening::HeadMoved {
+                from: before,
+                to: head.seq(),
+            });
+        }
+    }
+
+    /// How long a record newer than the base has been known.
+    pub(super) fn behind(&self) -> Option<Duration> {
+        let base = self.base_ref().seq;
+        let known = self.known.lock();
+        let since = known.behind_since.filter(|_| known.head.seq() > base)?;
+        Some(since.elapsed())
     }
 
     /// Waits for its turn among commands that change what the mount stands on.
@@ -261,6 +296,11 @@ impl Mount {
 
     /// Ends the mount, which no kernel uses any more: puts everything on disk.
     pub async fn close(&self) {
+        // An automatic commit that is under way is let end: else the next mount would have to find out how it went.
+        let quiet = tokio::time::timeout(LAST_COMMAND_TIME, self.exclusive.lock()).await;
+        if quiet.is_err() {
+            tracing::warn!("a command is cut off by the end of the mount; the next mount settles it");
+        }
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }

@@ -8,6 +8,7 @@
 mod answers;
 mod commit;
 mod create;
+mod events;
 mod failure;
 mod keeping;
 mod kept;
@@ -21,16 +22,19 @@ mod patience;
 mod reload;
 mod report;
 mod source;
+mod unattended;
 mod unsettled;
 
 pub use answers::{
     CacheStatus, ChangeKind, ChangedPath, CommitAnswer, CommitRequest, DiffAnswer, LocalChanges, LogEntry,
-    OverwrittenPath, PrefetchAnswer, Progress, ReloadAnswer, ReloadRequest, StashSummary, StatusAnswer,
-    TransferStatus,
+    OverwrittenPath, PrefetchAnswer, Progress, ReloadAnswer, ReloadRequest, StashSummary, Statistics,
+    StatusAnswer, TransferStatus,
 };
 pub use commit::commit_answer;
 pub use create::create_volume;
-pub use failure::{Failure, FailureKind};
+pub use events::{Counts, Event, EventStream, Happening, LastFailure};
+pub use failure::{Failure, FailureKind, STORE_TIME, no_answer};
 pub use live::{Mount, ProgressSink};
 pub use options::{KernelCaches, MountOptions, MountSummary, OpenedMount};
+pub use unattended::{AutomaticStatus, DELETED_FREE, DELETED_PERCENT, Unattended};
 pub use unsettled::commit_failure;

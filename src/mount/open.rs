@@ -15,7 +15,9 @@ use super::{Failure, FailureKind, Mount, MountOptions, OpenedMount, unsettled};
 use crate::cache::{Cache, CacheOptions};
 use crate::format::Access;
 use crate::model::{Attrs, TreeRoot};
-use crate::overlay::{BaseRef, Found, Overlay, OverlayOptions, OverlayState, Recovery, list_parked};
+use crate::overlay::{
+    BaseRef, Found, Overlay, OverlayError, OverlayOptions, OverlayState, Recovery, list_parked,
+};
 use crate::store::{CountingStore, ObjectStore};
 use crate::view::{SystemClock, View, ViewOptions, ViewParts};
 use crate::volume::{Clock, Head, LoggedRecord, Opened, Volume, VolumeError, VolumeRef};
@@ -24,6 +26,10 @@ use crate::volume::{Clock, Head, LoggedRecord, Opened, Volume, VolumeError, Volu
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 /// File systems that live in memory (tmpfs, ramfs).
 const MEMORY_FS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// Local directories serve one mount at a time.
+const TAKEN: &str =
+    "another mount of the same name may be running (`sailvol list`); --name gives this one its own";
 
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Failed, error.to_string())
@@ -108,6 +114,8 @@ impl Mount {
         mount.learn_head(&found.head);
         mount.watch_kept();
         mount.start_leasing();
+        mount.start_watching();
+        mount.start_unattended();
         Ok(OpenedMount {
             mount,
             created,
@@ -158,11 +166,10 @@ async fn open_cache(
         let _inside = runtime.enter();
         Cache::open(cache_options, store, id)
     });
-    opened.await.map_err(failed)?.map_err(|error| {
-        Failure::new(FailureKind::Refused, error.to_string()).hint(
-            "another mount of the same name may be running (`sailvol list`); --name gives this one its own",
-        )
-    })
+    opened
+        .await
+        .map_err(failed)?
+        .map_err(|error| Failure::new(FailureKind::Refused, error.to_string()).hint(TAKEN))
 }
 
 /// Makes a directory of this user, closed to others.
@@ -212,7 +219,13 @@ async fn start_writable(
     let found = tokio::task::spawn_blocking(move || Overlay::open(overlay_options))
         .await
         .map_err(failed)?;
-    let found = found.map_err(|error| Failure::new(FailureKind::Refused, error.to_string()))?;
+    let found = found.map_err(|error| {
+        let failure = Failure::new(FailureKind::Refused, error.to_string());
+        match error {
+            OverlayError::Busy { .. } => failure.hint(TAKEN),
+            _ => failure,
+        }
+    })?;
     let root = &head.record().root.root;
     let (overlay, recovery) = match found {
         Found::Empty(empty) => {

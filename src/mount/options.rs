@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Failure, Mount};
+use super::{Failure, Mount, Unattended};
 use crate::model::{Seq, VolumeId};
 use crate::view::{Invalidations, ShownOwner};
 
@@ -45,6 +45,8 @@ pub struct MountOptions {
     pub stash_bytes_max: u64,
     /// Who commits, for the log.
     pub by: String,
+    /// What it does by itself.
+    pub unattended: Unattended,
 }
 
 /// An open mount, not yet seen by any kernel.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::commit::overwritten;
 use super::kept::{drop_unneeded, keep_record, load_base};
-use super::live::ProgressSink;
+use super::live::{Exclusive, ProgressSink};
 use super::local::{local_contents, local_tree};
 use super::open::base_of;
 use super::{
@@ -59,26 +59,38 @@ impl Mount {
         request: ReloadRequest,
         progress: ProgressSink,
     ) -> Result<ReloadAnswer, Failure> {
-        let _turn = self
+        let turn = self
             .exclusive("a reload", request.no_wait, request.timeout_secs)
             .await?;
+        let done = self.reload_in_turn(turn, &request, progress).await;
+        match &done {
+            Ok(answer) => self.tell_reloaded(answer, false),
+            Err(failure) => self.tell_failed("reload", failure, false),
+        }
+        done
+    }
+
+    pub(super) async fn reload_in_turn(
+        &self,
+        _turn: Exclusive<'_>,
+        request: &ReloadRequest,
+        progress: ProgressSink,
+    ) -> Result<ReloadAnswer, Failure> {
+        let started = std::time::Instant::now();
         let looking = super::Progress {
             stage: "looking for the newest record".into(),
             ..Default::default()
         };
         progress(looking);
-        let limit = request.timeout_secs.unwrap_or(30).max(1);
-        let asked = tokio::time::timeout(Duration::from_secs(limit), self.target_record(request.to)).await;
-        let target = asked.map_err(|_| {
-            Failure::new(
-                FailureKind::StoreUnreachable,
-                format!("no answer from the store within {limit} s"),
-            )
-        })??;
+        let limit = request
+            .timeout_secs
+            .map_or(super::STORE_TIME, Duration::from_secs);
+        let asked = tokio::time::timeout(limit, self.target_record(request.to)).await;
+        let target = asked.map_err(|_| super::no_answer(limit))??;
         let Some(overlay) = self.overlay.clone() else {
             return self.reload_read_only(&target).await;
         };
-        self.settle_commit(Duration::from_secs(limit)).await?;
+        self.settle_commit(limit).await?;
         self.view.settle().map_err(failed)?;
         let from = self.base_ref();
         let dirty = !overlay.read().is_clean();
@@ -118,7 +130,11 @@ impl Mount {
         tracing::info!(
             from = answer.from,
             to = answer.to,
+            record = %answer.record,
             stash = answer.stash.as_ref().map(|s| s.id),
+            stashed = answer.stash.as_ref().map(|s| s.changed),
+            kept = answer.kept.len(),
+            seconds = format_args!("{:.3}", started.elapsed().as_secs_f64()),
             "reloaded"
         );
         Ok(answer)

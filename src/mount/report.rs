@@ -11,8 +11,9 @@ use super::local::local_tree;
 use super::reload::{open_stash, snapshot, summary};
 use super::{
     CacheStatus, ChangeKind, ChangedPath, DiffAnswer, Failure, FailureKind, LogEntry, Mount, PrefetchAnswer,
-    Progress, StashSummary, StatusAnswer, TransferStatus,
+    Progress, StashSummary, Statistics, StatusAnswer, TransferStatus,
 };
+use crate::cache::CacheStats;
 use crate::model::{Content, DirTree, Entry, EntryBody, Seq, TreeRoot, VolPath, format_bytes};
 use crate::tree::{self, Change, Hint, NodeSource};
 
@@ -88,9 +89,35 @@ impl Mount {
                 errors: counters.failed(),
                 last_error: cache.last_error,
             },
+            behind_secs: self.behind().map(|time| time.as_secs()),
+            offline_secs: self.counting.offline().map(|time| time.as_secs()),
             passthrough: self.passthrough_explained(),
+            autocommit: self.autocommit_status(),
+            autoreload: self.autoreload_status(),
+            last_failure: self.last_failure(),
+            lacks: Vec::new(),
+            metrics: None,
             warnings,
         })
+    }
+
+    /// All numbers; never asks the store.
+    ///
+    /// # Errors
+    /// The state directory cannot be looked at.
+    pub async fn statistics(&self) -> Result<Statistics, Failure> {
+        Ok(Statistics {
+            status: self.status(false).await?,
+            store: self.counting.counters(),
+            cache: self.source.cache().stats(),
+            counts: self.counts(),
+        })
+    }
+
+    /// Bytes of uncommitted files on local disk, as far as they can be told.
+    pub(super) fn dirty_bytes(&self) -> u64 {
+        let disk = self.overlay.as_ref().and_then(|overlay| overlay.disk().ok());
+        disk.map_or(0, |disk| disk.body_bytes)
     }
 
     /// What a commit would publish.
@@ -118,9 +145,8 @@ impl Mount {
         to: Option<Seq>,
         limit: usize,
     ) -> Result<DiffAnswer, Failure> {
-        let (known, _) = self.known_head();
-        let head = self.volume.refresh(&known).await?.head;
-        self.learn_head(&head);
+        self.look_for_head().await?;
+        let (head, _) = self.known_head();
         let old = self.volume.record(&head, from).await?;
         let new = self
             .volume
@@ -136,9 +162,8 @@ impl Mount {
     /// # Errors
     /// What the store says.
     pub async fn log(&self, limit: usize) -> Result<Vec<LogEntry>, Failure> {
-        let (known, _) = self.known_head();
-        let head = self.volume.refresh(&known).await?.head;
-        self.learn_head(&head);
+        self.look_for_head().await?;
+        let (head, _) = self.known_head();
         Ok(self
             .volume
             .log(&head, limit)
@@ -208,16 +233,19 @@ impl Mount {
             .collect();
         let wanted: u64 = missing.iter().map(|(_, size)| size).sum();
         let stats = src.cache().stats();
-        if wanted > stats.bytes_max && !force {
-            return Err(Failure::new(
-                FailureKind::Refused,
-                format!(
-                    "{} are to be fetched, but the cache holds at most {}",
-                    format_bytes(wanted),
-                    format_bytes(stats.bytes_max)
-                ),
-            )
-            .hint("mount with a larger --cache-size, name less, or use --force"));
+        let room = self.cache_room(&stats);
+        if wanted > room && !force {
+            let text = format!(
+                "{} are to be fetched, and the cache has room for {}: at most {} (--cache-size), {} free on its disk, of \
+                 which {} stay free (--cache-floor); nothing was fetched",
+                format_bytes(wanted),
+                format_bytes(room),
+                format_bytes(stats.bytes_max),
+                format_bytes(self.cache_disk_free()),
+                format_bytes(self.options.cache_free_floor_bytes),
+            );
+            return Err(Failure::new(FailureKind::Refused, text)
+                .hint("mount with a larger --cache-size or on a larger disk, name less, or use --force to fetch what fits"));
         }
         let mut told = Progress {
             stage: "fetching".into(),
@@ -239,6 +267,20 @@ impl Mount {
             files: files.len() as u64,
             bytes: files.iter().map(|(_, size)| size).sum(),
         })
+    }
+
+    /// Clean bytes that the cache could hold if all that is in it now went.
+    fn cache_room(&self, stats: &CacheStats) -> u64 {
+        let usable = self
+            .cache_disk_free()
+            .saturating_sub(self.options.cache_free_floor_bytes);
+        stats.bytes_max.min(stats.bytes_used + usable)
+    }
+
+    fn cache_disk_free(&self) -> u64 {
+        let disk = rustix::fs::statvfs(&self.options.cache_dir);
+        // A file system that does not tell is tried.
+        disk.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     /// What the mount shows, as one tree.

@@ -5,6 +5,9 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::{Fetched, LastMoves, Listed, ObjectStore, PutDone, PutMode, StoreError};
 
@@ -97,17 +100,34 @@ impl Verb {
 /// One running call; dropped without [`Call::end`] it counts as failed.
 struct Call<'a> {
     verb: &'a Verb,
+    offline: &'a Mutex<Option<Instant>>,
     ended: bool,
 }
 
 impl<'a> Call<'a> {
-    fn begin(verb: &'a Verb) -> Call<'a> {
+    fn begin(verb: &'a Verb, offline: &'a Mutex<Option<Instant>>) -> Call<'a> {
         verb.calls.fetch_add(1, Relaxed);
-        Call { verb, ended: false }
+        Call {
+            verb,
+            offline,
+            ended: false,
+        }
     }
 
     fn end<T>(mut self, result: &Result<T, StoreError>, bytes: u64) {
         self.ended = true;
+        let silent = matches!(
+            result,
+            Err(StoreError::Unreachable { .. } | StoreError::Unknown { .. })
+        );
+        let mut offline = self.offline.lock();
+        match (silent, offline.is_some()) {
+            (true, false) => *offline = Some(Instant::now()),
+            // Whatever it said, it said something.
+            (false, true) => *offline = None,
+            _ => {}
+        }
+        drop(offline);
         match result {
             Ok(_) => {
                 self.verb.bytes.fetch_add(bytes, Relaxed);
@@ -141,6 +161,8 @@ pub struct CountingStore {
     head: Verb,
     list: Verb,
     delete: Verb,
+    /// Since when there was no answer to any call.
+    offline: Mutex<Option<Instant>>,
 }
 
 impl CountingStore {
@@ -154,7 +176,13 @@ impl CountingStore {
             head: Verb::default(),
             list: Verb::default(),
             delete: Verb::default(),
+            offline: Mutex::new(None),
         }
+    }
+
+    /// For how long calls have failed for want of an answer, the last one among them; `None` when the last was answered.
+    pub fn offline(&self) -> Option<Duration> {
+        self.offline.lock().map(|since| since.elapsed())
     }
 
     /// All counters now. Two of them may disagree by calls that end in this moment.
@@ -182,7 +210,7 @@ impl CountingStore {
 #[async_trait]
 impl ObjectStore for CountingStore {
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, StoreError> {
-        let call = Call::begin(&self.get);
+        let call = Call::begin(&self.get, &self.offline);
         let result = self.inner.get(key, range).await;
         call.end(
             &result,
@@ -192,10 +220,11 @@ impl ObjectStore for CountingStore {
     }
 
     async fn put(&self, key: &str, body: Bytes, mode: PutMode) -> Result<PutDone, StoreError> {
-        let call = Call::begin(match mode {
+        let verb = match mode {
             PutMode::Overwrite => &self.put,
             PutMode::IfAbsent => &self.put_if_absent,
-        });
+        };
+        let call = Call::begin(verb, &self.offline);
         let bytes = body.len() as u64;
         let result = self.inner.put(key, body, mode).await;
         call.end(&result, bytes);
@@ -203,7 +232,7 @@ impl ObjectStore for CountingStore {
     }
 
     async fn head(&self, key: &str) -> Result<Option<u64>, StoreError> {
-        let call = Call::begin(&self.head);
+        let call = Call::begin(&self.head, &self.offline);
         let result = self.inner.head(key).await;
         call.end(&result, 0);
         result
@@ -215,14 +244,14 @@ impl ObjectStore for CountingStore {
         start_after: Option<&str>,
         limit: usize,
     ) -> Result<Listed, StoreError> {
-        let call = Call::begin(&self.list);
+        let call = Call::begin(&self.list, &self.offline);
         let result = self.inner.list(prefix, start_after, limit).await;
         call.end(&result, 0);
         result
     }
 
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
-        let call = Call::begin(&self.delete);
+        let call = Call::begin(&self.delete, &self.offline);
         let result = self.inner.delete(keys).await;
         call.end(&result, 0);
         result
@@ -230,7 +259,10 @@ impl ObjectStore for CountingStore {
 
     async fn race_to_create(&self, key: &str, bodies: Vec<Bytes>) -> Vec<Result<PutDone, StoreError>> {
         let sizes: Vec<u64> = bodies.iter().map(|body| body.len() as u64).collect();
-        let calls: Vec<Call<'_>> = sizes.iter().map(|_| Call::begin(&self.put_if_absent)).collect();
+        let calls: Vec<Call<'_>> = sizes
+            .iter()
+            .map(|_| Call::begin(&self.put_if_absent, &self.offline))
+            .collect();
         let results = self.inner.race_to_create(key, bodies).await;
         for ((call, result), bytes) in calls.into_iter().zip(&results).zip(sizes) {
             call.end(result, bytes);
@@ -301,7 +333,7 @@ mod tests {
     #[test]
     fn a_call_that_was_given_up_is_not_in_flight() {
         let store = CountingStore::new(Arc::new(MemoryStore::new()));
-        drop(Call::begin(&store.get));
+        drop(Call::begin(&store.get, &store.offline));
         let counters = store.counters();
         assert_eq!((counters.get.failed, counters.in_flight), (1, 0));
     }

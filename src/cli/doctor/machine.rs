@@ -10,6 +10,8 @@ use crate::fuse::sailvol_mounts;
 
 /// From here on one notification makes the kernel ask for all names again.
 const EPOCHS_SINCE: (u32, u32) = (6, 16);
+/// From here on the kernel can read and write local files without the daemon.
+const PASSTHROUGH_SINCE: (u32, u32) = (6, 9);
 /// Older ones lack what FUSE mounts in containers need (mounting in user namespaces came with 4.18).
 const OLDEST: (u32, u32) = (4, 18);
 /// Bit of CAP_SYS_ADMIN in /proc/self/status (capabilities(7)).
@@ -100,6 +102,61 @@ pub fn may_mount() -> Check {
         "not root, and fusermount3 is not installed",
         "install fuse3 (apt install fuse3), or run as root",
     )
+}
+
+/// Whether the kernel may read and write local files by itself: kernel, its configuration, capability.
+pub fn passthrough() -> Check {
+    let name = "passthrough";
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let slower = "file data passes through the daemon: works, slower on large files";
+    if version(&release).is_some_and(|found| found < PASSTHROUGH_SINCE) {
+        return Check::warn(name, format!("{release}: {slower}"), "use Linux 6.9 or newer");
+    }
+    if kernel_option(&release, "CONFIG_FUSE_PASSTHROUGH") == Some(false) {
+        let text = format!("the kernel was built without FUSE passthrough: {slower}");
+        return Check::warn(name, text, "use a kernel with CONFIG_FUSE_PASSTHROUGH=y");
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if !has_capability(&status, CAP_SYS_ADMIN) {
+        return Check::warn(
+            name,
+            format!("no CAP_SYS_ADMIN: {slower}"),
+            "mount as root; in a container: docker run --cap-add SYS_ADMIN, or securityContext.capabilities.add: [SYS_ADMIN]",
+        );
+    }
+    Check::ok(
+        name,
+        "possible (`sailvol status` says whether a mount has it, and why not)",
+    )
+}
+
+/// Whether the kernel was built with an option, if its configuration can be read.
+fn kernel_option(release: &str, option: &str) -> Option<bool> {
+    let text = std::fs::read_to_string(format!("/boot/config-{release}")).ok()?;
+    Some(
+        text.lines()
+            .any(|line| line == format!("{option}=y") || line == format!("{option}=m")),
+    )
+}
+
+/// For users without privilege: whether others can look into their mounts.
+pub fn others_may_look() -> Option<Check> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if rustix::process::geteuid().is_root() || has_capability(&status, CAP_SYS_ADMIN) {
+        return None;
+    }
+    let name = "other users";
+    let allowed = std::fs::read_to_string("/etc/fuse.conf")
+        .is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"));
+    Some(if allowed {
+        Check::ok(name, "can look into your mounts, as modes allow")
+    } else {
+        Check::warn(
+            name,
+            "cannot look into your mounts, root included",
+            "echo user_allow_other >> /etc/fuse.conf, as root, if they shall",
+        )
+    })
 }
 
 fn has_capability(status: &str, bit: u32) -> bool {

@@ -74,9 +74,23 @@ impl Check {
     }
 }
 
+/// What can be told without touching a mount or a store.
+pub fn local_checks(context: &Context) -> impl Serialize + use<> {
+    let mut checks = machine_checks();
+    checks.extend(places::checks(context));
+    checks
+}
+
+fn machine_checks() -> Vec<Check> {
+    let mut checks = vec![machine::kernel(), machine::device(), machine::may_mount()];
+    checks.extend(machine::others_may_look());
+    checks.push(machine::passthrough());
+    checks
+}
+
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let mut checks = vec![machine::kernel(), machine::device(), machine::may_mount()];
+    let mut checks = machine_checks();
     checks.extend(places::checks(context));
     checks.extend(machine::mounts(context).await);
     if !args.local {

@@ -90,7 +90,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let url = parse_volume(&named, &context.environment)
         .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
     let started = Instant::now();
-    let remote = Remote::open(&url).await?;
+    let remote = Remote::open(&url, context).await?;
     let options = FsckOptions {
         quick: args.quick,
         all_records: args.all_records,

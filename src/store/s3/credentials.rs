@@ -186,6 +186,13 @@ impl Inner {
         };
         match tokio::time::timeout(READ_LIMIT, reading).await {
             Ok(Ok(credentials)) => Ok(credentials),
+            // What each part of the chain lacks is of no use: all are named in the message.
+            Ok(Err(error @ CredentialsError::CredentialsNotLoaded(_))) => {
+                tracing::debug!(reason = causes(&error), "no credentials");
+                Err(NoCredentials(format!(
+                    "no credentials found {place}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure`"
+                )))
+            }
             Ok(Err(error)) => Err(NoCredentials(format!(
                 "no credentials found {place} ({}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure`",
                 causes(&error)

@@ -1,0 +1,326 @@
+//! Mistakes that everybody makes once: each gets an exit code that scripts can use and a message that says what to do.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use fuse_tests::pod::{Cluster, Pod};
+use fuse_tests::s3d::{Action, FaultRule, Verb};
+
+/// Runs the program; `{mnt}` and `{top}` in words are the pod's mount point and the directory above it.
+fn run(pod: &Pod, words: &[&str]) -> (Option<i32>, String) {
+    let output = command(pod, words).output().unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+fn command(pod: &Pod, words: &[&str]) -> Command {
+    let mnt = pod.mount_dir();
+    let top = mnt.parent().unwrap().display().to_string();
+    let word = |word: &&str| {
+        word.replace("{mnt}", &mnt.display().to_string())
+            .replace("{top}", &top)
+    };
+    pod.command(words.iter().map(word).map(OsString::from))
+}
+
+/// One mistake: what is typed, the exit code, and what the message has to say.
+type Mistake<'a> = (&'a [&'a str], i32, &'a [&'a str]);
+
+fn check(pod: &Pod, mistakes: &[Mistake]) {
+    for (words, code, parts) in mistakes {
+        let (found, said) = run(pod, words);
+        assert_eq!(found, Some(*code), "{words:?}: {said}");
+        for part in *parts {
+            assert!(said.contains(part), "{words:?}: {part:?} is missing in: {said}");
+        }
+        // For people: a sentence or two, not a dump.
+        assert!(
+            said.lines().count() <= 12 && !said.contains("os error") && !said.contains("Error {"),
+            "{words:?}: {said}"
+        );
+    }
+}
+
+#[test]
+fn directories_and_names() {
+    let cluster = Cluster::start();
+    let pod = cluster.pod();
+    let top = pod.mount_dir().parent().unwrap().to_owned();
+    fs::create_dir(top.join("full")).unwrap();
+    fs::write(top.join("full/file"), "x").unwrap();
+    fs::write(top.join("plain"), "x").unwrap();
+    fs::create_dir(top.join("other")).unwrap();
+    pod.run(["volume", "create", "datasets"]);
+    check(
+        &pod,
+        &[
+            (
+                &["mount", "datasets", "{top}/full"],
+                3,
+                &["full", "not empty", "--nonempty"],
+            ),
+            (
+                &["mount", "datasets", "{top}/missing"],
+                3,
+                &["missing", "mkdir -p"],
+            ),
+            (
+                &["mount", "datasets", "{top}/plain"],
+                3,
+                &["plain", "not a directory"],
+            ),
+            (&["mount", "datasets", "/"], 3, &["/shared"]),
+            (
+                &["mount", "datasts", "{mnt}"],
+                1,
+                &["datasts", "is \"datasets\" meant?", "--create", "volume list"],
+            ),
+            (&["mount", "no/name", "{mnt}"], 2, &["no/name"]),
+            (
+                &["mount", "--at", "99", "datasets", "{mnt}"],
+                3,
+                &["record 99", "newest", "sailvol log"],
+            ),
+            (
+                &["mount", "--state-dir", "{mnt}/s", "datasets", "{mnt}"],
+                2,
+                &["inside the mount", "--state-dir"],
+            ),
+            (
+                &["mount", "--autocommit", "0s", "datasets", "{mnt}"],
+                2,
+                &["at least 1s"],
+            ),
+            (&["status"], 2, &["nothing is mounted", "sailvol mount"]),
+            (
+                &["status", "{mnt}"],
+                2,
+                &["not in a sailvol mount", "nothing is mounted"],
+            ),
+            (&["umount", "{mnt}"], 2, &["not in a sailvol mount"]),
+            (
+                &["cat", "datasets:/nothing"],
+                1,
+                &["datasets:/nothing", "no such file"],
+            ),
+            (&["ls", "datset:/"], 1, &["is \"datasets\" meant?"]),
+            (&["volume", "create", "datasets"], 3, &["already", "--if-missing"]),
+            (&["get", "datasets:/nothing", "{top}"], 1, &["no such file"]),
+            (&["put", "{top}/nothing", "datasets:/x"], 1, &["nothing"]),
+            (&["put", "{top}/plain", "{top}/x"], 2, &["VOLUME:/path"]),
+            (&["fsck", "datasts"], 1, &["is \"datasets\" meant?"]),
+            (&["comit"], 2, &["commit"]),
+        ],
+    );
+    pod.mount("datasets", &[]);
+    check(
+        &pod,
+        &[
+            (
+                &["mount", "datasets", "{mnt}"],
+                3,
+                &["mounted there already", "sailvol umount"],
+            ),
+            (
+                &["mount", "--name", "taken", "datasets", "{top}/other/missing"],
+                3,
+                &["mkdir -p"],
+            ),
+            (&["status", "{top}/other"], 2, &["not in a sailvol mount", "mnt"]),
+            (
+                &["reload", "--to", "99", "{mnt}"],
+                3,
+                &["record 99", "sailvol log"],
+            ),
+            (
+                &["diff", "--from", "99", "{mnt}"],
+                3,
+                &["record 99", "sailvol log"],
+            ),
+            (
+                &["stash", "restore", "7", "{mnt}"],
+                2,
+                &["no stash 7", "stash list"],
+            ),
+            (&["prefetch", "{mnt}/nothing"], 1, &["nothing"]),
+        ],
+    );
+    // The state of a mount serves one daemon.
+    let name = pod.status()["name"].as_str().unwrap().to_owned();
+    check(
+        &pod,
+        &[(
+            &["mount", "--name", &name, "datasets", "{top}/other"],
+            3,
+            &["in use", "sailvol list", "--name"],
+        )],
+    );
+}
+
+#[test]
+fn a_store_that_is_not_there_or_says_no() {
+    let cluster = Cluster::start();
+    let pod = cluster.pod();
+    pod.run(["volume", "create", "datasets"]);
+    let endpoint = cluster.server.endpoint();
+    let no_bucket = format!("s3://nobody/datasets?endpoint={endpoint}&region=us-east-1&path_style=true");
+    // Port 1 is never served on a test machine.
+    let nowhere = "s3://bucket/volumes/datasets?endpoint=http://127.0.0.1:1&region=us-east-1&path_style=true";
+    check(
+        &pod,
+        &[
+            (&["mount", &no_bucket, "{mnt}"], 1, &["bucket", "nobody"]),
+            (&["mount", nowhere, "{mnt}"], 5, &["127.0.0.1:1"]),
+            (&["ls", nowhere], 5, &["127.0.0.1:1"]),
+            (&["mount", "ftp://host/x", "{mnt}"], 2, &["s3://", "file://"]),
+            (
+                &["mount", "s3://key:secret@bucket/x", "{mnt}"],
+                2,
+                &["credentials"],
+            ),
+        ],
+    );
+    cluster.server.fault(FaultRule::new(Action::Reject {
+        status: 403,
+        code: Some("AccessDenied".into()),
+        retry_after_s: None,
+    }));
+    check(&pod, &[(&["mount", "datasets", "{mnt}"], 4, &["denied"])]);
+    cluster.server.clear_faults();
+    // Reading is allowed, writing is not.
+    cluster.server.fault(
+        FaultRule::new(Action::Reject {
+            status: 403,
+            code: Some("AccessDenied".into()),
+            retry_after_s: None,
+        })
+        .verb(Verb::PutIf),
+    );
+    pod.mount("datasets", &[]);
+    fs::write(pod.path("f"), "x").unwrap();
+    check(&pod, &[(&["commit", "{mnt}"], 4, &["denied"])]);
+    cluster.server.clear_faults();
+    assert_eq!(pod.commit("the change is still there")["changed"], 1);
+}
+
+#[test]
+fn wrong_and_missing_keys() {
+    let cluster = Cluster::start();
+    let good = cluster.pod();
+    good.run(["volume", "create", "datasets"]);
+    let url = cluster.server.url("bucket/volumes");
+    let wrong = Pod::new(&url)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_ACCESS_KEY_ID", "AKIDWRONG")
+        .env("AWS_SECRET_ACCESS_KEY", "wrong-secret");
+    let (code, said) = run(&wrong, &["mount", "datasets", "{mnt}"]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("AWS_") && !said.contains("wrong-secret"), "{said}");
+    let none = Pod::new(&url)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+        .env("AWS_CONFIG_FILE", "/nowhere")
+        .env("HOME", "/nowhere");
+    check(
+        &none,
+        &[(
+            &["mount", "datasets", "{mnt}"],
+            4,
+            &["no credentials", "AWS_ACCESS_KEY_ID"],
+        )],
+    );
+}
+
+#[test]
+fn a_machine_without_fuse_or_with_directories_that_belong_to_others() {
+    let cluster = Cluster::start();
+    let pod = cluster.pod();
+    pod.run(["volume", "create", "datasets"]);
+    // A private /dev without the device, as containers have it.
+    let inner = command(&pod, &["mount", "datasets", "{mnt}"]);
+    let mut outer = Command::new("unshare");
+    outer.args([
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /dev && exec \"$@\"",
+        "sh",
+    ]);
+    outer.arg(inner.get_program()).args(inner.get_args());
+    outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = outer.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    for part in ["/dev/fuse does not exist", "--device /dev/fuse", "modprobe fuse"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    // A state directory that somebody else may not write.
+    let state = pod.local_dir("state");
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+    let top = pod.mount_dir().parent().unwrap().to_owned();
+    fs::set_permissions(&top, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = top.join("sailvol");
+    fs::copy(fuse_tests::pod::program(), &program).unwrap();
+    let inner = command(&pod, &["mount", "file:///tmp/nothing", "{mnt}"]);
+    let mut other = Command::new(&program);
+    other.args(inner.get_args());
+    other.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    std::os::unix::process::CommandExt::uid(&mut other, 23_456);
+    let output = other.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    for part in ["Permission denied", "--state-dir"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(
+        Path::new("/dev/fuse").exists(),
+        "only the inner namespace lost it"
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_said_with_sizes_before_anything_is_fetched() {
+    let cluster = Cluster::start();
+    let (a, b) = (cluster.pod(), cluster.pod());
+    a.mount("data", &["--create"]);
+    fs::write(a.path("large"), vec![7; 12 << 20]).unwrap();
+    a.commit("large");
+    b.mount("data", &["--cache-size", "4M"]);
+    check(
+        &b,
+        &[(
+            &["prefetch", "{mnt}/large"],
+            3,
+            &[
+                "12.0 MiB",
+                "4.0 MiB",
+                "--cache-size",
+                "--force",
+                "nothing was fetched",
+            ],
+        )],
+    );
+    // A disk of 8 MiB.
+    let small = b.local_dir("small");
+    fs::create_dir(&small).unwrap();
+    let data = std::ffi::CString::new("size=8m").unwrap();
+    rustix::mount::mount(
+        "none",
+        &small,
+        "tmpfs",
+        rustix::mount::MountFlags::empty(),
+        data.as_c_str(),
+    )
+    .unwrap();
+    let (code, said) = run(&b, &["get", "data:/large", "{top}/small"]);
+    rustix::mount::unmount(&small, rustix::mount::UnmountFlags::empty()).unwrap();
+    assert_eq!(code, Some(3), "{said}");
+    for part in ["12.0 MiB", "8.0 MiB free", "nothing was written"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+}
