@@ -209,6 +209,8 @@ impl World<'_> {
             (moments, committed)
         });
         self.tally.add("commits", u64::from(committed == Some(true)));
+        // Through files that are open the kernel may hold bodies on the disk itself (passthrough).
+        self.workers.iter_mut().for_each(Worker::close);
         // The dead mount holds nothing of the disk, but hides where the next one goes.
         let dir = self.pod.mount_dir();
         let unmounted = rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::DETACH);
