@@ -1,5 +1,6 @@
 //! What the whole-system tests of sailvol stand on.
 
+pub mod bench;
 pub mod campaign;
 pub mod hostile;
 pub mod pod;

@@ -56,13 +56,21 @@ impl Pod {
     /// # Panics
     /// Without /dev/fuse: these tests are about real mounts.
     pub fn new(store: &str) -> Pod {
+        Pod::new_in(&std::env::temp_dir(), store)
+    }
+
+    /// The same, with its directories below `parent`.
+    ///
+    /// # Panics
+    /// As [`Pod::new`].
+    pub fn new_in(parent: &Path, store: &str) -> Pod {
         assert!(
             Path::new("/dev/fuse").exists(),
             "these tests need /dev/fuse (and root, or fusermount3)"
         );
         let directories = tempfile::Builder::new()
             .prefix("sailvol-pod-")
-            .tempdir()
+            .tempdir_in(parent)
             .expect("a temporary directory");
         for name in ["mnt", "state", "cache", "run"] {
             std::fs::create_dir(directories.path().join(name)).expect("a fresh directory");

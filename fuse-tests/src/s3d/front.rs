@@ -420,6 +420,7 @@ fn verb_of(method: &Method, uri: &Uri, headers: &HeaderMap) -> Verb {
     let query = uri.query().unwrap_or("");
     let asks = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
     match (method, has_key) {
+        (&Method::POST, true) if asks("uploads") || asks("uploadId") => Verb::Other,
         (&Method::GET, true) => Verb::Get,
         (&Method::HEAD, true) => Verb::Head,
         (&Method::PUT, true) if headers.contains_key("if-none-match") || headers.contains_key("if-match") => {

@@ -3,12 +3,16 @@
 //! `<data>/objects/<bucket>/<escaped key>` holds an object's bytes, `<data>/incoming/` bodies that arrive. The index in
 //! memory is read from the directories at start. Concurrency: the lock on the index is what makes a condition and its
 //! write one step; no I/O but rename and unlink happens under it.
+//!
+//! An object of a multipart upload stays the files of its parts, so that completing it costs no copy. Those, and user
+//! metadata, are for other clients in benchmarks: they are known to the index only, and gone after a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +27,7 @@ pub(super) enum Refused {
     NoSuchBucket,
     NoSuchKey,
     ConditionFailed,
+    NoSuchUpload,
     KeyTooLong,
     Io(io::Error),
 }
@@ -46,6 +51,24 @@ pub(super) struct Object {
     pub(super) len: u64,
     pub(super) etag: String,
     pub(super) modified: SystemTime,
+    pub(super) metadata: Option<Arc<Metadata>>,
+    /// Of a multipart upload; its bytes are these files one after the other.
+    parts: Option<Arc<[Incoming]>>,
+}
+
+/// What clients keep with an object.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Metadata {
+    pub(super) content_type: Option<String>,
+    pub(super) user: HashMap<String, String>,
+}
+
+/// A part of a listing.
+#[derive(Clone, Debug)]
+pub(super) enum Listed {
+    Object(String, Object),
+    /// All keys that have this in common up to the delimiter.
+    Prefix(String),
 }
 
 type Bucket = BTreeMap<String, Object>;
@@ -54,6 +77,7 @@ type Bucket = BTreeMap<String, Object>;
 pub(super) struct Objects {
     data: PathBuf,
     buckets: Mutex<BTreeMap<String, Bucket>>,
+    uploads: Mutex<HashMap<String, Multipart>>,
     next: AtomicU64,
 }
 
@@ -61,6 +85,13 @@ pub(super) struct Objects {
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) path: PathBuf,
+}
+
+/// Parts by number, and what the object will keep.
+#[derive(Debug, Default)]
+struct Multipart {
+    metadata: Option<Arc<Metadata>>,
+    parts: BTreeMap<i32, Incoming>,
 }
 
 impl Drop for Incoming {
@@ -98,6 +129,8 @@ impl Objects {
                         len: stat.len(),
                         etag,
                         modified,
+                        metadata: None,
+                        parts: None,
                     },
                 );
             }
@@ -111,6 +144,7 @@ impl Objects {
         Ok(Objects {
             data,
             buckets: Mutex::new(buckets),
+            uploads: Mutex::default(),
             next,
         })
     }
@@ -159,11 +193,17 @@ impl Objects {
         body: Incoming,
         modified: SystemTime,
         condition: Option<&Condition>,
+        metadata: Option<Arc<Metadata>>,
     ) -> Result<Object, Refused> {
         let path = self.path(bucket, key)?;
         let len = fs::metadata(&body.path)?.len();
-        let etag = format!("{:x}-{len:x}", self.next.fetch_add(1, Ordering::Relaxed));
-        let object = Object { len, etag, modified };
+        let object = Object {
+            len,
+            etag: self.etag(len),
+            modified,
+            metadata,
+            parts: None,
+        };
         let mut buckets = self.buckets.lock();
         let objects = buckets.get_mut(bucket).ok_or(Refused::NoSuchBucket)?;
         allowed(objects.get(key), condition)?;
@@ -172,14 +212,81 @@ impl Objects {
         Ok(object)
     }
 
+    fn etag(&self, len: u64) -> String {
+        format!("{:x}-{len:x}", self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Begins a multipart upload; its id.
+    pub(super) fn begin_parts(
+        &self,
+        bucket: &str,
+        metadata: Option<Arc<Metadata>>,
+    ) -> Result<String, Refused> {
+        if !self.has_bucket(bucket) {
+            return Err(Refused::NoSuchBucket);
+        }
+        let id = self.etag(0);
+        let upload = Multipart {
+            metadata,
+            parts: BTreeMap::new(),
+        };
+        self.uploads.lock().insert(id.clone(), upload);
+        Ok(id)
+    }
+
+    /// Adds a part that has arrived, or replaces it.
+    pub(super) fn add_part(&self, upload: &str, number: i32, body: Incoming) -> Result<(), Refused> {
+        let mut uploads = self.uploads.lock();
+        let upload = uploads.get_mut(upload).ok_or(Refused::NoSuchUpload)?;
+        upload.parts.insert(number, body);
+        Ok(())
+    }
+
+    /// Makes the parts an object.
+    pub(super) fn finish_parts(
+        &self,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+        modified: SystemTime,
+    ) -> Result<Object, Refused> {
+        let upload = self.uploads.lock().remove(upload).ok_or(Refused::NoSuchUpload)?;
+        let mut len = 0;
+        for part in upload.parts.values() {
+            len += fs::metadata(&part.path)?.len();
+        }
+        let object = Object {
+            len,
+            etag: self.etag(len),
+            modified,
+            metadata: upload.metadata,
+            parts: Some(upload.parts.into_values().collect()),
+        };
+        let path = self.path(bucket, key)?;
+        let mut buckets = self.buckets.lock();
+        let objects = buckets.get_mut(bucket).ok_or(Refused::NoSuchBucket)?;
+        if objects
+            .insert(key.to_string(), object.clone())
+            .is_some_and(|old| old.parts.is_none())
+        {
+            fs::remove_file(path)?;
+        }
+        Ok(object)
+    }
+
+    /// Forgets a multipart upload.
+    pub(super) fn abort_parts(&self, upload: &str) {
+        self.uploads.lock().remove(upload);
+    }
+
     pub(super) fn stat(&self, bucket: &str, key: &str) -> Result<Object, Refused> {
         let buckets = self.buckets.lock();
         let objects = buckets.get(bucket).ok_or(Refused::NoSuchBucket)?;
         objects.get(key).cloned().ok_or(Refused::NoSuchKey)
     }
 
-    /// The object and its bytes as they are now; a later write does not change the open file.
-    pub(super) fn open_object(&self, bucket: &str, key: &str) -> Result<(Object, File), Refused> {
+    /// The object and the files that hold its bytes as they are now; a later write does not change them.
+    pub(super) fn open_object(&self, bucket: &str, key: &str) -> Result<(Object, Vec<File>), Refused> {
         let path = self.path(bucket, key)?;
         let buckets = self.buckets.lock();
         let object = buckets
@@ -187,18 +294,21 @@ impl Objects {
             .ok_or(Refused::NoSuchBucket)?
             .get(key)
             .ok_or(Refused::NoSuchKey)?;
-        Ok((object.clone(), File::open(path)?))
+        let files = match &object.parts {
+            Some(parts) => parts
+                .iter()
+                .map(|part| File::open(&part.path))
+                .collect::<io::Result<_>>()?,
+            None => vec![File::open(path)?],
+        };
+        Ok((object.clone(), files))
     }
 
     pub(super) fn delete(&self, bucket: &str, key: &str) -> Result<(), Refused> {
         let path = self.path(bucket, key)?;
         let mut buckets = self.buckets.lock();
-        if buckets
-            .get_mut(bucket)
-            .ok_or(Refused::NoSuchBucket)?
-            .remove(key)
-            .is_some()
-        {
+        let deleted = buckets.get_mut(bucket).ok_or(Refused::NoSuchBucket)?.remove(key);
+        if deleted.is_some_and(|object| object.parts.is_none()) {
             fs::remove_file(path)?;
         }
         Ok(())
@@ -249,6 +359,46 @@ impl Objects {
         Ok((page, more))
     }
 
+    /// The same sorted, with keys that go on after a `delimiter` behind the prefix shown as what they have in common.
+    /// `after` is the last key or common prefix of the page before.
+    pub(super) fn list_grouped(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+        delimiter: &str,
+    ) -> Result<(Vec<Listed>, bool), Refused> {
+        let buckets = self.buckets.lock();
+        let objects = buckets.get(bucket).ok_or(Refused::NoSuchBucket)?;
+        let mut page = Vec::new();
+        let mut from = match after {
+            after if after < prefix => Bound::Included(prefix.to_string()),
+            after if after.ends_with(delimiter) => past(after),
+            after => Bound::Excluded(after.to_string()),
+        };
+        loop {
+            let next = objects.range::<String, _>((from, Bound::Unbounded)).next();
+            let Some((key, object)) = next.filter(|(key, _)| key.starts_with(prefix)) else {
+                return Ok((page, false));
+            };
+            if page.len() >= limit {
+                return Ok((page, true));
+            }
+            match key[prefix.len()..].find(delimiter) {
+                Some(at) => {
+                    let common = &key[..prefix.len() + at + delimiter.len()];
+                    from = past(common);
+                    page.push(Listed::Prefix(common.to_string()));
+                }
+                None => {
+                    from = Bound::Excluded(key.clone());
+                    page.push(Listed::Object(key.clone(), object.clone()));
+                }
+            }
+        }
+    }
+
     fn path(&self, bucket: &str, key: &str) -> Result<PathBuf, Refused> {
         let name = escape(key);
         if name.len() > NAME_BYTES_MAX {
@@ -264,6 +414,18 @@ fn allowed(current: Option<&Object>, condition: Option<&Condition>) -> Result<()
         (Some(Condition::Etag(etag)), Some(object)) if *etag == object.etag => Ok(()),
         (Some(Condition::Present | Condition::Etag(_)), None) => Err(Refused::NoSuchKey),
         (Some(_), Some(_)) => Err(Refused::ConditionFailed),
+    }
+}
+
+/// Behind every key that begins with `prefix`, whose last character is ASCII.
+fn past(prefix: &str) -> Bound<String> {
+    let mut next = prefix.to_string();
+    match next.pop() {
+        Some(last) => {
+            next.push(char::from_u32(u32::from(last) + 1).unwrap_or(char::MAX));
+            Bound::Included(next)
+        }
+        None => Bound::Unbounded,
     }
 }
 
@@ -328,11 +490,25 @@ mod tests {
             let body = objects.incoming();
             fs::write(&body.path, b"12345").unwrap();
             objects
-                .commit("bucket", "a/b", body, SystemTime::now(), Some(&Condition::Absent))
+                .commit(
+                    "bucket",
+                    "a/b",
+                    body,
+                    SystemTime::now(),
+                    Some(&Condition::Absent),
+                    None,
+                )
                 .unwrap();
             let body = objects.incoming();
             fs::write(&body.path, b"x").unwrap();
-            let again = objects.commit("bucket", "a/b", body, SystemTime::now(), Some(&Condition::Absent));
+            let again = objects.commit(
+                "bucket",
+                "a/b",
+                body,
+                SystemTime::now(),
+                Some(&Condition::Absent),
+                None,
+            );
             assert!(matches!(again, Err(Refused::ConditionFailed)));
             assert_eq!(fs::read_dir(dir.path().join("incoming")).unwrap().count(), 0);
         }
@@ -340,5 +516,47 @@ mod tests {
         assert_eq!(objects.stat("bucket", "a/b").unwrap().len, 5);
         let (page, more) = objects.list("bucket", "a/", "", 1, false).unwrap();
         assert_eq!((page[0].0.as_str(), more), ("a/b", false));
+    }
+
+    #[test]
+    fn parts_become_one_object_and_listings_are_grouped() {
+        let dir = tempfile::tempdir().unwrap();
+        let objects = Objects::open(dir.path().to_path_buf()).unwrap();
+        objects.create_bucket("bucket").unwrap();
+        for key in ["d/a/1", "d/a/2", "d/b", "d/c/x/y", "e"] {
+            let upload = objects.begin_parts("bucket", None).unwrap();
+            for (number, bytes) in [(2, "two"), (1, "one-"), (2, "zwei")] {
+                let body = objects.incoming();
+                fs::write(&body.path, bytes).unwrap();
+                objects.add_part(&upload, number, body).unwrap();
+            }
+            let made = objects.finish_parts("bucket", key, &upload, SystemTime::now());
+            assert_eq!(made.unwrap().len, 8);
+        }
+        let (_, files) = objects.open_object("bucket", "d/b").unwrap();
+        let whole: Vec<String> = files
+            .into_iter()
+            .map(|f| io::read_to_string(f).unwrap())
+            .collect();
+        assert_eq!(whole.concat(), "one-zwei");
+        let (mut all, mut after) = (Vec::new(), String::new());
+        loop {
+            let (page, more) = objects.list_grouped("bucket", "d/", &after, 1, "/").unwrap();
+            for listed in page {
+                after = match listed {
+                    Listed::Object(key, _) => key,
+                    Listed::Prefix(prefix) => prefix,
+                };
+                all.push(after.clone());
+            }
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(all, ["d/a/", "d/b", "d/c/"]);
+        for key in ["d/a/1", "d/a/2", "d/b", "d/c/x/y", "e"] {
+            objects.delete("bucket", key).unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path().join("incoming")).unwrap().count(), 0);
     }
 }

@@ -4,6 +4,7 @@ use futures::TryStreamExt;
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::dto::*;
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
+use std::collections::VecDeque;
 use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use parking_lot::RwLock;
 
-use super::objects::{Condition, Incoming, Object as Stored, Objects, Refused};
+use super::objects::{Condition, Incoming, Listed, Metadata, Object as Stored, Objects, Refused};
 use super::settings::{Conditions, Settings};
 
 /// A piece of an answer, bytes.
@@ -46,6 +47,7 @@ impl From<Refused> for S3Error {
             Refused::NoSuchBucket => s3_error!(NoSuchBucket, "no such bucket"),
             Refused::NoSuchKey => s3_error!(NoSuchKey, "no such key"),
             Refused::ConditionFailed => s3_error!(PreconditionFailed, "a condition does not hold"),
+            Refused::NoSuchUpload => s3_error!(NoSuchUpload, "no such upload"),
             Refused::KeyTooLong => s3_error!(KeyTooLongError, "key too long"),
             Refused::Io(error) => S3Error::internal_error(error),
         }
@@ -101,19 +103,66 @@ impl Service {
         }
     }
 
-    fn page(&self, bucket: &str, prefix: &str, after: &str, max: i32) -> S3Result<(Vec<Object>, bool)> {
+    fn page(&self, asked: &Asked<'_>) -> S3Result<Page> {
         let scrambled = self.settings.read().unsorted_lists;
-        let limit = usize::try_from(max.clamp(0, PAGE_KEYS_MAX)).unwrap_or(0);
-        let (objects, more) = self.objects.list(bucket, prefix, after, limit, scrambled)?;
-        let objects = objects.into_iter().map(|(key, object)| Object {
-            key: Some(key),
-            size: signed(object.len),
-            e_tag: Some(ETag::Strong(object.etag)),
-            last_modified: Some(object.modified.into()),
-            ..Default::default()
-        });
-        Ok((objects.collect(), more && limit > 0))
+        let limit = usize::try_from(asked.max.clamp(0, PAGE_KEYS_MAX)).unwrap_or(0);
+        let mut page = Page::default();
+        let delimiter = asked.delimiter.filter(|delimiter| !delimiter.is_empty());
+        let (listed, more) = match delimiter {
+            Some(delimiter) => {
+                self.objects
+                    .list_grouped(asked.bucket, asked.prefix, asked.after, limit, delimiter)?
+            }
+            None => {
+                let (objects, more) =
+                    self.objects
+                        .list(asked.bucket, asked.prefix, asked.after, limit, scrambled)?;
+                let objects = objects.into_iter();
+                (
+                    objects.map(|(key, object)| Listed::Object(key, object)).collect(),
+                    more,
+                )
+            }
+        };
+        for one in listed {
+            match one {
+                Listed::Object(key, object) => {
+                    page.last = Some(key.clone());
+                    page.objects.push(Object {
+                        key: Some(key),
+                        size: signed(object.len),
+                        e_tag: Some(ETag::Strong(object.etag)),
+                        last_modified: Some(object.modified.into()),
+                        ..Default::default()
+                    });
+                }
+                Listed::Prefix(prefix) => {
+                    page.last = Some(prefix.clone());
+                    page.prefixes.push(CommonPrefix { prefix: Some(prefix) });
+                }
+            }
+        }
+        page.more = more && limit > 0;
+        Ok(page)
     }
+}
+
+/// What a listing asks for.
+struct Asked<'a> {
+    bucket: &'a str,
+    prefix: &'a str,
+    after: &'a str,
+    delimiter: Option<&'a str>,
+    max: i32,
+}
+
+#[derive(Default)]
+struct Page {
+    objects: Vec<Object>,
+    prefixes: Vec<CommonPrefix>,
+    /// The last key or common prefix.
+    last: Option<String>,
+    more: bool,
 }
 
 #[async_trait::async_trait]
@@ -140,6 +189,7 @@ impl S3 for Service {
 
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let mut input = request.input;
+        let metadata = kept(input.content_type.take(), input.metadata.take());
         let mut condition = self.condition(&input)?;
         let mode = self.settings.read().conditions;
         // A write that is bound to fail does not need its body, but its sender wants to send it.
@@ -150,18 +200,83 @@ impl S3 for Service {
         }
         let body = self.receive(input.body.take(), input.content_length).await?;
         let modified = server_time(&self.settings.read());
-        let object = self
-            .objects
-            .commit(&input.bucket, &input.key, body, modified, condition.as_ref())?;
+        let object = self.objects.commit(
+            &input.bucket,
+            &input.key,
+            body,
+            modified,
+            condition.as_ref(),
+            metadata,
+        )?;
         Ok(S3Response::new(PutObjectOutput {
             e_tag: Some(ETag::Strong(object.etag)),
             ..Default::default()
         }))
     }
 
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        let input = request.input;
+        let metadata = kept(input.content_type, input.metadata);
+        let upload_id = self.objects.begin_parts(&input.bucket, metadata)?;
+        Ok(S3Response::new(CreateMultipartUploadOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            upload_id: Some(upload_id),
+            ..Default::default()
+        }))
+    }
+
+    async fn upload_part(
+        &self,
+        request: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        let mut input = request.input;
+        let body = self.receive(input.body.take(), input.content_length).await?;
+        self.objects.add_part(&input.upload_id, input.part_number, body)?;
+        Ok(S3Response::new(UploadPartOutput {
+            e_tag: Some(ETag::Strong(format!("part-{}", input.part_number))),
+            ..Default::default()
+        }))
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        let input = request.input;
+        let modified = server_time(&self.settings.read());
+        let made = self
+            .objects
+            .finish_parts(&input.bucket, &input.key, &input.upload_id, modified)?;
+        Ok(S3Response::new(CompleteMultipartUploadOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            e_tag: Some(ETag::Strong(made.etag)),
+            ..Default::default()
+        }))
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        self.objects.abort_parts(&request.input.upload_id);
+        Ok(S3Response::new(AbortMultipartUploadOutput::default()))
+    }
+
+    async fn get_bucket_location(
+        &self,
+        _: S3Request<GetBucketLocationInput>,
+    ) -> S3Result<S3Response<GetBucketLocationOutput>> {
+        Ok(S3Response::new(GetBucketLocationOutput::default()))
+    }
+
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let input = request.input;
-        let (object, mut file) = self.objects.open_object(&input.bucket, &input.key)?;
+        let (object, files) = self.objects.open_object(&input.bucket, &input.key)?;
         check_read(&object, input.if_match.as_ref(), input.if_none_match.as_ref())?;
         let (range, content_range) = match &input.range {
             Some(range) => {
@@ -171,12 +286,14 @@ impl S3 for Service {
             }
             None => (0..object.len, None),
         };
-        file.seek(SeekFrom::Start(range.start))
-            .map_err(S3Error::internal_error)?;
         let len = range.end - range.start;
+        let files = parts_of(files, range.start, len).map_err(S3Error::internal_error)?;
+        let metadata = object.metadata.as_deref().cloned().unwrap_or_default();
         Ok(S3Response::new(GetObjectOutput {
             accept_ranges: Some("bytes".to_string()),
-            body: Some(pieces(file, len)),
+            body: Some(pieces(files)),
+            content_type: metadata.content_type,
+            metadata: Some(metadata.user),
             content_length: signed(len),
             content_range,
             e_tag: Some(ETag::Strong(object.etag)),
@@ -192,8 +309,11 @@ impl S3 for Service {
         let input = request.input;
         let object = self.objects.stat(&input.bucket, &input.key)?;
         check_read(&object, input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        let metadata = object.metadata.as_deref().cloned().unwrap_or_default();
         Ok(S3Response::new(HeadObjectOutput {
             accept_ranges: Some("bytes".to_string()),
+            content_type: metadata.content_type,
+            metadata: Some(metadata.user),
             content_length: signed(object.len),
             e_tag: Some(ETag::Strong(object.etag)),
             last_modified: Some(object.modified.into()),
@@ -237,13 +357,6 @@ impl S3 for Service {
         request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let input = request.input;
-        if input
-            .delimiter
-            .as_ref()
-            .is_some_and(|delimiter| !delimiter.is_empty())
-        {
-            return Err(s3_error!(NotImplemented, "delimiters are not supported"));
-        }
         let token = match &input.continuation_token {
             Some(token) => {
                 let bytes = hex::decode(token)
@@ -256,18 +369,25 @@ impl S3 for Service {
         let after = token.or_else(|| input.start_after.clone()).unwrap_or_default();
         let prefix = input.prefix.clone().unwrap_or_default();
         let max = input.max_keys.unwrap_or(PAGE_KEYS_MAX);
-        let (objects, more) = self.page(&input.bucket, &prefix, &after, max)?;
-        let last = objects.last().and_then(|object| object.key.clone());
+        let page = self.page(&Asked {
+            bucket: &input.bucket,
+            prefix: &prefix,
+            after: &after,
+            delimiter: input.delimiter.as_deref(),
+            max,
+        })?;
         Ok(S3Response::new(ListObjectsV2Output {
             name: Some(input.bucket),
             prefix: input.prefix,
             max_keys: Some(max),
-            key_count: i32::try_from(objects.len()).ok(),
+            key_count: i32::try_from(page.objects.len() + page.prefixes.len()).ok(),
+            delimiter: input.delimiter,
             continuation_token: input.continuation_token,
             start_after: input.start_after,
-            is_truncated: Some(more),
-            next_continuation_token: last.filter(|_| more).map(hex::encode),
-            contents: Some(objects),
+            is_truncated: Some(page.more),
+            next_continuation_token: page.last.filter(|_| page.more).map(hex::encode),
+            contents: Some(page.objects),
+            common_prefixes: Some(page.prefixes),
             ..Default::default()
         }))
     }
@@ -277,24 +397,26 @@ impl S3 for Service {
         request: S3Request<ListObjectsInput>,
     ) -> S3Result<S3Response<ListObjectsOutput>> {
         let input = request.input;
-        if input
-            .delimiter
-            .as_ref()
-            .is_some_and(|delimiter| !delimiter.is_empty())
-        {
-            return Err(s3_error!(NotImplemented, "delimiters are not supported"));
-        }
         let after = input.marker.clone().unwrap_or_default();
         let prefix = input.prefix.clone().unwrap_or_default();
         let max = input.max_keys.unwrap_or(PAGE_KEYS_MAX);
-        let (objects, more) = self.page(&input.bucket, &prefix, &after, max)?;
+        let page = self.page(&Asked {
+            bucket: &input.bucket,
+            prefix: &prefix,
+            after: &after,
+            delimiter: input.delimiter.as_deref(),
+            max,
+        })?;
         Ok(S3Response::new(ListObjectsOutput {
             name: Some(input.bucket),
             prefix: input.prefix,
             marker: input.marker,
             max_keys: Some(max),
-            is_truncated: Some(more),
-            contents: Some(objects),
+            is_truncated: Some(page.more),
+            next_marker: page.last.filter(|_| page.more && input.delimiter.is_some()),
+            delimiter: input.delimiter,
+            contents: Some(page.objects),
+            common_prefixes: Some(page.prefixes),
             ..Default::default()
         }))
     }
@@ -331,17 +453,45 @@ fn check_read(
     Ok(())
 }
 
-/// The next `len` bytes of a file.
-fn pieces(file: std::fs::File, len: u64) -> StreamingBlob {
-    let start = (tokio::fs::File::from_std(file), len);
-    let stream = futures::stream::try_unfold(start, |(mut file, left)| async move {
-        if left == 0 {
-            return Ok::<_, std::io::Error>(None);
+/// What a client wants kept with its object.
+fn kept(content_type: Option<String>, user: Option<s3s::dto::Metadata>) -> Option<Arc<Metadata>> {
+    let user = user.unwrap_or_default();
+    (content_type.is_some() || !user.is_empty()).then(|| Arc::new(Metadata { content_type, user }))
+}
+
+/// The files that hold `len` bytes from `start` on, where in each they begin, and how many are taken.
+fn parts_of(files: Vec<std::fs::File>, mut start: u64, mut len: u64) -> std::io::Result<VecDeque<Part>> {
+    let mut parts = VecDeque::new();
+    for mut file in files {
+        let here = file.metadata()?.len();
+        if start < here && len > 0 {
+            file.seek(SeekFrom::Start(start))?;
+            let take = len.min(here - start);
+            parts.push_back((tokio::fs::File::from_std(file), take));
+            len -= take;
         }
-        let take = usize::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        start = start.saturating_sub(here);
+    }
+    Ok(parts)
+}
+
+/// A file and how many of its next bytes are sent.
+type Part = (tokio::fs::File, u64);
+
+/// The bytes of parts, one after the other.
+fn pieces(parts: VecDeque<Part>) -> StreamingBlob {
+    let stream = futures::stream::try_unfold(parts, |mut parts| async move {
+        let Some((file, left)) = parts.front_mut() else {
+            return Ok::<_, std::io::Error>(None);
+        };
+        let take = usize::try_from(*left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
         let mut piece = vec![0; take];
         file.read_exact(&mut piece).await?;
-        Ok(Some((bytes::Bytes::from(piece), (file, left - take as u64))))
+        *left -= take as u64;
+        if *left == 0 {
+            parts.pop_front();
+        }
+        Ok(Some((bytes::Bytes::from(piece), parts)))
     });
     StreamingBlob::wrap(SyncStream(std::sync::Mutex::new(Box::pin(stream))))
 }

@@ -1,0 +1,131 @@
+//! Local work, against the same on the local file system.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::bench::files::*;
+use crate::bench::measure::Pairs;
+use crate::bench::place::Bench;
+use crate::bench::report::Row;
+use crate::bench::settings::SMALL_BYTES;
+
+const MIB: usize = 1 << 20;
+const LOCAL: &str = "local";
+
+/// Reads of a committed file that is cached.
+pub(super) fn reads(bench: &Bench) -> Result<()> {
+    let (size, accesses) = (bench.sizes.big, bench.sizes.accesses * 20);
+    let local_dir = bench.fresh(LOCAL)?;
+    let local = local_dir.join("big");
+    write_file(&local, size, MIB, 1)?;
+    let mounted = bench.volume()?;
+    let ours = mounted.path("big");
+    write_file(&ours, size, MIB, 1)?;
+    mounted.commit();
+    mounted.remount_cold(&[])?;
+    read_file(&ours, 1)?;
+    let forget = || {
+        mounted
+            .forget_pages(&mounted.dir())
+            .and_then(|()| forget_pages(&local_dir))
+    };
+    // What is read, whether the kernel's pages are dropped before, what is to be reached.
+    type Read<'a> = &'a dyn Fn(&PathBuf, u64) -> Result<()>;
+    let sequential: Read = &|path, _| read_file(path, 1);
+    let mapped: Read = &|path, _| read_mapped(path, 1);
+    let random: Read = &|path, order| read_random(path, size, accesses, 1, order);
+    let cases = [
+        ("sequential, page cache", sequential, false, 0.9),
+        ("sequential, local disk", sequential, true, 0.9),
+        ("random 4 KiB, page cache", random, false, 0.9),
+        ("random 4 KiB, local disk", random, true, 0.9),
+        ("mmap, page cache", mapped, false, 0.9),
+        ("mmap, local disk", mapped, true, 0.9),
+    ];
+    for (name, read, dropped, target) in cases {
+        let mut order = 0;
+        let before = |path: &PathBuf| match dropped {
+            true => forget(),
+            false => read_file(path, 1),
+        };
+        let mut pairs = Pairs::default();
+        for _ in 0..bench.pairs {
+            order += 1;
+            before(&ours)?;
+            pairs.ours.push(bench.ours(&mounted, || read(&ours, order))?);
+            before(&local)?;
+            pairs.control.push(bench.control(|| read(&local, order))?);
+        }
+        let row = Row::of(format!("warm read, {name}"), "-", "ext4", &pairs).at_least(target);
+        let requests = pairs.ours.iter().map(|s| s.all()).max().unwrap_or(0);
+        bench.report.row(row.at_most("requests", 0.0, requests as f64));
+    }
+    Ok(())
+}
+
+/// Writes of new bytes.
+pub(super) fn writes(bench: &Bench) -> Result<()> {
+    let (size, accesses) = (bench.sizes.big, bench.sizes.accesses * 20);
+    let local = bench.fresh(LOCAL)?.join("big");
+    let mounted = bench.volume()?;
+    let ours = mounted.path("big");
+    type Write<'a> = (&'a str, bool, &'a dyn Fn(&PathBuf, u64) -> Result<()>);
+    let cases: [Write; 3] = [
+        ("new file, 1 MiB records", true, &|path, seed| {
+            write_file(path, size, MIB, seed)
+        }),
+        ("new file, 4 KiB records", true, &|path, seed| {
+            write_file(path, size, SMALL_BYTES, seed)
+        }),
+        ("random 4 KiB in it", false, &|path, order| {
+            write_random(path, size, accesses, order)
+        }),
+    ];
+    for (name, anew, write) in cases {
+        let clean = |path: &PathBuf| match anew && path.exists() {
+            true => std::fs::remove_file(path),
+            false => Ok(()),
+        };
+        let mut seed = 0;
+        let mut pairs = Pairs::default();
+        for _ in 0..bench.pairs {
+            seed += 1;
+            clean(&ours)?;
+            pairs.ours.push(bench.ours(&mounted, || write(&ours, seed))?);
+            clean(&local)?;
+            pairs.control.push(bench.control(|| write(&local, seed))?);
+        }
+        let row = Row::of(format!("write, {name}"), "-", "ext4", &pairs);
+        bench.report.row(row.at_least(0.95));
+    }
+    Ok(())
+}
+
+/// Many small new files.
+pub(super) fn creates(bench: &Bench) -> Result<()> {
+    let count = bench.sizes.created;
+    let local = bench.fresh(LOCAL)?;
+    let mounted = bench.volume()?;
+    let mut pairs = Pairs::default();
+    for n in 0..bench.pairs as u64 {
+        let name = format!("set-{n}");
+        let (ours, theirs) = (mounted.path(&name), local.join(&name));
+        pairs
+            .ours
+            .push(bench.ours(&mounted, || create_files(&ours, count, SMALL_BYTES, n))?);
+        pairs
+            .control
+            .push(bench.control(|| create_files(&theirs, count, SMALL_BYTES, n))?);
+    }
+    let cpu: Vec<f64> = pairs
+        .ours
+        .iter()
+        .map(|s| s.cpu_seconds * 1e6 / count as f64)
+        .collect();
+    let row = Row::of(format!("create {count} files of 4 KiB"), "-", "ext4", &pairs)
+        .at_least(0.25)
+        .at_most("daemon us each", 45.0, crate::bench::measure::median(&cpu));
+    bench.report.row(row);
+    Ok(())
+}
