@@ -9,8 +9,8 @@ use super::index::Index;
 use super::open::{CONTENTS, INDEX, LOCK, PACKS, VOLUME};
 use super::packs::parse_name;
 use super::segment::SegmentKey;
-use crate::format::{PACK_TRAILER_BYTES, content_id, pack_footer_range, parse_pack_footer};
-use crate::model::{FRAME_BYTES, Hash, VolumeId};
+use crate::format::{FrameSum, PACK_TRAILER_BYTES, content_id, pack_footer_range, parse_pack_footer};
+use crate::model::{FRAME_BYTES, VolumeId};
 
 /// What a cache directory holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -195,16 +195,16 @@ impl CacheCheck {
         self.contents += 1;
         self.disk_bytes += fs::metadata(path).map_or(0, |found| found.blocks() * 512);
         let Some(index) = index else { return };
-        let mut marks: Vec<(u32, Hash)> = index.marks(number).into_iter().collect();
+        let mut marks: Vec<(u32, FrameSum)> = index.marks(number).into_iter().collect();
         marks.sort_unstable_by_key(|(frame, _)| *frame);
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) => return self.damage.push(format!("{}: {error}", path.display())),
         };
-        for (frame, hash) in marks {
+        for (frame, sum) in marks {
             self.frames += 1;
             match read_frame(&file, frame) {
-                Ok(bytes) if content_id(&bytes) == hash => {}
+                Ok(bytes) if sum.matches(&bytes) => {}
                 Ok(_) => self.damage.push(format!(
                     "{}: frame {frame} is not what it was when it came",
                     path.display()

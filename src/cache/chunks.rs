@@ -1,5 +1,6 @@
 //! Fetching frames: out of chunk objects by ranges, out of packs, or out of nothing for holes.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::segment::{FrameSender, Segment};
 use super::space::{Room, charge};
 use super::stats::count;
 use super::{Cache, PieceKey};
-use crate::format::{ChunkHeader, Key, chunk_header_len, decode_frame, limits};
+use crate::format::{ChunkHeader, FrameSum, Key, chunk_header_len, decode_frame, limits};
 use crate::model::{ChunkRef, Epoch, FRAME_BYTES, Hash, chunk_range};
 use crate::tree::TreeError;
 
@@ -288,9 +289,17 @@ impl Cache {
                 let range = header.frame_range(number);
                 let at =
                     |offset: u64| usize::try_from(offset.saturating_sub(body_start)).unwrap_or(usize::MAX);
-                let stored = body.get(at(range.start)..at(range.end)).unwrap_or_default();
-                match decode_frame(&header, number, stored, &chunk.key) {
-                    Ok(plain) => this.keep_frame(&file, &claim, offset, plain.into(), room.as_mut()),
+                let span = at(range.start)..at(range.end);
+                let stored = body.get(span.clone()).unwrap_or_default();
+                let decoded = decode_frame(&header, number, stored, &chunk.key);
+                match decoded.map(|plain| match plain {
+                    Cow::Borrowed(_) => body.slice(span),
+                    Cow::Owned(plain) => plain.into(),
+                }) {
+                    Ok(plain) => {
+                        let sum = header.frame_sum(number);
+                        this.keep_frame(&file, &claim, offset, plain, sum, room.as_mut());
+                    }
                     Err(corrupt) => {
                         let rule = format!("frame {number} at byte {}: {}", range.start, corrupt.rule);
                         why = Err(damaged(&chunk.key, rule));
@@ -327,25 +336,32 @@ impl Cache {
                     }
                     None => Bytes::from_static(&ZEROS).slice(..len),
                 };
-                this.keep_frame(&file, &claim, offset, bytes, room.as_mut());
+                this.keep_frame(&file, &claim, offset, bytes, None, room.as_mut());
             }
         };
         tokio::task::spawn_blocking(storing).await.map_err(given_up)
     }
 
-    /// Gives a verified frame to those who wait and writes it to its file, or keeps it in memory for a while.
+    /// Gives a verified frame (as `sum`, when that is at hand) to those who wait and writes it to its file, or keeps it in
+    /// memory for a while.
     fn keep_frame(
         self: &Arc<Self>,
         file: &Chunked,
         claim: &Claim,
         offset: u64,
         bytes: Bytes,
+        sum: Option<FrameSum>,
         room: Option<&mut Room>,
     ) {
         claim.deliver(bytes.clone());
         // Frames that came along may have found no room of their own.
         let room = room.filter(|room| room.promised() >= charge(bytes.len() as u64, 1));
-        let written = room.map(|room| claim.segment.write_frame(&self.disk, claim.frame, &bytes, room));
+        let written = room.map(|room| {
+            let sum = sum.unwrap_or_else(|| FrameSum::of(&bytes));
+            claim
+                .segment
+                .write_frame(&self.disk, claim.frame, &bytes, &sum, room)
+        });
         match written {
             Some(Ok(())) => return claim.segment.touch(&self.disk),
             Some(Err(e)) if !is_full(&e) => {
@@ -356,6 +372,8 @@ impl Cache {
         }
         count(&self.remote.counters.unkept);
         let weight = bytes.len() as u64 + 128;
+        // A copy: the frame may be a part of all that came with it.
+        let bytes = Bytes::copy_from_slice(&bytes);
         self.pieces
             .lock()
             .insert(PieceKey::Frame(file.cid, offset / FRAME_BYTES), bytes, weight);

@@ -19,7 +19,8 @@ use super::remote::AheadPermit;
 use super::segment::{FrameState, FrameWait, Segment};
 use super::stats::count;
 use super::{ATTEMPTS_MAX, Cache, PieceKey};
-use crate::model::{FRAME_BYTES, Hash};
+use crate::format::FrameSum;
+use crate::model::FRAME_BYTES;
 use crate::tree::TreeError;
 
 /// What the reader of a frame does next.
@@ -163,8 +164,8 @@ impl Cache {
                         wanted.push(Wanted::Wait(wait));
                         continue;
                     }
-                    FrameState::Marked(hash) => {
-                        self.check(claim(sender), hash);
+                    FrameState::Marked(sum) => {
+                        self.check(claim(sender), sum);
                         wanted.push(Wanted::Wait(wait));
                     }
                     FrameState::Fetching(other) => wanted.push(Wanted::Wait(other)),
@@ -186,14 +187,14 @@ impl Cache {
 
     /// Compares a frame of an earlier session with its hash. One that fails ends the use of the whole file: whoever
     /// waits looks again, and finds a new one.
-    fn check(self: &Arc<Self>, claim: Claim, hash: Hash) {
+    fn check(self: &Arc<Self>, claim: Claim, sum: FrameSum) {
         let this = self.clone();
-        self.runtime.spawn_blocking(move || {
-            match claim.segment.check_frame(&this.disk, claim.frame, &hash) {
+        self.runtime.spawn_blocking(
+            move || match claim.segment.check_frame(&this.disk, claim.frame, &sum) {
                 Some(bytes) => claim.deliver(bytes),
                 None => this.discard_segment(&claim.segment),
-            }
-        });
+            },
+        );
     }
 
     /// Fetches a run of claimed frames in a task of its own.

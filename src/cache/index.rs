@@ -4,8 +4,8 @@
 //! makes the frame fail its check at first use, and be fetched again. A tree that cannot be opened is deleted; one that
 //! fails later is left alone until the next opening.
 //!
-//! Keys: `m` file number (8 bytes, big-endian) frame (4 bytes) → blake3 of the frame's bytes; `u` file number → tick of
-//! its last use. File numbers are never used twice as long as the index lives.
+//! Keys: `m` file number (8 bytes, big-endian) frame (4 bytes) → blake3 of the frame's bytes, or the frame's subtree value
+//! as its chunk has it and one byte more, its number in the chunk; `u` file number → tick of its last use. File numbers are never used twice as long as the index lives.
 //!
 //! sled blocks: every function here is called from blocking threads only.
 
@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::format::FrameSum;
 use crate::model::Hash;
 
 /// sled's own memory, bytes. The marks of a content are read once, so there is nothing to gain from more.
@@ -84,13 +85,13 @@ impl Index {
     }
 
     /// The frame hashes of a file.
-    pub fn marks(&self, number: u64) -> HashMap<u32, Hash> {
+    pub fn marks(&self, number: u64) -> HashMap<u32, FrameSum> {
         let mut marks = HashMap::new();
         self.with(|tree| {
             for item in tree.scan_prefix(prefix(MARK, number)) {
                 let (key, value) = item?;
-                if let (Some((_, frame)), Ok(hash)) = (mark_of(&key), <[u8; 32]>::try_from(&value[..])) {
-                    marks.insert(frame, Hash(hash));
+                if let (Some((_, frame)), Some(sum)) = (mark_of(&key), sum_of(&value)) {
+                    marks.insert(frame, sum);
                 }
             }
             Ok(())
@@ -99,10 +100,14 @@ impl Index {
     }
 
     /// Remembers the hash of a frame that was written.
-    pub fn mark(&self, number: u64, frame: u32, hash: &Hash) {
+    pub fn mark(&self, number: u64, frame: u32, sum: &FrameSum) {
         let mut key = prefix(MARK, number);
         key.extend_from_slice(&frame.to_be_bytes());
-        self.with(|tree| tree.insert(key, &hash.0[..]).map(drop));
+        let value = match sum {
+            FrameSum::Whole(hash) => hash.0.to_vec(),
+            FrameSum::Subtree(in_chunk, hash) => [&hash.0[..], &[*in_chunk]].concat(),
+        };
+        self.with(|tree| tree.insert(key, value).map(drop));
     }
 
     /// Remembers when files were used last.
@@ -175,6 +180,16 @@ fn mark_of(key: &[u8]) -> Option<(u64, u32)> {
     Some((be64(number)?, u32::from_be_bytes(frame.try_into().ok()?)))
 }
 
+/// What a mark's value says.
+fn sum_of(value: &[u8]) -> Option<FrameSum> {
+    let (hash, rest) = value.split_first_chunk::<32>()?;
+    match rest {
+        [] => Some(FrameSum::Whole(Hash(*hash))),
+        [in_chunk] => Some(FrameSum::Subtree(*in_chunk, Hash(*hash))),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,11 +197,14 @@ mod tests {
     #[test]
     fn remembers_across_a_reopening_and_forgets_on_request() {
         let dir = tempfile::tempdir().unwrap();
-        let hash = Hash([7; 32]);
+        let (hash, subtree) = (
+            FrameSum::Whole(Hash([7; 32])),
+            FrameSum::Subtree(5, Hash([8; 32])),
+        );
         {
             let index = Index::open(dir.path());
             index.mark(3, 0, &hash);
-            index.mark(3, 9, &hash);
+            index.mark(3, 9, &subtree);
             index.mark(4, 1, &hash);
             index.used(&[(3, 11), (4, 12)]);
             index.forget(4);
@@ -196,7 +214,7 @@ mod tests {
         let remembered = index.remembered();
         assert_eq!(remembered.frames, HashMap::from([(3, 2)]));
         assert_eq!(remembered.used, HashMap::from([(3, 11)]));
-        assert_eq!(index.marks(3), HashMap::from([(0, hash), (9, hash)]));
+        assert_eq!(index.marks(3), HashMap::from([(0, hash), (9, subtree)]));
     }
 
     #[test]
@@ -211,7 +229,7 @@ mod tests {
             }
         }
         let index = Index::open(&path);
-        index.mark(1, 1, &Hash([1; 32]));
+        index.mark(1, 1, &FrameSum::of(b"frame"));
         assert_eq!(index.marks(1).len(), 1);
     }
 }

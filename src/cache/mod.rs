@@ -41,6 +41,7 @@
 mod access;
 mod adopt;
 mod ahead;
+mod budget;
 mod check;
 mod chunks;
 mod contents;
@@ -64,9 +65,10 @@ mod tests;
 
 pub use access::Cache;
 pub use adopt::PinnedFile;
+pub use budget::memory_budget;
 pub use check::{CacheCheck, cache_dirs, check_cache};
 pub use lease::{Unused, is_unused};
-pub use options::{Adoption, CacheError, CacheOptions, KeptCheck, MEMORY_BYTES_DEFAULT};
+pub use options::{Adoption, CacheError, CacheOptions, KeptCheck};
 pub use stats::CacheStats;
 
 use crate::model::{FRAME_BYTES, Hash};

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Memory for stored bytes in flight when nothing else is asked for (DESIGN.md 5).
-pub const MEMORY_BYTES_DEFAULT: u64 = 128 << 20;
+use super::budget::memory_budget;
 
 /// How a cache is opened.
 #[derive(Clone, Debug)]
@@ -34,7 +33,7 @@ impl CacheOptions {
             dir: dir.into(),
             bytes_max,
             free_floor_bytes: 0,
-            memory_bytes_max: MEMORY_BYTES_DEFAULT,
+            memory_bytes_max: memory_budget(),
             node_memory_bytes: 64 << 20,
             remote_timeout: Duration::from_secs(300),
             fetches_max: 32,

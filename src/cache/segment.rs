@@ -28,6 +28,7 @@ use super::adopt::Holder;
 use super::disk::{CloseFile, Disk, Identity, create, reopen, unlink, write_sparse};
 use super::space::{Room, charge};
 use super::{Unused, is_unused};
+use crate::format::FrameSum;
 use crate::model::{FRAME_BYTES, Hash};
 use crate::tree::TreeError;
 
@@ -109,7 +110,7 @@ struct State {
 enum Marks {
     /// The index has so many; they were not read yet.
     Unread(u32),
-    Read(HashMap<u32, Hash>),
+    Read(HashMap<u32, FrameSum>),
 }
 
 /// What became of a read.
@@ -126,7 +127,7 @@ pub(super) enum LocalRead {
 pub(super) enum FrameState {
     Checked,
     /// On disk from an earlier session: compare with this hash first.
-    Marked(Hash),
+    Marked(FrameSum),
     Fetching(FrameWait),
     Absent,
     /// The segment was evicted meanwhile: look for its successor.
@@ -349,28 +350,28 @@ impl Segment {
         Ok(file)
     }
 
-    /// Reads a marked frame in full and compares it with `hash`; `None`: it is not what was written. Blocks.
-    pub fn check_frame(self: &Arc<Self>, disk: &Disk, frame: u32, hash: &Hash) -> Option<Bytes> {
+    /// Reads a marked frame in full and compares it with `sum`; `None`: it is not what was written. Blocks.
+    pub fn check_frame(self: &Arc<Self>, disk: &Disk, frame: u32, sum: &FrameSum) -> Option<Bytes> {
         let file = self.open_file(disk).ok()?;
         let mut bytes = vec![0; usize::try_from(self.frame_len(frame)).ok()?];
         file.read_exact_at(&mut bytes, u64::from(frame) * FRAME_BYTES)
             .ok()?;
-        if blake3::hash(&bytes).as_bytes() != hash.as_bytes() {
+        if !sum.matches(&bytes) {
             return None;
         }
         self.state.lock().set_checked(frame);
         Some(bytes.into())
     }
 
-    /// Writes a frame that was verified; it is checked from then on. `room` is what was promised for the fetch. Blocks.
+    /// Writes a frame that was verified as `sum`; it is checked from then on. `room` is what was promised for the fetch. Blocks.
     pub fn write_frame(
         self: &Arc<Self>,
         disk: &Disk,
         frame: u32,
         bytes: &[u8],
+        sum: &FrameSum,
         room: &mut Room,
     ) -> io::Result<()> {
-        let hash = Hash(*blake3::hash(bytes).as_bytes());
         let _write = self.write.lock();
         let file = self.open_locked(disk)?;
         if Some(Identity::of(&file)?) != self.state.lock().identity {
@@ -392,7 +393,7 @@ impl Segment {
             state.room.join(room);
             state.set_checked(frame);
         }
-        disk.index.mark(self.number, frame, &hash);
+        disk.index.mark(self.number, frame, sum);
         Ok(())
     }
 
@@ -477,10 +478,7 @@ impl Segment {
         for frame in 0..u32::try_from(self.frames()).unwrap_or(u32::MAX) {
             let len = usize::try_from(self.frame_len(frame)).unwrap_or(0);
             match self.read_checked(u64::from(frame) * FRAME_BYTES, len) {
-                LocalRead::Bytes(bytes) => {
-                    disk.index
-                        .mark(self.number, frame, &Hash(*blake3::hash(&bytes).as_bytes()));
-                }
+                LocalRead::Bytes(bytes) => disk.index.mark(self.number, frame, &FrameSum::of(&bytes)),
                 // Closed or gone: the frames without a hash will be fetched after a restart.
                 _ => return,
             }

@@ -8,7 +8,9 @@
 //! 4. Memory: what is read holds permits for its bytes until it is sent or packed; packs in flight are bounded by number.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::stream::{FuturesOrdered, StreamExt, TryStreamExt};
@@ -20,14 +22,20 @@ use super::extents::{self, BaseChunks, NewPage, PageRef};
 use super::ledger::{self, Arrived, UploadLedger};
 use super::packer::{PackedBlob, Packer, Packs};
 use super::progress::Progress;
-use crate::format::{EncodedBlob, EncodedChunk, content_id, encode_blob, encode_chunk};
+use crate::cache::memory_budget;
+use crate::format::{
+    EncodedBlob, EncodedChunk, content_id, encode_hashed_blob, encode_hashed_chunk, hash_chunk,
+};
 use crate::model::{
     BlobRef, ChunkRef, Content, EXTENT_PAGE_CHUNKS, Epoch, FRAME_BYTES, Hash, ITEM_BYTES_MAX, TINY_BYTES_MAX,
     VolPath, chunk_count, chunk_len, chunk_start,
 };
 use crate::overlay::{FileState, NodeId};
 use crate::tree::{NodeSource, TreeError};
-use crate::volume::Volume;
+use crate::volume::{Volume, VolumeError};
+
+/// Small files are hashed and compressed in batches of so many bytes.
+const BATCH_BYTES: u64 = 1 << 20;
 
 /// Frozen bytes of dirty files, from the bodies of a mount or from local files.
 #[async_trait::async_trait]
@@ -72,14 +80,14 @@ pub struct UploadLimits {
     pub requests: usize,
     /// Threads that hash and compress; default: the cores.
     pub threads: usize,
-    /// Small files read ahead of the one that is packed.
+    /// Small files that are hashed and compressed in one go.
     pub small_files: usize,
 }
 
 impl Default for UploadLimits {
     fn default() -> UploadLimits {
         UploadLimits {
-            read_bytes: 192 << 20,
+            read_bytes: memory_budget(),
             requests: 16,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             small_files: 64,
@@ -174,8 +182,25 @@ impl Place {
 /// What reading and hashing a small piece gives.
 enum Piece {
     Tiny(Bytes),
+    /// The base has it.
     Known(BlobRef),
+    /// An interrupted attempt has brought it.
+    Arrived(BlobRef),
     New(EncodedBlob),
+}
+
+impl Piece {
+    /// A piece below 4 MiB, encoded unless it is what the base has or what arrived before.
+    fn of(bytes: &[u8], base: Option<BlobRef>, arrived: &Arrived) -> Result<Piece, CommitError> {
+        let id = content_id(bytes);
+        if let Some(blob) = base.filter(|blob| blob.id == id) {
+            return Ok(Piece::Known(blob));
+        }
+        match arrived.blobs.get(&id) {
+            Some((raw_len, blob)) if *raw_len as usize == bytes.len() => Ok(Piece::Arrived(*blob)),
+            _ => Ok(Piece::New(encode_hashed_blob(bytes, id)?)),
+        }
+    }
 }
 
 impl Upload<'_> {
@@ -189,7 +214,7 @@ impl Upload<'_> {
         let recorded = self.ledger.read().map_err(CommitError::ledger)?;
         let work = Work {
             up: self,
-            arrived: Arrived::parse(&recorded, usable),
+            arrived: Arc::new(Arrived::parse(&recorded, usable)),
             claimed: Mutex::new(HashMap::new()),
             memory: Semaphore::new(mebibytes(self.limits.read_bytes).max(64) as usize),
             threads: Arc::new(Semaphore::new(self.limits.threads.max(1))),
@@ -263,7 +288,7 @@ impl Done {
 /// One running upload.
 struct Work<'a> {
     up: &'a Upload<'a>,
-    arrived: Arrived,
+    arrived: Arc<Arrived>,
     /// Chunk objects that this upload has sent, is sending, or has found.
     claimed: Mutex<HashMap<Hash, Epoch>>,
     /// Permits of 1 MiB.
@@ -289,81 +314,84 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Files below 4 MiB, read ahead and packed in order. Memory is taken in that order and given back in it, when a
-    /// file is packed: so whoever is next has what it needs.
+    /// Files below 4 MiB, read ahead in batches and packed in order. Memory is taken in that order and given back in it,
+    /// when a batch is packed: so whichever is next has what it needs.
     async fn all_small(&self, files: Vec<Job>, done: &mut AllDone) -> Result<(), CommitError> {
         let mut reading = FuturesOrdered::new();
-        let mut files = files.into_iter();
+        let mut batches = batches(files, self.up.limits.small_files).into_iter();
         loop {
             // With something being read, more is begun only if there is memory for it.
-            while reading.len() < self.up.limits.small_files.max(1) {
-                let Some((file, size)) = files.as_slice().first() else {
+            while reading.len() < self.up.limits.threads * 2 {
+                let Some(batch) = batches.as_slice().first() else {
                     break;
                 };
-                let memory = match self.memory.try_acquire_many(permits(*size)) {
+                let bytes = batch.iter().map(|(_, size)| size).sum();
+                let memory = match self.memory.try_acquire_many(permits(bytes)) {
                     Ok(memory) => memory,
                     Err(_) if !reading.is_empty() => break,
                     Err(_) => {
-                        let taken = self.memory.acquire_many(permits(*size)).await;
+                        let taken = self.memory.acquire_many(permits(bytes)).await;
                         taken.map_err(|_| CommitError::Stopped)?
                     }
                 };
-                reading.push_back(self.small(file.clone(), *size, memory));
-                files.next();
+                reading.extend(batches.next().map(|batch| self.small(batch, memory)));
             }
-            let Some((node, size, piece, memory)) = reading.try_next().await? else {
+            let Some((pieces, memory)) = reading.try_next().await? else {
                 return Ok(());
             };
-            let one = match piece {
-                Piece::Tiny(bytes) => Done::Tiny(bytes),
-                Piece::Known(blob) => Done::Blob(Place::Known(ChunkRef::Packed(blob))),
-                Piece::New(blob) => Done::Blob(Place::Packed(self.pack(&blob).await?)),
-            };
+            for (node, size, piece) in pieces {
+                let one = match piece {
+                    Piece::Tiny(bytes) => Done::Tiny(bytes),
+                    other => Done::Blob(self.place(other).await?),
+                };
+                done.insert(node, (size, one));
+                self.up.progress.file_done();
+            }
             drop(memory);
-            done.insert(node, (size, one));
-            self.up.progress.file_done();
         }
     }
 
-    /// A file below 4 MiB.
+    /// A batch of files below 4 MiB. Some microseconds each: they share the way to a thread and back.
     async fn small<'m>(
         &self,
-        file: DirtyFile,
-        size: u64,
+        batch: Vec<Job>,
         memory: SemaphorePermit<'m>,
-    ) -> Result<(NodeId, u64, Piece, SemaphorePermit<'m>), CommitError> {
-        let bytes = self.up.files.read(file.node, 0, size).await?;
-        self.up.progress.read(size);
-        if size <= TINY_BYTES_MAX {
-            return Ok((file.node, size, Piece::Tiny(bytes), memory));
+    ) -> Result<(Vec<(NodeId, u64, Piece)>, SemaphorePermit<'m>), CommitError> {
+        let mut read = Vec::with_capacity(batch.len());
+        for (file, size) in batch {
+            let bytes = self.up.files.read(file.node, 0, size).await?;
+            self.up.progress.read(size);
+            let base = match &file.state.base {
+                Some((base_size, Content::Blob(blob))) if *base_size == size => Some(*blob),
+                _ => None,
+            };
+            read.push((file.node, size, bytes, base));
         }
-        let base = match &file.state.base {
-            Some((base_size, Content::Blob(blob))) if *base_size == size => Some(*blob),
-            _ => None,
-        };
-        Ok((file.node, size, self.blob(bytes, base).await?, memory))
+        let arrived = self.arrived.clone();
+        let encoding = self.on_thread(move || {
+            let pieces = read.into_iter().map(|(node, size, bytes, base)| {
+                let piece = match size {
+                    0..=TINY_BYTES_MAX => Piece::Tiny(bytes),
+                    _ => Piece::of(&bytes, base, &arrived)?,
+                };
+                Ok((node, size, piece))
+            });
+            pieces.collect::<Result<Vec<_>, CommitError>>()
+        });
+        Ok((encoding.await??, memory))
     }
 
-    /// A piece below 4 MiB, unless it is what the base has or what arrived before.
-    async fn blob(&self, bytes: Bytes, base: Option<BlobRef>) -> Result<Piece, CommitError> {
-        let known = self.on_thread({
-            let bytes = bytes.clone();
-            move || content_id(&bytes)
-        });
-        let id = known.await?;
-        if let Some(blob) = base.filter(|blob| blob.id == id) {
-            return Ok(Piece::Known(blob));
-        }
-        if let Some((_, blob)) = self
-            .arrived
-            .blobs
-            .get(&id)
-            .filter(|(raw_len, _)| *raw_len as usize == bytes.len())
-        {
-            self.found(blob.pack.epoch);
-            return Ok(Piece::Known(*blob));
-        }
-        Ok(Piece::New(self.on_thread(move || encode_blob(&bytes)).await??))
+    /// Where a piece is, or will be.
+    async fn place(&self, piece: Piece) -> Result<Place, CommitError> {
+        Ok(match piece {
+            Piece::Known(blob) => Place::Known(ChunkRef::Packed(blob)),
+            Piece::Arrived(blob) => {
+                self.found(blob.pack.epoch);
+                Place::Known(ChunkRef::Packed(blob))
+            }
+            Piece::New(blob) => Place::Packed(self.pack(&blob).await?),
+            Piece::Tiny(_) => return Err(CommitError::Stopped),
+        })
     }
 
     async fn pack(&self, blob: &EncodedBlob) -> Result<PackedBlob, CommitError> {
@@ -444,29 +472,24 @@ impl Work<'_> {
                 Some(ChunkRef::Packed(blob)) => Some(blob),
                 _ => None,
             };
-            let (zeros, bytes) = self.on_thread(move || (is_zero(&bytes), bytes)).await?;
-            if zeros {
-                return Ok(Place::Known(ChunkRef::Hole));
-            }
-            return Ok(match self.blob(bytes, base).await? {
-                Piece::Known(blob) => Place::Known(ChunkRef::Packed(blob)),
-                Piece::New(blob) => Place::Packed(self.pack(&blob).await?),
-                Piece::Tiny(_) => return Err(CommitError::Stopped),
+            let arrived = self.arrived.clone();
+            let encoding = self.on_thread(move || match is_zero(&bytes) {
+                true => Ok(None),
+                false => Piece::of(&bytes, base, &arrived).map(Some),
             });
+            return match encoding.await?? {
+                Some(piece) => self.place(piece).await,
+                None => Ok(Place::Known(ChunkRef::Hole)),
+            };
         }
         let hashed = self.on_thread({
             let bytes = bytes.clone();
-            move || {
-                if is_zero(&bytes) {
-                    None
-                } else {
-                    Some(content_id(&bytes))
-                }
-            }
+            move || (!is_zero(&bytes)).then(|| hash_chunk(&bytes))
         });
-        let Some(id) = hashed.await? else {
+        let Some(hashes) = hashed.await? else {
             return Ok(Place::Known(ChunkRef::Hole));
         };
+        let id = hashes.id;
         if let Some(old @ ChunkRef::Object { .. }) = old.filter(|old| old.id() == id) {
             return Ok(Place::Known(old));
         }
@@ -482,7 +505,9 @@ impl Work<'_> {
         }
         // A chunk is at most 64 MiB.
         let raw_len = bytes.len() as u32;
-        let chunk = self.on_thread(move || encode_chunk(&bytes)).await??;
+        let chunk = self
+            .on_thread(move || encode_hashed_chunk(&bytes, &hashes))
+            .await??;
         self.store_chunk(&chunk, raw_len).await?;
         Ok(Place::Known(ChunkRef::Object {
             epoch: self.up.epoch,
@@ -509,8 +534,12 @@ impl Work<'_> {
         let _permit = self.requests.acquire().await.map_err(|_| CommitError::Stopped)?;
         let hinted = up.hints.find(&chunk.id) == Some(up.epoch);
         if !hinted || !up.volume.has_chunk(up.epoch, chunk, raw_len).await? {
-            up.progress
-                .sent_bytes(up.volume.put_chunk(up.epoch, chunk, raw_len).await?);
+            let (volume, epoch, chunk) = (up.volume.clone(), up.epoch, chunk.clone());
+            // A task of its own: signing and sending take a processor, and this one has files to read.
+            let sending = AbortOnDrop(tokio::spawn(async move {
+                volume.put_chunk(epoch, &chunk, raw_len).await
+            }));
+            up.progress.sent_bytes(sending.await?);
         }
         up.ledger
             .append(&ledger::chunk_entry(up.epoch, &chunk.id))
@@ -544,6 +573,27 @@ impl Work<'_> {
     }
 }
 
+/// A task that ends when nobody waits for it any more.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<Result<T, VolumeError>>);
+
+impl<T> std::future::Future for AbortOnDrop<T> {
+    type Output = Result<T, CommitError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = std::task::ready!(Pin::new(&mut self.0).poll(context));
+        Poll::Ready(match ended {
+            Ok(result) => result.map_err(CommitError::from),
+            Err(_) => Err(CommitError::Stopped),
+        })
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Nothing in this range was written: all of it is still what the base says.
 fn is_clean(state: &FileState, start: u64, len: u64) -> bool {
     let frames = start / FRAME_BYTES..(start + len).div_ceil(FRAME_BYTES);
@@ -551,6 +601,23 @@ fn is_clean(state: &FileState, start: u64, len: u64) -> bool {
         && frames
             .into_iter()
             .all(|frame| state.body.is_none() || !state.is_present(frame))
+}
+
+/// Files in batches of at most `files_max` files and 1 MiB (or one file).
+fn batches(files: Vec<Job>, files_max: usize) -> Vec<Vec<Job>> {
+    let mut batches: Vec<Vec<Job>> = Vec::new();
+    let mut bytes = 0;
+    for (file, size) in files {
+        bytes += size;
+        match batches.last_mut() {
+            Some(batch) if batch.len() < files_max && bytes <= BATCH_BYTES => batch.push((file, size)),
+            _ => {
+                bytes = size;
+                batches.push(vec![(file, size)]);
+            }
+        }
+    }
+    batches
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -19,6 +19,11 @@ pub struct EncodedBlob {
 
 /// Encodes up to 4 MiB.
 pub fn encode_blob(plain: &[u8]) -> Result<EncodedBlob, EncodeError> {
+    encode_hashed_blob(plain, content_id(plain))
+}
+
+/// The same for bytes that were hashed already: `id` is theirs.
+pub fn encode_hashed_blob(plain: &[u8], id: Hash) -> Result<EncodedBlob, EncodeError> {
     limit(plain.len() as u64, ITEM_BYTES_MAX, "bytes of a blob")?;
     let packed = codec::compress_if_worth(plain);
     let (codec, payload) = match &packed {
@@ -31,7 +36,7 @@ pub fn encode_blob(plain: &[u8]) -> Result<EncodedBlob, EncodeError> {
     Ok(EncodedBlob {
         stored,
         raw_len: plain.len() as u32,
-        id: content_id(plain),
+        id,
     })
 }
 

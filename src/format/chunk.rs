@@ -1,6 +1,7 @@
 //! Chunk objects: up to 64 MiB of a file in frames of 1 MiB, each of which can be read and verified alone
 //! (SPEC.md, "Chunks").
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
@@ -27,6 +28,39 @@ pub struct EncodedChunk {
     pub id: Hash,
     /// The whole object.
     pub object: Bytes,
+}
+
+/// What a chunk and its frames hash to: hashed once, before anybody knows whether the chunk has to be encoded.
+#[derive(Clone, Debug)]
+pub struct ChunkHashes {
+    /// blake3 of the plaintext.
+    pub id: Hash,
+    /// Subtree values of the frames; none when there is one frame.
+    values: Vec<[u8; 32]>,
+}
+
+/// What one frame must be, without its chunk's header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameSum {
+    /// blake3 of the frame.
+    Whole(Hash),
+    /// Its subtree value as frame of this number in a chunk of several.
+    Subtree(u8, Hash),
+}
+
+impl FrameSum {
+    /// Of bytes that nothing else is known of.
+    pub fn of(plain: &[u8]) -> FrameSum {
+        FrameSum::Whole(content_id(plain))
+    }
+
+    /// Hashes the bytes and compares.
+    pub fn matches(&self, plain: &[u8]) -> bool {
+        match self {
+            FrameSum::Whole(hash) => content_id(plain) == *hash,
+            FrameSum::Subtree(number, hash) => frame_value(plain, usize::from(*number)) == hash.0,
+        }
+    }
 }
 
 /// Where the frames of a chunk are and what they must hash to. Was compared with the chunk's id.
@@ -87,29 +121,42 @@ fn split(values: &[[u8; 32]]) -> (&[[u8; 32]], &[[u8; 32]]) {
     values.split_at(values.len().next_power_of_two() / 2)
 }
 
+/// Hashes a chunk.
+pub fn hash_chunk(plain: &[u8]) -> ChunkHashes {
+    if plain.len() <= FRAME {
+        return ChunkHashes {
+            id: content_id(plain),
+            values: Vec::new(),
+        };
+    }
+    let frames = plain.chunks(FRAME).enumerate();
+    let values: Vec<_> = frames.map(|(index, frame)| frame_value(frame, index)).collect();
+    ChunkHashes {
+        id: combine(&values),
+        values,
+    }
+}
+
 /// Encodes 1 byte to 64 MiB. Frames that zstd shrinks by less than 5 % are kept raw.
 pub fn encode_chunk(plain: &[u8]) -> Result<EncodedChunk, EncodeError> {
+    encode_hashed_chunk(plain, &hash_chunk(plain))
+}
+
+/// The same for a chunk that was hashed already: `hashes` are those of `plain`.
+pub fn encode_hashed_chunk(plain: &[u8], hashes: &ChunkHashes) -> Result<EncodedChunk, EncodeError> {
     ensure(!plain.is_empty(), "a chunk has bytes")?;
     limit(plain.len() as u64, u64::from(CHUNK_BYTES_MAX), "bytes of a chunk")?;
     let raw_len = plain.len() as u32;
     let header_len = chunk_header_len(raw_len);
     let mut lengths = Writer::new();
-    let mut values = Vec::with_capacity(frame_count(raw_len) as usize);
-    let mut object = vec![0; header_len as usize];
-    for (index, frame) in plain.chunks(FRAME).enumerate() {
+    let mut object = Vec::with_capacity(header_len as usize + plain.len());
+    object.resize(header_len as usize, 0);
+    for frame in plain.chunks(FRAME) {
         let packed = codec::compress_if_worth(frame);
         let (stored, flag) = packed.as_deref().map_or((frame, RAW_FRAME), |packed| (packed, 0));
         lengths.u32(stored.len() as u32 | flag);
         object.extend_from_slice(stored);
-        if plain.len() > FRAME {
-            values.push(frame_value(frame, index));
-        }
     }
-    let id = if values.is_empty() {
-        content_id(plain)
-    } else {
-        combine(&values)
-    };
     let mut header = Writer::new();
     header.raw(&MAGIC);
     header.u8(codec::ZSTD);
@@ -118,10 +165,10 @@ pub fn encode_chunk(plain: &[u8]) -> Result<EncodedChunk, EncodeError> {
     header.u32(header_len);
     header.u32(raw_len);
     header.raw(lengths.as_slice());
-    values.iter().for_each(|value| header.raw(value));
+    hashes.values.iter().for_each(|value| header.raw(value));
     object[..header_len as usize].copy_from_slice(header.as_slice());
     Ok(EncodedChunk {
-        id,
+        id: hashes.id,
         object: Bytes::from(object),
     })
 }
@@ -221,6 +268,16 @@ impl ChunkHeader {
         }
     }
 
+    /// What frame `index` must be.
+    pub fn frame_sum(&self, index: usize) -> Option<FrameSum> {
+        let frame = self.frames.get(index)?;
+        Some(match self.frames.len() {
+            1 => FrameSum::Whole(self.id),
+            // A chunk has at most 64 frames.
+            _ => FrameSum::Subtree(u8::try_from(index).ok()?, Hash(frame.value)),
+        })
+    }
+
     /// Length of the whole object, bytes.
     pub fn object_len(&self) -> u64 {
         self.frames
@@ -234,13 +291,14 @@ fn frame_len(raw_len: u32, index: usize) -> u32 {
     u64::from(raw_len).saturating_sub(start).min(FRAME_BYTES) as u32
 }
 
-/// Decodes frame `index` from the bytes of [`ChunkHeader::frame_range`] and compares it with what the header says.
-pub fn decode_frame(
+/// Decodes frame `index` from the bytes of [`ChunkHeader::frame_range`] and compares it with what the header says. A frame
+/// that was kept raw is not copied.
+pub fn decode_frame<'a>(
     header: &ChunkHeader,
     index: usize,
-    stored: &[u8],
+    stored: &'a [u8],
     object: &str,
-) -> Result<Vec<u8>, Corrupt> {
+) -> Result<Cow<'a, [u8]>, Corrupt> {
     let corrupt = |rule| Corrupt::new(object, header.frame_range(index).start, rule);
     let Some(frame) = header.frames.get(index) else {
         return Err(corrupt("a chunk has no frame of that number"));
@@ -249,15 +307,15 @@ pub fn decode_frame(
         return Err(corrupt("a frame has not the length that its header says"));
     }
     let plain = if frame.raw {
-        stored.to_vec()
+        Cow::Borrowed(stored)
     } else {
-        codec::decompress(stored, frame_len(header.raw_len, index) as usize, object)?
+        Cow::Owned(codec::decompress(
+            stored,
+            frame_len(header.raw_len, index) as usize,
+            object,
+        )?)
     };
-    let verified = match header.frames.len() {
-        1 => content_id(&plain) == header.id,
-        _ => frame_value(&plain, index) == frame.value,
-    };
-    if verified {
+    if header.frame_sum(index).is_some_and(|sum| sum.matches(&plain)) {
         Ok(plain)
     } else {
         Err(corrupt("a frame has not the hash that its header says"))
@@ -331,7 +389,7 @@ mod tests {
         let header = ChunkHeader::parse(start, len, &chunk.id, "t").unwrap();
         let range = header.frame_range(1);
         let mut stored = chunk.object[range.start as usize..range.end as usize].to_vec();
-        assert!(decode_frame(&header, 1, &stored, "t").unwrap() == plain[FRAME..2 * FRAME]);
+        assert!(*decode_frame(&header, 1, &stored, "t").unwrap() == plain[FRAME..2 * FRAME]);
         assert!(decode_frame(&header, 0, &stored, "t").is_err());
         assert!(decode_frame(&header, 3, &stored, "t").is_err());
         let last = stored.len() - 1;

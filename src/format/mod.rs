@@ -24,9 +24,10 @@ mod time_text;
 pub mod wire;
 
 pub use attrs::{decode_attrs, decode_xattr_map, encode_attrs, encode_xattr_map};
-pub use blob::{EncodedBlob, decode_blob, encode_blob};
+pub use blob::{EncodedBlob, decode_blob, encode_blob, encode_hashed_blob};
 pub use chunk::{
-    ChunkHeader, EncodedChunk, chunk_header_len, decode_chunk, decode_frame, encode_chunk, frame_count,
+    ChunkHashes, ChunkHeader, EncodedChunk, FrameSum, chunk_header_len, decode_chunk, decode_frame,
+    encode_chunk, encode_hashed_chunk, frame_count, hash_chunk,
 };
 pub use content::{
     chunks_cid, content_id, decode_blob_ref, decode_chunk_ref, decode_content, decode_ptr, encode_blob_ref,
