@@ -44,14 +44,12 @@ pub(super) fn reads(bench: &Bench) -> Result<()> {
         ("mmap, local disk", mapped, true, 0.9),
     ];
     for (name, read, dropped, target) in cases {
-        let mut order = 0;
         let before = |path: &PathBuf| match dropped {
             true => forget(),
             false => read_file(path, 1),
         };
         let mut pairs = Pairs::default();
-        for _ in 0..bench.pairs {
-            order += 1;
+        for order in 1..=bench.pairs as u64 {
             before(&ours)?;
             pairs.ours.push(bench.ours(&mounted, || read(&ours, order))?);
             before(&local)?;
@@ -87,10 +85,8 @@ pub(super) fn writes(bench: &Bench) -> Result<()> {
             true => std::fs::remove_file(path),
             false => Ok(()),
         };
-        let mut seed = 0;
         let mut pairs = Pairs::default();
-        for _ in 0..bench.pairs {
-            seed += 1;
+        for seed in 1..=bench.pairs as u64 {
             clean(&ours)?;
             pairs.ours.push(bench.ours(&mounted, || write(&ours, seed))?);
             clean(&local)?;
