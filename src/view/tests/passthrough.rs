@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::harness::{CALLER, World, run};
 use super::model::{Body, Fs, ROOT};
-use crate::view::{Ino, Known, Offer, OpenFile, OpenFlags, Passthrough, ROOT_INO, View, ViewError};
+use crate::view::{Caller, Ino, Known, Offer, OpenFile, OpenFlags, Passthrough, ROOT_INO, View, ViewError};
 
 const READ: OpenFlags = OpenFlags {
     read: true,
@@ -16,6 +16,8 @@ const READ: OpenFlags = OpenFlags {
     execute: false,
 };
 const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
+/// Another thread than the one that has just read a clean file, which would be taken for one that copies.
+const MAKER: Caller = Caller { pid: 2, ..CALLER };
 const LARGE: usize = 5 << 20;
 
 fn bytes() -> Vec<u8> {
@@ -55,7 +57,7 @@ fn size(view: &View, ino: Ino) -> u64 {
 fn a_new_file_is_written_without_the_view_and_committed_when_nobody_can_write_it() {
     let (world, _) = world();
     let view = world.view();
-    let (made, handle) = run(view.create(&CALLER, ROOT_INO, b"new", 0o644, WRITE)).unwrap();
+    let (made, handle) = run(view.create(&MAKER, ROOT_INO, b"new", 0o644, WRITE)).unwrap();
     let offer = handle.offer.expect("new files are offered");
     assert!(matches!(offer, Offer::Write(_)));
     let file = offer.open();
@@ -83,7 +85,7 @@ fn a_new_file_is_written_without_the_view_and_committed_when_nobody_can_write_it
 fn what_is_frozen_is_copied_before_it_is_written_again() {
     let (world, _) = world();
     let view = world.view();
-    let (made, handle) = run(view.create(&CALLER, ROOT_INO, b"new", 0o644, WRITE)).unwrap();
+    let (made, handle) = run(view.create(&MAKER, ROOT_INO, b"new", 0o644, WRITE)).unwrap();
     handle.offer.unwrap().open().write_all_at(b"first", 0).unwrap();
     view.release(made.ino, handle.fh);
     let frozen = view.freeze().unwrap();
