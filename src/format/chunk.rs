@@ -54,11 +54,14 @@ impl FrameSum {
         FrameSum::Whole(content_id(plain))
     }
 
-    /// Hashes the bytes and compares.
+    /// Hashes the bytes and compares. Nothing, or more than a frame, is no frame: a cut file has to be told from a
+    /// right one without asking the hasher, for which neither is a subtree.
     pub fn matches(&self, plain: &[u8]) -> bool {
         match self {
             FrameSum::Whole(hash) => content_id(plain) == *hash,
-            FrameSum::Subtree(number, hash) => frame_value(plain, usize::from(*number)) == hash.0,
+            FrameSum::Subtree(number, hash) => {
+                (1..=FRAME).contains(&plain.len()) && frame_value(plain, usize::from(*number)) == hash.0
+            }
         }
     }
 }
@@ -376,6 +379,28 @@ mod tests {
                 let header = ChunkHeader::parse(&chunk.object, len as u32, &chunk.id, "t").unwrap();
                 assert_eq!(header.header_len, chunk_header_len(len as u32));
                 assert_eq!(header.object_len(), chunk.object.len() as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn a_mark_matches_its_frame_and_nothing_shorter_or_longer() {
+        let plain = noise(FRAME + 1);
+        let sums = [
+            FrameSum::of(&plain[..FRAME]),
+            FrameSum::Subtree(0, Hash(frame_value(&plain[..FRAME], 0))),
+            FrameSum::Subtree(3, Hash(frame_value(&plain[..FRAME], 3))),
+        ];
+        for sum in sums {
+            assert!(sum.matches(&plain[..FRAME]), "{sum:?}");
+            for other in [
+                &plain[..0],
+                &plain[..1],
+                &plain[..FRAME - 1],
+                &plain[..],
+                &plain[1..],
+            ] {
+                assert!(!sum.matches(other), "{sum:?}: {} bytes", other.len());
             }
         }
     }
