@@ -90,6 +90,7 @@ pub(super) async fn settle_overlay(
                 contents: Vec::new(),
             };
             drop(overlay.apply_freeing(&op).map_err(failed)?);
+            overlay.drop_clean_bodies().map_err(failed)?;
         }
         Outcome::GivenUp { commit } => drop(overlay.apply_freeing(&Op::Unfrozen { commit }).map_err(failed)?),
     }

@@ -121,6 +121,11 @@ impl OverlayState {
 }
 
 impl FileState {
+    /// True if the body holds nothing but what the base says.
+    pub(super) fn has_clean_body(&self) -> bool {
+        self.body.is_some() && !self.dirty && self.base.is_some()
+    }
+
     /// A file without local bytes.
     pub(super) fn of_base(base: Option<(u64, Content)>) -> FileState {
         FileState {

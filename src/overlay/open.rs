@@ -170,6 +170,24 @@ impl Overlay {
     }
 }
 
+impl Overlay {
+    /// Bodies of files that are not dirty go: what they hold is in the base. A power cut can have taken bytes of them, if
+    /// what they held was published in spite of it; so nothing is read from a clean body after a restart. For an overlay
+    /// in which no file is open.
+    pub fn drop_clean_bodies(&self) -> Result<(), OverlayError> {
+        let mut writer = self.write();
+        let clean = |(id, node): (&NodeId, &Arc<super::state::OverlayNode>)| {
+            let file = node.body.as_file()?;
+            file.has_clean_body().then_some(Op::DropBody { id: *id })
+        };
+        let ops: Vec<Op> = writer.nodes.iter().filter_map(clean).collect();
+        if ops.is_empty() {
+            return Ok(());
+        }
+        writer.apply_all(&ops)
+    }
+}
+
 struct Locked {
     options: OverlayOptions,
     lock: DirLock,
@@ -293,6 +311,10 @@ fn mend(state: &OverlayState, bodies: &Bodies, recovery: &mut Recovery) -> Resul
         }
         let Some(file) = node.body.as_file() else { continue };
         let Some(body) = file.body else { continue };
+        if file.has_clean_body() {
+            ops.push(Op::DropBody { id });
+            continue;
+        }
         let Ok(stat) = fs::symlink_metadata(bodies.path(body)).map(|meta| BodyStat::of(&meta)) else {
             recovery.missing.push(id);
             match &file.base {

@@ -201,16 +201,22 @@ impl Overlay {
     /// A copy, on disk when this returns, so that it may take the place of what was synced (J7).
     pub fn clone_body(&self, body: &Body) -> Result<Arc<Body>, OverlayError> {
         let copy = self.copy_body(body)?;
-        match copy.sync().and_then(|()| self.bodies.sync_name(copy.id())) {
-            Ok(()) => {
-                self.bodies.set_durable(copy.id());
-                Ok(copy)
-            }
+        match self.make_durable(&copy) {
+            Ok(()) => Ok(copy),
             Err(e) => {
                 self.discard_body(copy);
                 Err(e)
             }
         }
+    }
+
+    /// A body that no op names yet is on disk when this returns, with its bytes and its name: it may take the place of one
+    /// that was synced (J7). Blocks on the disk.
+    pub fn make_durable(&self, body: &Body) -> Result<(), OverlayError> {
+        body.sync()?;
+        self.bodies.sync_name(body.id())?;
+        self.bodies.set_durable(body.id());
+        Ok(())
     }
 
     /// A body out of a file that is no body yet, or none any more (a cache file, a [`super::FreedBody`]): `take` moves it to the

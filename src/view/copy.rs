@@ -172,18 +172,20 @@ impl View {
                     Step::Need(need) => return Ok(Step::Need(need)),
                     Step::Again => return Ok(Step::Again),
                 };
-                self.with_edit(|edit| {
-                    if let Some(id) = target.node_now(local) {
-                        edit.apply(&Op::GiveBody {
-                            id,
-                            body: clone.id(),
-                            present: None,
-                            base_valid: 0,
-                            dirty: true,
-                        })?;
-                    }
-                    target.uses(Some((clone.clone(), false)));
-                    Ok::<_, ViewError>(())
+                self.give_durably(&clone, || {
+                    self.with_edit(|edit| {
+                        if let Some(id) = target.node_now(local) {
+                            edit.apply(&Op::GiveBody {
+                                id,
+                                body: clone.id(),
+                                present: None,
+                                base_valid: 0,
+                                dirty: true,
+                            })?;
+                        }
+                        target.uses(Some((clone.clone(), false)));
+                        Ok(())
+                    })
                 })?;
                 local.body = clone.clone();
                 (local.present, local.base, local.base_valid) = (None, None, 0);
@@ -265,7 +267,7 @@ impl View {
     ) -> Result<Option<Local>, ViewError> {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
         let body = overlay.create_body()?;
-        let given = body.set_len(end).map_err(ViewError::from).and_then(|()| {
+        let give = || {
             self.with_edit(|edit| {
                 let Some(id) = edit.node_to_write(target)? else {
                     return Ok(None);
@@ -288,7 +290,11 @@ impl View {
                 target.uses(Some((body.clone(), true)));
                 Ok(Some(id))
             })
-        });
+        };
+        let given = body
+            .set_len(end)
+            .map_err(ViewError::from)
+            .and_then(|()| self.give_durably(&body, give));
         match given {
             Ok(Some(id)) => Ok(Some(Local {
                 node: Some(id),

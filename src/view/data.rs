@@ -26,6 +26,10 @@ use crate::overlay::{Body, NodeId, Op};
 /// are chunks, which can be had frame by frame).
 const WHOLE_BYTES_MAX: u64 = 4 << 20;
 
+/// Up to this many bytes a body that a commit reads is rather copied than replaced by an empty one, which would have to be
+/// on disk first (J7): two syncs take longer than the copy.
+const COPY_BYTES_MAX: u64 = 1 << 20;
+
 /// Bytes of the base that a change needs and does not have.
 #[derive(Debug)]
 pub(super) struct Needed {
@@ -271,10 +275,17 @@ impl View {
         fill: Fill<'_>,
         brought: &Brought,
     ) -> Result<Step<&'b mut Local>, ViewError> {
-        if fill == Fill::Cut && file.frozen.load(Ordering::Acquire) && file.backing().is_none() {
+        if let FileBytes::Local(local) = &*bytes
+            && fill == Fill::Cut
+            && file.frozen.load(Ordering::Acquire)
+            && file.backing().is_none()
+            && local.body.len()? > COPY_BYTES_MAX
+        {
             // Nothing of the body that the commit reads is needed: an empty one takes its place.
-            let content = Content::empty();
-            *bytes = FileBytes::Clean { size: 0, content };
+            match self.give_body(file, 0, &Content::empty(), Some(Bytes::new()))? {
+                Some(local) => *bytes = FileBytes::Local(local),
+                None => return Ok(Step::Again),
+            }
         }
         if matches!(bytes, FileBytes::Clean { .. })
             && let Some(backing) = file.backing()
@@ -352,7 +363,7 @@ impl View {
         })();
         let present = if whole.is_some() { None } else { Some(Vec::new()) };
         let base_valid = if whole.is_some() { 0 } else { size };
-        let given = filled.and_then(|()| {
+        let give = || {
             self.with_edit(|edit| {
                 if file.has_turn() {
                     return Ok(None);
@@ -377,7 +388,8 @@ impl View {
                 file.uses(Some((body.clone(), present.is_some())));
                 Ok(Some(node))
             })
-        });
+        };
+        let given = filled.and_then(|()| self.give_durably(&body, give));
         match given {
             Ok(Some(node)) => Ok(Some(Local {
                 node,
@@ -395,6 +407,21 @@ impl View {
                 overlay.discard_body(body);
                 Err(error)
             }
+        }
+    }
+
+    /// Names a new body in the overlay by `give`, which is asked again once the body is on disk, if that is needed (J7).
+    pub(super) fn give_durably<T>(
+        &self,
+        body: &Body,
+        give: impl Fn() -> Result<T, ViewError>,
+    ) -> Result<T, ViewError> {
+        match give() {
+            Err(ViewError::MustBeDurable) => {
+                self.overlay().ok_or(ViewError::ReadOnly)?.make_durable(body)?;
+                give()
+            }
+            given => given,
         }
     }
 

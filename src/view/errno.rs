@@ -36,6 +36,9 @@ pub enum ViewError {
         /// It has other names, which the kernel knows by the old number.
         others: bool,
     },
+    /// A new body has to be on disk before the overlay takes it.
+    #[error("a new body is not on disk yet")]
+    MustBeDurable,
     /// The file is being executed.
     #[error("text file busy")]
     TextBusy,
@@ -136,6 +139,7 @@ impl ViewError {
             ViewError::NoSuchOffset => libc::ENXIO,
             ViewError::TooManyLinks => libc::EMLINK,
             ViewError::Tree(error) => tree_errno(error),
+            ViewError::MustBeDurable => libc::EIO,
             ViewError::Local { errno, .. } => local_errno(*errno),
         }
     }
@@ -167,6 +171,9 @@ fn local_errno(errno: i32) -> i32 {
 
 impl From<OverlayError> for ViewError {
     fn from(error: OverlayError) -> ViewError {
+        if matches!(error, OverlayError::MustBeDurable) {
+            return ViewError::MustBeDurable;
+        }
         let path = match &error {
             OverlayError::Io { path, .. }
             | OverlayError::Refused { path, .. }
@@ -174,9 +181,10 @@ impl From<OverlayError> for ViewError {
             | OverlayError::TooNew { path, .. }
             | OverlayError::Poisoned { path } => path.display().to_string(),
             OverlayError::Busy { dir, .. } => dir.display().to_string(),
-            OverlayError::Apply(_) | OverlayError::Encode(_) | OverlayError::NoStash(_) => {
-                "overlay".to_owned()
-            }
+            OverlayError::Apply(_)
+            | OverlayError::Encode(_)
+            | OverlayError::MustBeDurable
+            | OverlayError::NoStash(_) => "overlay".to_owned(),
         };
         ViewError::Local {
             path,
