@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
@@ -20,6 +21,7 @@ use fuser::{
     ReplyWrite, Request, WriteFlags,
 };
 use parking_lot::Mutex;
+use rustix::mount::UnmountFlags;
 
 use super::random::Random;
 
@@ -29,6 +31,9 @@ const SECTOR_BYTES: usize = 512;
 const BLOCK_BYTES: usize = 4096;
 /// Attributes may be remembered: sizes never change.
 const TTL: Duration = Duration::from_secs(3600);
+
+/// What the kernel has open without a process having it (passthrough) is closed within this.
+const RELEASE_TIME: Duration = Duration::from_secs(10);
 
 type Block = Arc<[u8; BLOCK_BYTES]>;
 type Blocks = HashMap<u64, Block>;
@@ -291,11 +296,38 @@ impl PowerCut {
         Ok(())
     }
 
+    /// First the file system is stopped: it writes no more, so that its end never waits for this process, which
+    /// serves the disk and may be ending itself. What the kernel still has open in it for a moment is waited for.
     fn unmount(&mut self) -> io::Result<()> {
-        match self.mounted_at.take() {
-            Some(at) => succeed(Command::new("umount").arg(at)),
-            None => Ok(()),
+        let Some(at) = self.mounted_at.take() else {
+            return Ok(());
+        };
+        stop_file_system(&at)?;
+        let deadline = Instant::now() + RELEASE_TIME;
+        loop {
+            match rustix::mount::unmount(&at, UnmountFlags::empty()) {
+                Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => {
+                    rustix::mount::unmount(&at, UnmountFlags::DETACH)?;
+                    return Err(error.into());
+                }
+                Ok(()) => return Ok(()),
+            }
         }
+    }
+}
+
+/// `FS_IOC_SHUTDOWN` of linux/fs.h without a last flush: everything from here on fails.
+fn stop_file_system(at: &Path) -> io::Result<()> {
+    const SHUTDOWN: libc::c_ulong = 0x8004_587d;
+    let no_log_flush: u32 = 2;
+    let dir = fs::File::open(at)?;
+    // SAFETY: the ioctl reads one u32.
+    match unsafe { libc::ioctl(dir.as_raw_fd(), SHUTDOWN, &raw const no_log_flush) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

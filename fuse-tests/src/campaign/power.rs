@@ -6,7 +6,7 @@
 //! 1. the mount comes up without any handwork;
 //! 2. names are those of one moment, not earlier than the last fsync that had returned;
 //! 3. the bytes of a file are those of its last fsync that had returned, or were written to it later, each byte for itself;
-//!    what grew since may be zeros.
+//!    what grew since may be zeros, or within the last block that was there then anything that the file held before.
 //!
 //! Needs root, loop devices and mkfs.ext4. Runs in a mount namespace of its own, in which the boot id can be another one.
 
@@ -32,6 +32,8 @@ use crate::pod::{Cluster, Pod};
 const WORKERS: usize = 2;
 /// Size of the disk, bytes.
 const DISK_BYTES: u64 = 192 << 20;
+/// Blocks of the file system on it, bytes.
+const BLOCK_BYTES: usize = 4096;
 /// Where the kernel tells the boot id.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -277,7 +279,7 @@ impl Moment {
     }
 }
 
-/// Every byte is one of the versions'; from `zeros_from` on it may be zero too.
+/// Every byte is one of the versions'; from `zeros_from` on, where the file grew since, it may be zero too.
 fn fits(
     found: &[u8],
     versions: &[&Vec<u8>],
@@ -287,8 +289,12 @@ fn fits(
     if !lens.contains(&found.len()) {
         return Err(format!("{} bytes, not within {lens:?}", found.len()));
     }
+    // The file system writes a new length without the bytes of a block that the file had already: there may still be what
+    // an earlier life of the file had written behind its end before it lost power the first time.
+    let last_block_ends = zeros_from.next_multiple_of(BLOCK_BYTES);
     let is_right = |(at, byte): &(usize, &u8)| {
-        (*at >= zeros_from && **byte == 0) || versions.iter().any(|bytes| bytes.get(*at) == Some(*byte))
+        (*at >= zeros_from && (**byte == 0 || *at < last_block_ends))
+            || versions.iter().any(|bytes| bytes.get(*at) == Some(*byte))
     };
     match found.iter().enumerate().find(|place| !is_right(place)) {
         None => Ok(()),
