@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::index::Index;
 use super::space::{Room, Space};
 use super::{Unused, is_unused};
-use crate::model::HOLE_BYTES;
+use crate::model::data_runs;
 
 /// Descriptors that the cache keeps open; well below the usual soft limit of 1,024.
 const OPEN_FILES_MAX: usize = 256;
@@ -167,28 +167,14 @@ pub(super) fn unlink(path: &Path) {
 
 /// Writes what is not zero of `bytes` at `offset` (a multiple of [`HOLE_BYTES`]) of a file that has a hole there.
 /// Returns the bytes written.
+///
+/// [`HOLE_BYTES`]: crate::model::HOLE_BYTES
 pub(super) fn write_sparse(file: &File, offset: u64, bytes: &[u8]) -> io::Result<u64> {
-    const HOLE: usize = HOLE_BYTES as usize;
-    static ZEROS: [u8; HOLE] = [0; HOLE];
-    let is_zero = |block: &[u8]| *block == ZEROS[..block.len()];
-    let (mut written, mut run) = (0u64, 0..0);
-    let mut flush = |run: &std::ops::Range<usize>| -> io::Result<()> {
-        if !run.is_empty() {
-            file.write_all_at(&bytes[run.clone()], offset + run.start as u64)?;
-            written += run.len() as u64;
-        }
-        Ok(())
-    };
-    for (i, block) in bytes.chunks(HOLE).enumerate() {
-        let at = i * HOLE;
-        if is_zero(block) {
-            flush(&run)?;
-            run = at + block.len()..at + block.len();
-        } else {
-            run.end = at + block.len();
-        }
+    let mut written = 0;
+    for run in data_runs(bytes) {
+        file.write_all_at(&bytes[run.clone()], offset + run.start as u64)?;
+        written += run.len() as u64;
     }
-    flush(&run)?;
     Ok(written)
 }
 

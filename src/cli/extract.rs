@@ -33,7 +33,7 @@ use tokio::sync::Semaphore;
 use super::gather::{local_failure, random};
 use super::remote::{Remote, pieces_of};
 use crate::model::{
-    Content, Entry, EntryBody, HOLE_BYTES, LinkId, Name, Timestamp, VolPath, XattrMap, chunk_start,
+    Content, Entry, EntryBody, LinkId, Name, Timestamp, VolPath, XattrMap, chunk_start, data_runs,
 };
 use crate::mount::{Failure, FailureKind};
 use crate::tree;
@@ -378,20 +378,8 @@ fn link_below(top: &OwnedFd, first: &[Name], dir: &OwnedFd, name: &str) -> rusti
 
 /// Writes bytes to a file that is empty there, leaving holes where blocks are zero.
 fn write_sparse(file: &File, bytes: &Bytes, start: u64) -> io::Result<()> {
-    // 4,096 bytes.
-    let block = HOLE_BYTES as usize;
-    let is_hole = |piece: &[u8]| piece.iter().all(|byte| *byte == 0);
-    let mut at = 0;
-    while at < bytes.len() {
-        let rest = bytes[at..].chunks(block);
-        let skip: usize = rest.take_while(|piece| is_hole(piece)).map(<[u8]>::len).sum();
-        at += skip;
-        let rest = bytes[at..].chunks(block);
-        let take: usize = rest.take_while(|piece| !is_hole(piece)).map(<[u8]>::len).sum();
-        file.write_all_at(&bytes[at..at + take], start + at as u64)?;
-        at += take;
-    }
-    Ok(())
+    let mut runs = data_runs(bytes);
+    runs.try_for_each(|run| file.write_all_at(&bytes[run.clone()], start + run.start as u64))
 }
 
 impl Shared {

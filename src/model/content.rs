@@ -1,5 +1,6 @@
 //! Contents of files: how a file is cut, and what describes its bytes.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Epoch, Hash, PackRef, Ptr};
@@ -27,6 +28,27 @@ const TIER2_FIRST: u64 = TIER1_FIRST + (15 << 30) / (32 << 20);
 
 /// Largest file, bytes: [`CHUNKS_MAX`] chunks of the tier table, about 1 PiB.
 pub const FILE_BYTES_MAX: u64 = (16 << 30) + (CHUNKS_MAX - TIER2_FIRST) * (64 << 20);
+
+/// The parts of `bytes`, which begin at a multiple of [`HOLE_BYTES`], that are to be written where a hole is: all but the
+/// blocks of zeros.
+pub fn data_runs(bytes: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    const BLOCK: usize = HOLE_BYTES as usize;
+    static ZEROS: [u8; BLOCK] = [0; BLOCK];
+    let count = |from: usize, holes: bool| -> usize {
+        let is_hole = |block: &&[u8]| **block == ZEROS[..block.len()];
+        let blocks = bytes[from..].chunks(BLOCK);
+        blocks
+            .take_while(|block| is_hole(block) == holes)
+            .map(<[u8]>::len)
+            .sum()
+    };
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let from = at + count(at, true);
+        at = from + count(from, false);
+        (at > from).then_some(from..at)
+    })
+}
 
 /// Size in bytes of the chunk that starts or lies at `offset`: a function of the offset alone, so that appending
 /// never cuts a file anew.
@@ -209,6 +231,22 @@ mod tests {
             assert_eq!(at, size);
             assert_eq!(chunk_len(count, size), 0);
         }
+    }
+
+    #[test]
+    fn runs_are_all_blocks_with_something_in_them() {
+        let mut bytes = vec![0u8; 40 * 4096 + 100];
+        for block in [0, 1, 5, 30, 40] {
+            bytes[block * 4096 + 7] = 1;
+        }
+        let runs: Vec<_> = data_runs(&bytes).collect();
+        let blocks = |from: usize, to: usize| from * 4096..to * 4096;
+        assert_eq!(
+            runs,
+            [blocks(0, 2), blocks(5, 6), blocks(30, 31), 40 * 4096..bytes.len()]
+        );
+        assert_eq!(data_runs(&bytes[2 * 4096..5 * 4096 - 9]).count(), 0);
+        assert_eq!(data_runs(&[]).count(), 0);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::space::Ask;
 use super::types::{Fh, Ino};
 use super::view::FileHandle;
 use super::{View, ViewError};
-use crate::model::{Content, FILE_BYTES_MAX, FRAME_BYTES};
+use crate::model::{Content, FILE_BYTES_MAX, FRAME_BYTES, data_runs};
 use crate::overlay::{Body, NodeId, Op};
 
 /// Contents up to this many bytes are brought into their body whole at the first write (DESIGN.md 5: from 4 MiB on they
@@ -282,7 +282,7 @@ impl View {
             && local.body.len()? > COPY_BYTES_MAX
         {
             // Nothing of the body that the commit reads is needed: an empty one takes its place.
-            match self.give_body(file, 0, &Content::empty(), Some(Bytes::new()))? {
+            match self.give_body(file, 0, &Content::empty(), fill, Some(Bytes::new()))? {
                 Some(local) => *bytes = FileBytes::Local(local),
                 None => return Ok(Step::Again),
             }
@@ -311,7 +311,7 @@ impl View {
                 }
                 Fill::Kept => None,
             };
-            match self.give_body(file, size, &content, whole)? {
+            match self.give_body(file, size, &content, fill, whole)? {
                 Some(local) => *bytes = FileBytes::Local(local),
                 None => return Ok(Step::Again),
             }
@@ -353,12 +353,15 @@ impl View {
         file: &FileData,
         size: u64,
         content: &Content,
+        fill: Fill<'_>,
         whole: Option<Bytes>,
     ) -> Result<Option<Local>, ViewError> {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
         let body = overlay.create_body()?;
         let filled = (|| match &whole {
-            Some(whole) => self.write_body(&body, whole, 0),
+            // As the program writes it, zeros and all.
+            Some(whole) if matches!(fill, Fill::Replaced(_)) => self.write_body(&body, whole, 0),
+            Some(whole) => self.bring(&body, whole, 0),
             None => Ok(body.set_len(size)?),
         })();
         let present = if whole.is_some() { None } else { Some(Vec::new()) };
@@ -509,7 +512,7 @@ impl View {
             }
         }
         for (start, bytes) in &edges {
-            self.write_body(&local.body, bytes, *start)?;
+            self.bring(&local.body, bytes, *start)?;
         }
         Ok(None)
     }
@@ -582,6 +585,21 @@ impl View {
                 len,
             })
         })
+    }
+
+    /// Brings bytes of the base into a body, from the beginning of a block on: what is a hole there stays one
+    /// (FORMAT.md 0a.9).
+    fn bring(&self, body: &Body, bytes: &[u8], offset: u64) -> Result<(), ViewError> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        if body.next_data(offset)?.is_some_and(|at| at < end) {
+            // Something was left there by a change that failed.
+            return self.write_body(body, bytes, offset);
+        }
+        if body.len()? < end {
+            body.set_len(end)?;
+        }
+        let mut runs = data_runs(bytes);
+        runs.try_for_each(|run| self.write_body(body, &bytes[run.clone()], offset + run.start as u64))
     }
 
     /// Writes into a body; when the disk is full clean bytes go first, then the writer is told.

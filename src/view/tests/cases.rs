@@ -676,6 +676,37 @@ fn seeking_finds_holes() {
 }
 
 #[test]
+fn holes_of_the_base_stay_holes_beside_a_write() {
+    let sparse = |len: usize| {
+        let mut data = vec![0; len];
+        data[0] = 1;
+        data[(512 << 10) + 3] = 1;
+        data
+    };
+    // Brought in whole, and frame by frame.
+    for len in [1 << 20, 9 << 20] {
+        let world = World::new(|fs| {
+            file(fs, ROOT, "f", sparse(len));
+        });
+        let view = world.view();
+        let f = known(&view, ROOT_INO, "f").ino;
+        let open = run(view.open(&CALLER, f, RW)).unwrap();
+        run(view.write(f, open.fh, 9, b"new", false)).unwrap();
+        let seek = |at: u64, what| errno(run(view.lseek(f, open.fh, at, what)));
+        let data = 512 << 10;
+        let found = [
+            seek(0, Seek::Hole),
+            seek(4096, Seek::Data),
+            seek(data, Seek::Hole),
+        ];
+        assert_eq!(found, [Ok(4096), Ok(data), Ok(data + 4096)], "{len}");
+        let mut bytes = sparse(len);
+        bytes[9..12].copy_from_slice(b"new");
+        assert!(run(view.read(f, open.fh, 0, len)).unwrap() == bytes, "{len}");
+    }
+}
+
+#[test]
 fn inodes_leave_the_table_with_their_last_reference() {
     let mut world = World::new(|fs| {
         let a = dir(fs, ROOT, "a");
