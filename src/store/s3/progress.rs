@@ -5,6 +5,9 @@
 //! wait for the answer begins after the last one. What the kernel has buffered by then (up to some MiB) is not seen, so
 //! that wait is longer than the others.
 //!
+//! An answer has an end in every case: what the SDK reads whole (listings, errors) has a greatest length, and any answer has
+//! a time that no honest store needs, so that one that never ends, or brings a byte now and then, is a failure.
+//!
 //! [`Gate`] lets racing uploads wait for each other before their last byte, for the probe of put-if-absent.
 
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector};
@@ -35,6 +38,11 @@ const ANSWER_LIMITS: u32 = 4;
 /// A request without a body is answered at once or, on a line that was cut, never: after this part of the limit it is
 /// sent again on another connection, so that the first success comes soon after the line's return.
 const BODYLESS_PART: u32 = 3;
+/// Longest answer that is no object, bytes: a page of a listing has 1,000 keys of up to 1,024 bytes.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// An answer's body may take [`ANSWER_LIMITS`] limits and what it takes at this rate, bytes per second: 64 transfers on the
+/// slowest usable line.
+const RATE_MIN: u64 = 1024;
 /// Longest that racing uploads wait for one another.
 const GATE_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -284,12 +292,45 @@ impl Body for SentBody {
     }
 }
 
-/// An answer's body that fails when its next piece takes too long.
+/// An answer is longer than any of its kind.
+#[derive(Debug, thiserror::Error)]
+#[error("an answer of more than {ANSWER_BYTES_MAX} bytes that is no object")]
+struct TooLong;
+
+/// An answer's body that fails when its next piece takes too long, all of it does, or it never ends.
 struct ReceivedBody {
     inner: SdkBody,
     limit: Duration,
+    /// Bytes that may still come.
+    left: u64,
+    /// When all of it must have come.
+    ends: Instant,
     /// Runs while the next piece is awaited.
     timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl ReceivedBody {
+    fn new(inner: SdkBody, limit: Duration, is_object: bool) -> ReceivedBody {
+        let left = if is_object { u64::MAX } else { ANSWER_BYTES_MAX };
+        let told = inner.content_length().unwrap_or(ANSWER_BYTES_MAX).min(left);
+        // A length that is a lie ends as one of the longest objects.
+        let time = Duration::from_secs((told / RATE_MIN).min(1 << 20));
+        ReceivedBody {
+            inner,
+            limit,
+            left,
+            ends: Instant::now() + ANSWER_LIMITS * limit + time,
+            timer: None,
+        }
+    }
+
+    fn stalled(&self) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let error = Stalled {
+            what: "nothing, or too little, of the answer arrived",
+            limit: self.limit,
+        };
+        Poll::Ready(Some(Err(error.into())))
+    }
 }
 
 impl Body for ReceivedBody {
@@ -304,6 +345,16 @@ impl Body for ReceivedBody {
         match Pin::new(&mut this.inner).poll_frame(context) {
             Poll::Ready(frame) => {
                 this.timer = None;
+                if let Some(Ok(frame)) = &frame {
+                    let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    let Some(left) = this.left.checked_sub(len) else {
+                        return Poll::Ready(Some(Err(TooLong.into())));
+                    };
+                    this.left = left;
+                    if Instant::now() > this.ends {
+                        return this.stalled();
+                    }
+                }
                 Poll::Ready(frame)
             }
             Poll::Pending => {
@@ -312,13 +363,7 @@ impl Body for ReceivedBody {
                     .timer
                     .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
                 match timer.as_mut().poll(context) {
-                    Poll::Ready(()) => {
-                        let error = Stalled {
-                            what: "nothing of the answer arrived",
-                            limit,
-                        };
-                        Poll::Ready(Some(Err(error.into())))
-                    }
+                    Poll::Ready(()) => this.stalled(),
                     Poll::Pending => Poll::Pending,
                 }
             }
@@ -374,6 +419,7 @@ impl ProgressConnector {
 impl HttpConnector for ProgressConnector {
     fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
         let has_body = request.body().content_length() != Some(0);
+        let asks_for_object = request.method() == "GET" && !request.uri().contains("list-type=");
         let progress = Progress::new(has_body, self.line.clone());
         if has_body {
             let body = SentBody::new(request.take_body(), progress.clone(), self.gate.clone());
@@ -388,11 +434,8 @@ impl HttpConnector for ProgressConnector {
             };
             match result {
                 Ok(mut response) => {
-                    let body = ReceivedBody {
-                        inner: response.take_body(),
-                        limit,
-                        timer: None,
-                    };
+                    let is_object = asks_for_object && response.status().is_success();
+                    let body = ReceivedBody::new(response.take_body(), limit, is_object);
                     *response.body_mut() = SdkBody::from_body_1_x(body);
                     Ok(response)
                 }
