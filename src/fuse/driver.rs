@@ -74,7 +74,8 @@ impl Driver {
         self.link.clone()
     }
 
-    /// Answers with an error; an inode that was left to its readers is first forgotten under its other names.
+    /// Answers with an error. An inode that was left to its readers is first forgotten under its other names; after trouble
+    /// with the disk, which can come when a part was done, its size and times are asked anew.
     fn refuse(
         &self,
         operation: &'static str,
@@ -97,6 +98,14 @@ impl Driver {
                         };
                         if let Err(error) = notifications.send(what).await {
                             tracing::warn!(%error, "other names of a file lead to its former bytes");
+                        }
+                        reply(number);
+                    }));
+                }
+                (error, Some(notifications)) if error.is_trouble() => {
+                    drop(runtime.spawn(async move {
+                        if let Err(error) = notifications.forget_attributes(ino).await {
+                            tracing::debug!(%error, "the size of a file");
                         }
                         reply(number);
                     }));
@@ -547,9 +556,10 @@ impl Filesystem for Driver {
     ) {
         self.counts.add(Operation::Write);
         let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let refuse = self.refuse("write", ino.0);
         let answer = move |written: Result<usize, ViewError>| match written {
             Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
-            Err(error) => reply.error(errno("write", ino.0, &error)),
+            Err(error) => refuse(error, Box::new(|number| reply.error(number))),
         };
         // The bytes are borrowed from the request buffer for the first poll and copied only for a write that has to
         // wait: the view waits before it does anything, so a dropped future may be asked again.
@@ -795,10 +805,13 @@ impl Filesystem for Driver {
         } else {
             return reply.error(Errno::EOPNOTSUPP);
         };
-        let view = self.view.clone();
+        let (view, refuse) = (self.view.clone(), self.refuse("fallocate", ino.0));
         self.serve(
             async move { view.fallocate(ino.0, fh.0, offset, length, what).await },
-            move |done| answer_empty("fallocate", ino.0, done, reply),
+            move |done| match done {
+                Ok(()) => reply.ok(),
+                Err(error) => refuse(error, Box::new(|number| reply.error(number))),
+            },
         );
     }
 
@@ -849,11 +862,12 @@ impl Filesystem for Driver {
             fh: fh_out.0,
             offset: offset_out,
         };
+        let refuse = self.refuse("copy_file_range", ino_out.0);
         self.serve(
             async move { view.copy_file_range(from, to, len).await },
             move |copied| match copied {
                 Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
-                Err(error) => reply.error(errno("copy_file_range", ino_out.0, &error)),
+                Err(error) => refuse(error, Box::new(|number| reply.error(number))),
             },
         );
     }

@@ -28,8 +28,18 @@ pub enum NotifyError {
     Kernel(std::io::Error),
 }
 
+/// What the kernel is told.
+#[derive(Debug)]
+enum Message {
+    /// All names, and what else changed.
+    Moved(Invalidations),
+    /// The attributes of one inode: what became of a call that failed is not what the kernel believes.
+    Attributes(u64),
+}
+
+#[derive(Debug)]
 struct Job {
-    what: Invalidations,
+    what: Message,
     done: oneshot::Sender<Result<(), NotifyError>>,
 }
 
@@ -38,14 +48,6 @@ struct Job {
 pub struct Notifications {
     jobs: std::sync::mpsc::SyncSender<Job>,
     epochs: Arc<AtomicBool>,
-}
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Job")
-            .field("generation", &self.what.generation)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Notifications {
@@ -62,7 +64,10 @@ impl Notifications {
             .spawn(move || {
                 let mut device = std::fs::File::from(device);
                 for job in queue {
-                    let told = tell(&notifier, &mut device, &known, &job.what);
+                    let told = match &job.what {
+                        Message::Moved(what) => tell(&notifier, &mut device, &known, what),
+                        Message::Attributes(ino) => forget_attributes(&notifier, *ino),
+                    };
                     // A reload that gave up waiting does not listen any more.
                     drop(job.done.send(told));
                 }
@@ -76,6 +81,18 @@ impl Notifications {
     /// # Errors
     /// See [`NotifyError`].
     pub async fn send(&self, what: Invalidations) -> Result<(), NotifyError> {
+        self.queue(Message::Moved(what)).await
+    }
+
+    /// Returns when the kernel has forgotten size and times of an inode.
+    ///
+    /// # Errors
+    /// See [`NotifyError`].
+    pub async fn forget_attributes(&self, ino: u64) -> Result<(), NotifyError> {
+        self.queue(Message::Attributes(ino)).await
+    }
+
+    async fn queue(&self, what: Message) -> Result<(), NotifyError> {
         let (done, told) = oneshot::channel();
         let jobs = self.jobs.clone();
         let job = Job { what, done };
@@ -126,11 +143,14 @@ fn tell(
         }
     }
     for ino in &what.inodes {
-        // A negative offset means attributes alone: no page is locked, so this cannot wait for a reader that waits
-        // for us.
-        ignore_unknown(notifier.inval_inode(INodeNo(*ino), -1, 0))?;
+        forget_attributes(notifier, *ino)?;
     }
     Ok(())
+}
+
+/// A negative offset means attributes alone: no page is locked, so this cannot wait for a reader that waits for us.
+fn forget_attributes(notifier: &Notifier, ino: u64) -> Result<(), NotifyError> {
+    ignore_unknown(notifier.inval_inode(INodeNo(ino), -1, 0))
 }
 
 /// `struct fuse_out_header`: length, code, and request number 0, which marks a notification.

@@ -64,7 +64,7 @@ pub enum OverlayError {
     /// [`super::Overlay::make_durable`]. Nothing was changed.
     #[error("the body would take the place of a synced one, and is not on disk")]
     MustBeDurable,
-    /// A failed write could not be taken back, so that the journal's end is unknown; nothing more is accepted until the
+    /// The journal could not be put on disk, so that it is unknown what of it is there; nothing more is accepted until the
     /// state directory is opened again.
     #[error("the journal {} is not usable after an earlier error; mount again", path.display())]
     Poisoned {

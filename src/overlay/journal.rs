@@ -30,6 +30,8 @@ pub(super) struct Journal {
     /// Length of the snapshot that it begins with, bytes.
     snapshot_bytes: u64,
     poisoned: bool,
+    /// Behind the end is something of a failed append that could not be cut off yet.
+    uncut: bool,
     /// What is not on disk for certain.
     pub(super) unsynced: Unsynced,
 }
@@ -75,6 +77,7 @@ impl Journal {
             allocated: tail.offset,
             snapshot_bytes: tail.offset,
             poisoned: false,
+            uncut: false,
             unsynced,
         })
     }
@@ -90,6 +93,7 @@ impl Journal {
             allocated: tail.offset,
             snapshot_bytes: tail.offset,
             poisoned: false,
+            uncut: false,
             unsynced,
         })
     }
@@ -125,6 +129,9 @@ impl Journal {
                 path: self.path.clone(),
             });
         }
+        if self.uncut {
+            self.cut(self.tail)?;
+        }
         self.allocate(tail.offset, grows)?;
         match self.file.write_all_at(frames, self.tail.offset) {
             Ok(()) => {
@@ -132,8 +139,9 @@ impl Journal {
                 Ok(())
             }
             Err(e) => {
-                let back = self.tail;
-                self.cut(back)?;
+                if let Err(error) = self.cut(self.tail) {
+                    tracing::warn!(%error, "the journal's end is cut off before the next change");
+                }
                 Err(e).at(&self.path)
             }
         }
@@ -144,17 +152,14 @@ impl Journal {
         self.poisoned = true;
     }
 
-    /// Takes frames back that were appended last.
+    /// Takes frames back that were appended last. What fails here is tried again before the next append.
     pub(super) fn cut(&mut self, tail: Tail) -> Result<(), OverlayError> {
         self.tail = tail;
         // Cutting may give back what was allocated behind the end.
         self.allocated = tail.offset;
-        if self.file.set_len(tail.offset).is_err() {
-            self.poisoned = true;
-            return Err(OverlayError::Poisoned {
-                path: self.path.clone(),
-            });
-        }
+        self.uncut = true;
+        self.file.set_len(tail.offset).at(&self.path)?;
+        self.uncut = false;
         Ok(())
     }
 

@@ -121,6 +121,10 @@ impl View {
         if data.is_empty() {
             return Ok(0);
         }
+        // First: a write that is done is told as one that is done.
+        if kill_suid {
+            self.kill_suid(ino).await?;
+        }
         self.change(&handle.file, |bytes, brought| {
             let offset = if handle.flags.append {
                 handle.file.size()
@@ -130,9 +134,6 @@ impl View {
             self.write_step(&handle.file, bytes, offset, data, brought)
         })
         .await?;
-        if kill_suid {
-            self.kill_suid(ino).await?;
-        }
         Ok(data.len())
     }
 

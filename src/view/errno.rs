@@ -109,6 +109,14 @@ pub enum ViewError {
 }
 
 impl ViewError {
+    /// Trouble with the disk or the store, as opposed to an answer about the file: a part may have been done.
+    pub fn is_trouble(&self) -> bool {
+        matches!(
+            self,
+            ViewError::Local { .. } | ViewError::Tree(_) | ViewError::NoSpace | ViewError::Quota
+        )
+    }
+
     /// The number that the calling program sees.
     pub fn errno(&self) -> i32 {
         match self {

@@ -93,12 +93,24 @@ impl View {
         *self.passthrough.read()
     }
 
-    /// Decides for a handle that was just counted whether the kernel may use a file by itself.
+    /// Decides for a handle that was just counted whether the kernel may use a file by itself. Trouble with the disk means
+    /// no, where that is still open: the file was made or cut by then, which a refusal would hide from the kernel.
     pub(super) async fn offer(
         &self,
         file: &Arc<FileData>,
         flags: OpenFlags,
     ) -> Result<Option<Offer>, ViewError> {
+        let offered = self.offer_now(file, flags).await;
+        let Err(error) = offered else { return offered };
+        let _bytes = file.bytes.write();
+        if error.is_trouble() && matches!(file.route(), Route::Open) {
+            tracing::debug!(ino = file.ino, %error, "file data passes through the daemon");
+            return Ok(file.through_daemon());
+        }
+        Err(error)
+    }
+
+    async fn offer_now(&self, file: &Arc<FileData>, flags: OpenFlags) -> Result<Option<Offer>, ViewError> {
         let offered = self.passthrough();
         if offered == Passthrough::default() {
             return Ok(None);

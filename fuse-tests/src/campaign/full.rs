@@ -4,6 +4,7 @@
 //! The state directory and the cache each on a small file system that fills; descriptors that run out; a memory limit;
 //! and (where strace is installed) each system call by which the daemon changes its disk failing from the N-th on.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -283,8 +284,15 @@ fn failing_calls(plan: &Plan, number: u64, tally: &mut Tally) {
     bench.go_on(60, &context);
     let daemon = pod.daemon().expect("the daemon runs");
     let rule = format!("inject={CHANGING_CALLS}:error=ENOSPC:when={number}+");
-    let mut strace = trace(daemon, &rule);
-    let errors = bench.suffer(60, &context);
+    let strace = RefCell::new(trace(daemon, &rule));
+    // Opening a file to read it is among these calls: what is there is read without them.
+    let errors = bench.suffer_and_read(60, &context, |root| {
+        let mut strace = strace.borrow_mut();
+        detach(&mut strace);
+        let found = Tree::read(root);
+        *strace = trace(daemon, &rule);
+        found
+    });
     tally.add("calls refused", errors);
     // A commit meanwhile: done, or refused.
     let dir = pod.mount_dir();
@@ -295,16 +303,18 @@ fn failing_calls(plan: &Plan, number: u64, tally: &mut Tally) {
         OsStr::new("20s"),
     ]);
     tally.add("commits refused", u64::from(!meanwhile.status.success()));
-    let raw = i32::try_from(strace.id())
-        .ok()
-        .and_then(Pid::from_raw)
-        .expect("a process number");
-    rustix::process::kill_process(raw, Signal::INT).expect("strace is ours");
-    strace.wait().expect("strace is ours");
+    detach(&mut strace.into_inner());
     bench.check(&context);
     bench.go_on(60, &context);
     bench.commit_and_compare(&cluster, &pod, plan, &context);
     pod.umount(&[]);
+}
+
+/// Ends strace, which lets go of the process.
+fn detach(strace: &mut Child) {
+    let raw = i32::try_from(strace.id()).ok().and_then(Pid::from_raw);
+    rustix::process::kill_process(raw.expect("a process number"), Signal::INT).expect("strace is ours");
+    strace.wait().expect("strace is ours");
 }
 
 /// strace on all threads of a process; attached when this returns.
