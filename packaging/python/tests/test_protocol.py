@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sailvol
-from sailvol import control
+from sailvol import aio, control
 from sailvol.magic import progress_text, text_bar
 from sailvol.results import Change, CommitResult, Progress, Rows
 
@@ -136,6 +137,19 @@ def test_tables_escape_what_others_named():
     assert "<b>" not in rows._repr_html_() and "/&lt;b&gt;" in rows._repr_html_()
     assert str(rows) == "change  path  size\nadded   /<b>  5 B\n... and more"
     assert str(CommitResult()) == "committed  nothing to commit"
+
+
+def test_coroutines_are_the_methods_of_the_plain_volume():
+    def waiting(cls):
+        members = {name for name in vars(cls) if not name.startswith("_")}
+        return {name for name in members if callable(getattr(cls, name))}
+
+    assert waiting(sailvol.Volume) == waiting(aio.Volume)
+    for name in waiting(aio.Volume) - {"get"}:
+        plain, coroutine = getattr(sailvol.Volume, name), getattr(aio.Volume, name)
+        assert inspect.iscoroutinefunction(coroutine), name
+        assert list(inspect.signature(coroutine).parameters) == list(inspect.signature(plain).parameters), name
+        assert coroutine.__doc__ == plain.__doc__
 
 
 def test_bars_are_as_long_as_they_say():

@@ -2,35 +2,86 @@
 
 Each call runs in a thread, so the event loop stays free. Cancelling a coroutine gives up waiting; what the daemon has
 begun goes on, as it does when any client goes away. ``on_progress`` is called in that thread.
+
+Arguments, results and descriptions are those of :class:`sailvol.Volume`, and are written down only there: type checkers
+take them from its methods, ``help()`` too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Optional, Sequence, Union
+import functools
+from typing import TYPE_CHECKING, Any, Callable, Coroutine, Optional, Protocol, TypeVar, Union, overload
 
 from . import volume as sync
-from .control import OnProgress
-from .results import (
-    Change,
-    CommitResult,
-    FileEntry,
-    GetResult,
-    LogEntry,
-    ReloadResult,
-    Removed,
-    Rows,
-    Stash,
-    Status,
-    UnmountResult,
-)
-from .volume import STORE_SECONDS, PathLike
+from .results import GetResult
+from .volume import PathLike
+
+if TYPE_CHECKING:
+    # Part of the language from Python 3.10 on; type checkers bring it for older ones.
+    from typing_extensions import Concatenate, ParamSpec
+
+    P = ParamSpec("P")
+
+R = TypeVar("R")
+
+
+def _in_thread(
+    method: Callable[Concatenate[sync.Volume, P], R],
+) -> Callable[Concatenate[Volume, P], Coroutine[Any, Any, R]]:
+    """A method of :class:`sailvol.Volume` as a coroutine."""
+
+    @functools.wraps(method)
+    async def call(self: Volume, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.to_thread(method, self.sync, *args, **kwargs)
+
+    return call
+
+
+def _in_thread_for_itself(
+    method: Callable[Concatenate[sync.Volume, P], sync.Volume],
+) -> Callable[Concatenate[Volume, P], Coroutine[Any, Any, Volume]]:
+    """The same of one that returns the volume."""
+
+    @functools.wraps(method)
+    async def call(self: Volume, /, *args: P.args, **kwargs: P.kwargs) -> Volume:
+        await asyncio.to_thread(method, self.sync, *args, **kwargs)
+        return self
+
+    return call
+
+
+def _opening(
+    opens: Callable[P, sync.Volume],
+) -> classmethod[Volume, P, Coroutine[Any, Any, Volume]]:
+    """The same of a class method that gives a volume."""
+
+    # Described by the function, which has ``cls`` in its signature as this one has.
+    @functools.wraps(getattr(opens, "__func__"))
+    async def call(cls: type[Volume], /, *args: P.args, **kwargs: P.kwargs) -> Volume:
+        return cls(await asyncio.to_thread(opens, *args, **kwargs))
+
+    return classmethod(call)
+
+
+class _OpenVolume(Protocol):
+    async def __call__(
+        self, name: str, mint_if_missing: bool = False, *, store: Optional[str] = None
+    ) -> Volume: ...
+
+
+class _GetFiles(Protocol):
+    async def __call__(self, path: str, local: PathLike = ".", *, force: bool = False) -> GetResult: ...
 
 
 class _Get:
     """``await Volume.get(NAME)`` opens a volume, ``await volume.get(PATH)`` copies files out of it."""
 
-    def __get__(self, instance: Optional[Volume], owner: type[Volume]) -> Any:
+    @overload
+    def __get__(self, instance: None, owner: type[Volume]) -> _OpenVolume: ...
+    @overload
+    def __get__(self, instance: Volume, owner: type[Volume]) -> _GetFiles: ...
+    def __get__(self, instance: Optional[Volume], owner: type[Volume]) -> Union[_OpenVolume, _GetFiles]:
         return owner._open if instance is None else instance._get_files
 
 
@@ -46,37 +97,21 @@ class Volume:
     def __repr__(self) -> str:
         return repr(self.sync).replace("sailvol.Volume", "sailvol.aio.Volume")
 
-    @classmethod
-    async def _open(cls, name: str, mint_if_missing: bool = False, *, store: Optional[str] = None) -> Volume:
-        return cls(await asyncio.to_thread(sync.Volume.get, name, mint_if_missing, store=store))
-
-    @classmethod
-    async def from_mount(
-        cls, directory: Optional[PathLike] = None, *, runtime_dir: Optional[PathLike] = None
-    ) -> Volume:
-        return cls(await asyncio.to_thread(sync.Volume.from_mount, directory, runtime_dir=runtime_dir))
+    _open = _opening(sync.Volume._open)
+    from_mount = _opening(sync.Volume.from_mount)
 
     @property
     def name(self) -> str:
+        """Name or URL of the volume."""
         return self.sync.name
 
     @property
     def mount_dir(self) -> Optional[str]:
+        """Where it is mounted, as far as this object knows."""
         return self.sync.mount_dir
 
-    async def mount(
-        self,
-        directory: PathLike,
-        *,
-        read_only: bool = False,
-        at: Optional[int] = None,
-        options: Sequence[str] = (),
-    ) -> Volume:
-        await asyncio.to_thread(self.sync.mount, directory, read_only=read_only, at=at, options=options)
-        return self
-
-    async def unmount(self, *, commit: bool = False, message: str = "", force: bool = False) -> UnmountResult:
-        return await asyncio.to_thread(self.sync.unmount, commit=commit, message=message, force=force)
+    mount = _in_thread_for_itself(sync.Volume.mount)
+    unmount = _in_thread(sync.Volume.unmount)
 
     async def __aenter__(self) -> Volume:
         return self
@@ -85,85 +120,18 @@ class Volume:
         if self.sync.mount_dir is not None:
             await self.unmount()
 
-    async def commit(
-        self,
-        message: str = "",
-        *,
-        dry_run: bool = False,
-        wait: bool = True,
-        timeout: float = STORE_SECONDS,
-        on_progress: Optional[OnProgress] = None,
-    ) -> CommitResult:
-        return await asyncio.to_thread(
-            self.sync.commit, message, dry_run=dry_run, wait=wait, timeout=timeout, on_progress=on_progress
-        )
+    commit = _in_thread(sync.Volume.commit)
+    reload = _in_thread(sync.Volume.reload)
+    status = _in_thread(sync.Volume.status)
+    diff = _in_thread(sync.Volume.diff)
+    log = _in_thread(sync.Volume.log)
+    stashes = _in_thread(sync.Volume.stashes)
+    restore_stash = _in_thread(sync.Volume.restore_stash)
+    drop_stash = _in_thread(sync.Volume.drop_stash)
+    prefetch = _in_thread(sync.Volume.prefetch)
 
-    async def reload(
-        self,
-        *,
-        keep: bool = False,
-        if_clean: bool = False,
-        to: Optional[int] = None,
-        wait: bool = True,
-        timeout: float = STORE_SECONDS,
-        on_progress: Optional[OnProgress] = None,
-    ) -> ReloadResult:
-        return await asyncio.to_thread(
-            self.sync.reload,
-            keep=keep,
-            if_clean=if_clean,
-            to=to,
-            wait=wait,
-            timeout=timeout,
-            on_progress=on_progress,
-        )
-
-    async def status(self, *, ask_store: bool = True) -> Status:
-        return await asyncio.to_thread(self.sync.status, ask_store=ask_store)
-
-    async def diff(
-        self, *, limit: int = 1000, from_record: Optional[int] = None, to_record: Optional[int] = None
-    ) -> Rows[Change]:
-        return await asyncio.to_thread(
-            self.sync.diff, limit=limit, from_record=from_record, to_record=to_record
-        )
-
-    async def log(self, *, limit: int = 20) -> Rows[LogEntry]:
-        return await asyncio.to_thread(self.sync.log, limit=limit)
-
-    async def stashes(self) -> Rows[Stash]:
-        return await asyncio.to_thread(self.sync.stashes)
-
-    async def restore_stash(self, stash: Union[Stash, int]) -> None:
-        await asyncio.to_thread(self.sync.restore_stash, stash)
-
-    async def drop_stash(self, stash: Union[Stash, int]) -> None:
-        await asyncio.to_thread(self.sync.drop_stash, stash)
-
-    async def prefetch(
-        self, path: str, *, force: bool = False, on_progress: Optional[OnProgress] = None
-    ) -> None:
-        await asyncio.to_thread(self.sync.prefetch, path, force=force, on_progress=on_progress)
-
-    async def listdir(
-        self, path: str = "/", *, recursive: bool = False, limit: int = 10_000
-    ) -> Rows[FileEntry]:
-        return await asyncio.to_thread(self.sync.listdir, path, recursive=recursive, limit=limit)
-
-    async def read_file(self, path: str) -> bytes:
-        return await asyncio.to_thread(self.sync.read_file, path)
-
-    async def put(
-        self, source: Union[PathLike, bytes], path: str, *, message: str = "", force: bool = False
-    ) -> CommitResult:
-        return await asyncio.to_thread(self.sync.put, source, path, message=message, force=force)
-
-    async def _get_files(self, path: str, local: PathLike = ".", *, force: bool = False) -> GetResult:
-        return await asyncio.to_thread(self.sync.get, path, local, force=force)
-
-    async def remove(
-        self, path: str, *, recursive: bool = False, missing_ok: bool = False, message: str = ""
-    ) -> Removed:
-        return await asyncio.to_thread(
-            self.sync.remove, path, recursive=recursive, missing_ok=missing_ok, message=message
-        )
+    listdir = _in_thread(sync.Volume.listdir)
+    read_file = _in_thread(sync.Volume.read_file)
+    put = _in_thread(sync.Volume.put)
+    _get_files = _in_thread(sync.Volume._get_files)
+    remove = _in_thread(sync.Volume.remove)

@@ -58,7 +58,7 @@ def run_json(arguments: Sequence[str], **options: Any) -> Any:
 
 
 def _failure(code: int, said: str) -> SailvolError:
-    # Notes may stand before the failure, which is the last line; a wrong command line is told as plain text.
+    # Notes and progress may stand before the failure, which is the last line; who was killed has said nothing.
     for line in reversed(said.splitlines()):
         if line.startswith('{"error":'):
             return from_failure(json.loads(line)["error"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
-from typing import Any, Iterable, Mapping, Optional, Sequence, TypeVar
+from typing import Any, Iterable, Mapping, Optional, Sequence, TypeVar, Union, overload
 
 T = TypeVar("T", bound="Result")
 
@@ -44,7 +44,13 @@ class Rows(Sequence[T]):
         #: There were more than asked for.
         self.truncated = truncated
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows[T]: ...
+    def __getitem__(self, index: Union[int, slice]) -> Union[T, Rows[T]]:
+        if isinstance(index, slice):
+            return Rows(self._items[index], self.truncated)
         return self._items[index]
 
     def __len__(self) -> int:
