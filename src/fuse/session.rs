@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use super::counts::{RequestCount, RequestCounts};
 use super::device::FuseDevice;
 use super::driver::Driver;
-use super::mountpoint::SOURCE_PREFIX;
+use super::mountpoint::{SOURCE_PREFIX, mounts_by_privilege};
 use super::notify::Notifications;
 use super::passthrough::{Closer, Found, LocalPlaces, probe};
 use crate::view::View;
@@ -54,7 +54,7 @@ pub enum SessionError {
         /// The directory.
         dir: PathBuf,
         /// What the system said.
-        error: std::io::Error,
+        error: String,
         /// What to do.
         advice: &'static str,
     },
@@ -86,21 +86,15 @@ impl FuseSession {
         if device.is_none() {
             check_device()?;
         }
-        let failed = |error: std::io::Error| {
-            let advice = match error.raw_os_error() {
-                Some(libc::EPERM | libc::EACCES) => {
-                    "; mounting needs root, CAP_SYS_ADMIN, or fusermount3 (Debian package fuse3)"
-                }
-                _ if error.kind() == std::io::ErrorKind::NotFound => {
-                    "; without CAP_SYS_ADMIN fusermount3 is needed (Debian package fuse3)"
-                }
-                _ => "",
-            };
-            SessionError::Mount {
-                dir: dir.to_path_buf(),
-                error,
-                advice,
-            }
+        let failed = |error: std::io::Error| SessionError::Mount {
+            dir: dir.to_path_buf(),
+            advice: advice(
+                &error,
+                mounts_by_privilege(),
+                rustix::process::geteuid().is_root(),
+            ),
+            // What fusermount3 said ends its line.
+            error: error.to_string().trim_end().to_owned(),
         };
         let counts = Arc::new(RequestCounts::default());
         let closer = Closer::start().map_err(failed)?;
@@ -232,6 +226,25 @@ fn config(options: &FuseOptions) -> Config {
     config
 }
 
+/// What to do when a mount fails, by who we are: what the system says is the same few words whatever is missing.
+fn advice(error: &std::io::Error, by_privilege: bool, root: bool) -> &'static str {
+    let denied = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES));
+    match (by_privilege, root) {
+        (true, _) if denied => {
+            "; something forbids it in spite of CAP_SYS_ADMIN: AppArmor, SELinux or seccomp \
+             (docker: --security-opt apparmor=unconfined; Kubernetes: appArmorProfile: {type: Unconfined})"
+        }
+        (false, true) => {
+            "; root has no CAP_SYS_ADMIN here (docker: --cap-add SYS_ADMIN; Kubernetes: capabilities.add: [SYS_ADMIN])"
+        }
+        (false, false) if denied || error.kind() == std::io::ErrorKind::NotFound => {
+            "; without CAP_SYS_ADMIN fusermount3 is needed (Debian package fuse3)"
+        }
+        // fusermount3 has said why.
+        _ => "",
+    }
+}
+
 fn check_device() -> Result<(), SessionError> {
     match std::fs::OpenOptions::new()
         .read(true)
@@ -258,4 +271,27 @@ fn raise_read_ahead(dir: &Path) -> std::io::Result<()> {
                 READ_AHEAD_KIB.to_string(),
             )
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_that_is_denied_says_what_is_missing() {
+        let denied = std::io::Error::from_raw_os_error(libc::EPERM);
+        let no_helper = std::io::Error::from_raw_os_error(libc::ENOENT);
+        let helper_said = std::io::Error::other("user has no write access to mountpoint");
+        for (error, by_privilege, root, part) in [
+            (&denied, true, true, "apparmor=unconfined"),
+            (&denied, false, true, "--cap-add SYS_ADMIN"),
+            (&no_helper, false, true, "--cap-add SYS_ADMIN"),
+            (&no_helper, false, false, "fuse3"),
+            (&denied, false, false, "fuse3"),
+        ] {
+            let said = advice(error, by_privilege, root);
+            assert!(said.contains(part), "{part} in {said:?}");
+        }
+        assert_eq!(advice(&helper_said, false, false), "");
+    }
 }
