@@ -192,6 +192,12 @@ fn watchers_are_told_what_happens_until_the_end() {
         (&seq, &false.into())
     );
     assert!(committed["seq"].as_u64() > watching["base"].as_u64());
+    assert_eq!(next(&mut lines, "dirty")["changes"], 0);
+    // As many changes as before the commit are other changes, and told.
+    fs::write(a.path("f"), "again").unwrap();
+    assert_eq!(next(&mut lines, "dirty")["changes"], 1);
+    let seq = a.commit("f")["seq"].clone();
+    assert_eq!(next(&mut lines, "committed")["seq"], seq);
     b.reload(&[]);
     fs::write(b.path("g"), "two").unwrap();
     let theirs = b.commit("g")["seq"].clone();

@@ -312,7 +312,7 @@ impl Mount {
     pub(super) fn start_watching(self: &Arc<Self>) {
         let mount = Arc::downgrade(self);
         self.adopt_task(tokio::spawn(async move {
-            let (mut told, mut generation) = (0, 0);
+            let (mut told, mut seen) = (0, None);
             let mut asked = Instant::now();
             loop {
                 tokio::time::sleep(DIRTY_EVERY).await;
@@ -320,12 +320,14 @@ impl Mount {
                 if !mount.events.is_watched() {
                     continue;
                 }
-                let now = mount
-                    .overlay
-                    .as_ref()
-                    .map_or(0, |overlay| overlay.read().generation);
-                if now != generation {
-                    generation = now;
+                // Counting looks at every change, so only when there can be another count: something was changed, a commit
+                // has moved the base, or a reload has put another state in place.
+                let now = mount.overlay.as_ref().map(|overlay| {
+                    let state = overlay.read();
+                    (overlay.number(), state.generation, state.base.clone())
+                });
+                if now != seen {
+                    seen = now;
                     let changes = mount.dirty_count();
                     if changes != told {
                         told = changes;
