@@ -620,6 +620,34 @@ fn sigterm() {
     assert_eq!(read(b.path("g")), "kept");
 }
 
+/// A mount namespace with a copy of its own keeps the kernel's side alive; the daemon must not wait for that.
+#[test]
+fn an_unmount_ends_the_daemon_though_the_mount_is_seen_elsewhere() {
+    let cluster = Cluster::start();
+    let a = cluster.pod();
+    a.mount("data", &["--create"]);
+    fs::write(a.path("f"), "kept").unwrap();
+    let mut elsewhere = std::process::Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation=private",
+            "sh",
+            "-c",
+            "echo copied && exec cat",
+        ])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 7];
+    std::io::Read::read_exact(elsewhere.stdout.as_mut().unwrap(), &mut line).unwrap();
+    a.umount(&[]);
+    a.mount("data", &[]);
+    assert_eq!(read(a.path("f")), "kept");
+    drop(elsewhere.stdin.take());
+    assert!(elsewhere.wait().unwrap().success());
+}
+
 /// The same row, for umount(8), which is how systemd and administrators end a mount; `sailvol umount` says itself
 /// whether to commit.
 #[test]

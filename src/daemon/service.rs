@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -19,6 +20,10 @@ use crate::view::Invalidations;
 /// Most paths in an answer, and most records: what asks for more gets these, and can ask for the rest.
 const PATHS_MAX: usize = 200_000;
 const RECORDS_MAX: usize = 10_000;
+
+/// For how long the kernel may keep the connection after the unmount that was asked for: another mount namespace with a copy
+/// of its own (`unshare --mount`) would keep it, and with it the daemon and its directories, for as long as it likes.
+const LAST_REQUESTS_TIME: Duration = Duration::from_secs(1);
 
 /// Answers requests by calling the mount.
 pub struct MountService {
@@ -42,7 +47,8 @@ pub struct Abilities {
 pub struct Ending {
     /// Set before a mount is taken away because a client asked.
     pub asked: AtomicBool,
-    /// Told when the mount is to end and only its helper can take it away.
+    /// Told when the mount is to end though the kernel has not let go of it: only its helper can take it away, or it is
+    /// seen elsewhere.
     pub let_go: Notify,
 }
 
@@ -98,6 +104,11 @@ impl MountService {
             self.abilities.ending.asked.store(false, Ordering::Release);
             return Err(failure);
         }
+        let ending = self.abilities.ending.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_REQUESTS_TIME).await;
+            ending.let_go.notify_one();
+        });
         let state_dir = self
             .settings
             .state_root
