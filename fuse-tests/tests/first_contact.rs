@@ -284,6 +284,61 @@ fn a_machine_without_fuse_or_with_directories_that_belong_to_others() {
 }
 
 #[test]
+fn root_without_the_right_to_mount() {
+    let cluster = Cluster::start();
+    let pod = cluster.pod();
+    pod.run(["volume", "create", "datasets"]);
+    let inner = command(&pod, &["mount", "datasets", "{mnt}"]);
+    // As in a container that was given the device and no capability.
+    let mut outer = Command::new("setpriv");
+    outer.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]);
+    outer.arg(inner.get_program()).args(inner.get_args());
+    outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = outer.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    for part in [
+        "root has no CAP_SYS_ADMIN",
+        "--cap-add SYS_ADMIN",
+        "capabilities.add",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+}
+
+#[test]
+fn a_store_that_says_nothing() {
+    let cluster = Cluster::start();
+    let pod = cluster.pod();
+    pod.run(["volume", "create", "datasets"]);
+    cluster.server.fault(FaultRule::new(Action::Stall));
+    let silent: &[&str] = &["no answer from the store", "2 s", "sailvol doctor", "--timeout"];
+    check(
+        &pod,
+        &[
+            (&["mount", "--timeout", "2s", "datasets", "{mnt}"], 5, silent),
+            (&["ls", "--timeout", "2s", "datasets:/"], 5, silent),
+            (&["volume", "list", "--timeout", "2s"], 5, silent),
+            (&["fsck", "--timeout", "2s", "datasets"], 5, silent),
+            (&["doctor", "--timeout", "2s"], 1, &["has to be mended"]),
+        ],
+    );
+    // Who gives up waiting is not waited for.
+    fuse_tests::pod::wait_until("the others are gone", || cluster.server.held() == 0);
+    let mut mounting = command(&pod, &["mount", "--foreground", "datasets", "{mnt}"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    fuse_tests::pod::wait_until("it asks the store", || cluster.server.held() > 0);
+    let pid = rustix::process::Pid::from_child(&mounting);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let began = std::time::Instant::now();
+    assert!(mounting.wait().unwrap().success());
+    assert!(began.elapsed() < std::time::Duration::from_secs(10));
+}
+
+#[test]
 fn what_does_not_fit_is_said_with_sizes_before_anything_is_fetched() {
     let cluster = Cluster::start();
     let (a, b) = (cluster.pod(), cluster.pod());

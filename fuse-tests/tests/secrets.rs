@@ -34,6 +34,19 @@ fn holds_secret(bytes: &[u8]) -> bool {
     })
 }
 
+/// Makes a debug bundle; all that is in it.
+fn bundles_hold_no_secret(pod: &Pod, place: &Path, name: &str) -> String {
+    let out = place.join(name);
+    pod.json(["debug-bundle".as_ref(), "--output".as_ref(), out.as_os_str()]);
+    let mut all = String::new();
+    for path in files_below(&out) {
+        let bytes = fs::read(&path).unwrap();
+        assert!(!holds_secret(&bytes), "{}", path.display());
+        all.push_str(&String::from_utf8_lossy(&bytes));
+    }
+    all
+}
+
 #[test]
 fn keys_are_in_no_argument_log_answer_file_or_object() {
     let objects = tempfile::tempdir().unwrap();
@@ -99,6 +112,11 @@ fn keys_are_in_no_argument_log_answer_file_or_object() {
     run(&["doctor", "v"], 0);
     run(&["volume", "list"], 0);
     run(&["volume", "info", "v"], 0);
+    let bundles = bundles_hold_no_secret(&pod, scratch.path(), "alive");
+    assert!(
+        bundles.contains("AWS_SECRET_ACCESS_KEY") && bundles.contains("\"base\""),
+        "{bundles}"
+    );
 
     // The process: what others see of it, what a crash would leave, how it is mounted.
     let proc = |name: &str| fs::read(format!("/proc/{daemon}/{name}")).unwrap();
@@ -125,6 +143,9 @@ fn keys_are_in_no_argument_log_answer_file_or_object() {
     run(&["ls", "v:/"], 4);
     fs::write(pod.path("more"), vec![8; 100_000]).unwrap();
     run(&["commit", &dir], 4);
+    // With the failures in its log and its status.
+    let bundles = bundles_hold_no_secret(&pod, scratch.path(), "refused");
+    assert!(bundles.contains("access denied"), "{bundles}");
     server.set(|settings| {
         settings.keys.insert(KEY.into(), SECRET.into());
     });

@@ -97,6 +97,8 @@ impl Context {
     /// Says what went wrong.
     pub fn report(&self, failure: &Failure) {
         if self.json {
+            let mut failure = failure.clone();
+            failure.message = without_numbers(&failure.message);
             let value = serde_json::json!({ "error": failure });
             self.note(value.to_string());
             return;

@@ -1,7 +1,7 @@
 //! `sailvol debug-bundle`: facts for whoever is to find out what is wrong.
 //!
 //! 1. No secrets, by construction: nothing is read that may hold one. Of the environment only names are taken; no
-//!    credential file, no journal, no file of a user is opened.
+//!    credential file, no journal of an overlay, no file of a user is opened.
 //! 2. No mount is touched, whatever its state: paths are compared, the kernel's tables and the daemon's socket are
 //!    asked, the socket within a time limit.
 //! 3. What cannot be found out is said in its place; the bundle is made in any case.
@@ -24,12 +24,15 @@ use crate::mount::{Failure, FailureKind, StatusAnswer};
 const STATUS_TIME: Duration = Duration::from_secs(5);
 /// End of each log that is taken, bytes.
 const LOG_TAIL: u64 = 2 << 20;
+/// Lines that are taken of what the system's journal has of a unit, and the time for it.
+const JOURNAL_LINES: &str = "10000";
+const JOURNAL_TIME: Duration = Duration::from_secs(10);
 /// Names of a state directory that are listed.
 const NAMES_MAX: usize = 5_000;
 
 /// Collect facts about this machine's mounts for a bug report, without secrets
 ///
-/// Status, settings, the end of the logs, statistics, facts about the kernel, mounts and daemons. It holds names of
+/// Status, settings, the end of the logs (of a unit: its journal), statistics, facts about the kernel, mounts and daemons. It holds names of
 /// volumes, buckets and local directories, and no file contents, keys or values of the environment. Mounts are never
 /// touched, and it works when a daemon is dead or hangs.
 #[derive(Debug, clap::Args)]
@@ -91,7 +94,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             .into_iter()
             .filter(|name| !names.contains(name))
         {
-            local_files(&mut bundle, &format!("state/{name}"), &name, &places);
+            local_files(&mut bundle, &format!("state/{name}"), &name, &places).await;
         }
     }
     let count = bundle.files.len();
@@ -195,7 +198,7 @@ async fn mount(bundle: &mut Bundle, record: &MountRecord, places: &Places) {
         ),
     }
     bundle.add(format!("{folder}/process.txt"), process(record.pid));
-    local_files(bundle, &folder, &record.name, places);
+    local_files(bundle, &folder, &record.name, places).await;
 }
 
 async fn status(record: &MountRecord) -> Result<StatusAnswer, Failure> {
@@ -230,19 +233,27 @@ fn process(pid: u32) -> String {
 }
 
 /// Settings, logs, and what lies in the state directory: names and sizes.
-fn local_files(bundle: &mut Bundle, folder: &str, name: &str, places: &Places) {
+async fn local_files(bundle: &mut Bundle, folder: &str, name: &str, places: &Places) {
     let state = places.state.join(name);
     bundle.add_file(
         format!("{folder}/settings.json"),
         &state.join(daemon::SETTINGS_FILE),
     );
+    let mut has_log = false;
     for log in ["daemon.log", "daemon.log.old"] {
         let path = state.join(log);
         match tail(&path) {
-            Ok(bytes) => bundle.add(format!("{folder}/{log}"), bytes),
+            Ok(bytes) => {
+                has_log = true;
+                bundle.add(format!("{folder}/{log}"), bytes);
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => bundle.add(format!("{folder}/{log}"), format!("{error}\n")),
         }
+    }
+    // A unit has no log of its own.
+    if !has_log && Path::new("/run/systemd/system").exists() {
+        bundle.add(format!("{folder}/journal.txt"), journal(name).await);
     }
     bundle.add(format!("{folder}/state-files.txt"), listing(&state));
     let room = |dir: &Path| {
@@ -268,6 +279,27 @@ fn local_files(bundle: &mut Bundle, folder: &str, name: &str, places: &Places) {
             room(&cache)
         ),
     );
+}
+
+/// What `sailvol@NAME.service` logged.
+async fn journal(name: &str) -> Vec<u8> {
+    let asked = tokio::process::Command::new("journalctl")
+        .args([
+            "--no-pager",
+            "--quiet",
+            "--output=short-iso",
+            "--lines",
+            JOURNAL_LINES,
+        ])
+        .arg(format!("--unit=sailvol@{name}.service"))
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(JOURNAL_TIME, asked).await {
+        Ok(Ok(output)) => [output.stdout, output.stderr].concat(),
+        Ok(Err(error)) => format!("journalctl: {error}\n").into_bytes(),
+        Err(_) => format!("journalctl: no answer within {} s\n", JOURNAL_TIME.as_secs()).into_bytes(),
+    }
 }
 
 fn tail(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -310,8 +342,8 @@ fn listing(root: &Path) -> String {
 /// Names of mounts below the state root.
 fn state_names(root: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
-    let with_log = entries.filter(|entry| entry.path().join("daemon.log").exists());
-    with_log
+    let of_mounts = entries.filter(|entry| entry.path().join(daemon::SETTINGS_FILE).exists());
+    of_mounts
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect()
 }

@@ -331,7 +331,7 @@ fn indented(lines: &[&str]) -> String {
 fn exit_text(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::Failed => "failed; the message says why",
-        FailureKind::Usage => "wrong usage: an argument, or something named that is not there",
+        FailureKind::Usage => "wrong usage: arguments that make no sense, or no such mount or stash",
         Refused => "refused: a rule forbids it (local changes, busy, exists, no room, quota)",
         NoAccess => "no access: credentials or permissions",
         StoreUnreachable => "the store does not answer; nothing was lost, try again",

@@ -1,5 +1,6 @@
 //! `sailvol man`: the manual pages, made from the same definitions as `--help`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap_mangen::Man;
@@ -11,7 +12,8 @@ use crate::mount::{Failure, FailureKind};
 
 /// Print the manual page, or write all pages to a directory
 ///
-/// There is one page for sailvol, one for each command, and mount.sailvol(8) for fstab.
+/// There is one page for sailvol, one for each command, and mount.sailvol(8) for fstab. With --json: an object with the
+/// page's name and its source, or the names of the pages that were written.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Write sailvol.1, one page for each command, and mount.sailvol.8 into this directory
@@ -65,15 +67,22 @@ pub fn run(args: &Args, mut command: clap::Command, context: &Context) -> Result
         return write_all(&command, dir, context);
     }
     let Some(name) = &args.command else {
-        return context.write(&page(&command, help::main_sections())?);
+        return print("sailvol.1", &page(&command, help::main_sections())?, context);
     };
-    let Some(sub) = command.find_subcommand(name).filter(|sub| !sub.is_hide_set()) else {
+    let Some(sub) = command.find_subcommand(name) else {
         return Err(
             Failure::new(FailureKind::Usage, format!("there is no command {name:?}"))
                 .hint("`sailvol --help` lists them"),
         );
     };
-    context.write(&page(sub, sections(sub.get_name()))?)
+    let text = page(sub, sections(sub.get_name()))?;
+    print(&format!("sailvol-{}.1", sub.get_name()), &text, context)
+}
+
+fn print(name: &str, text: &[u8], context: &Context) -> Result<(), Failure> {
+    let text = String::from_utf8_lossy(text);
+    let answer = serde_json::json!({ "page": name, "source": text });
+    context.print(&answer, |_| text.into_owned())
 }
 
 fn sections(command: &str) -> Sections {
@@ -85,7 +94,7 @@ fn write_all(command: &clap::Command, dir: &std::path::Path, context: &Context) 
         ("sailvol.1".to_owned(), page(command, help::main_sections())?),
         ("mount.sailvol.8".to_owned(), MOUNT_HELPER.into()),
     ];
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+    for sub in command.get_subcommands() {
         let name = sub.get_name();
         pages.push((format!("sailvol-{name}.1"), page(sub, sections(name))?));
         for action in sub.get_subcommands() {
@@ -116,9 +125,16 @@ fn page(command: &clap::Command, sections: Sections) -> Result<Vec<u8>, Failure>
 }
 
 fn render(command: &clap::Command, sections: Sections) -> std::io::Result<Vec<u8>> {
-    let man = Man::new(command.clone());
+    // A page shows every option with all that is said of it.
+    let man = Man::new(command.clone().mut_args(|arg| arg.hide_short_help(false)));
     let mut out = Vec::new();
-    man.render_title(&mut out)?;
+    // Not by clap_mangen: without a date, which would be another with every build, it moves the other fields up.
+    let name = command.get_display_name().unwrap_or("sailvol");
+    writeln!(
+        out,
+        ".TH {name} 1 \"\" \"sailvol {}\" \"\"",
+        env!("CARGO_PKG_VERSION")
+    )?;
     man.render_name_section(&mut out)?;
     man.render_synopsis_section(&mut out)?;
     man.render_description_section(&mut out)?;

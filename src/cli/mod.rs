@@ -60,8 +60,9 @@ struct Cli {
 
 /// Options of every command.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
 struct Global {
-    /// Print the result as one JSON value
+    /// Print the result as one JSON value, and a failure as another on standard error
     #[arg(long, global = true)]
     json: bool,
     /// Where uncommitted work is kept (SAILVOL_STATE_DIR)
@@ -104,14 +105,24 @@ enum Command {
     DebugBundle(debug_bundle::Args),
     Completions(completions::Args),
     Man(man::Args),
-    #[command(name = "__daemon", hide = true)]
-    Daemon,
+}
+
+impl Command {
+    /// A process whose output is a log of JSON lines speaks JSON altogether.
+    fn speaks_json(&self) -> bool {
+        matches!(self, Command::Mount(args) if args.logs_json_here())
+    }
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     crate::daemon::keep_memory_private();
     let words: Vec<OsString> = std::env::args_os().collect();
+    // Not a command: only `sailvol mount` starts it, and no help or completion shows it.
+    if words.get(1).is_some_and(|word| word == mount::DAEMON) {
+        let context = Context::new(false, PlaceOptions::default(), None);
+        return ended(mount::run_daemon(), &context);
+    }
     let cli = match mount_helper::translate(&words) {
         Some(Ok(translated)) => parse(translated),
         Some(Err(message)) => {
@@ -125,8 +136,13 @@ pub fn main() -> ExitCode {
         cache_dir: cli.global.cache_dir,
         runtime_dir: cli.global.runtime_dir,
     };
-    let context = Context::new(cli.global.json, places, cli.global.timeout);
-    match dispatch(cli.command, &context) {
+    let json = cli.global.json || cli.command.speaks_json();
+    let context = Context::new(json, places, cli.global.timeout);
+    ended(dispatch(cli.command, &context), &context)
+}
+
+fn ended(outcome: Result<(), Failure>, context: &Context) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             context.report(&failure);
@@ -142,15 +158,43 @@ fn command_line() -> clap::Command {
 
 /// Ends the process when the words make no sense, or ask for help.
 fn parse(words: Vec<OsString>) -> Cli {
-    let matches = command_line().get_matches_from(words);
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let json = words
+        .iter()
+        .take_while(|word| *word != "--")
+        .any(|word| word == "--json");
+    let parsed = command_line()
+        .try_get_matches_from(words)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| {
+        if !json || error.exit_code() == 0 {
+            error.exit();
+        }
+        let context = Context::new(json, PlaceOptions::default(), None);
+        let failure = usage_failure(&error.to_string());
+        context.report(&failure);
+        std::process::exit(i32::from(failure.kind.exit_code()))
+    })
+}
+
+/// What clap says about a command line, in paragraphs: what is wrong, tips, usage, where there is more.
+fn usage_failure(said: &str) -> Failure {
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut paragraphs: Vec<String> = said.trim().split("\n\n").map(one_line).collect();
+    let message = paragraphs.remove(0);
+    let failure = Failure::new(
+        FailureKind::Usage,
+        message.strip_prefix("error: ").unwrap_or(&message),
+    );
+    match paragraphs.is_empty() {
+        true => failure,
+        false => failure.hint(paragraphs.join("; ")),
+    }
 }
 
 fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         // These decide about the process (children, signals, threads) before a runtime exists.
         Command::Mount(args) => return mount::run(args, context),
-        Command::Daemon => return mount::run_daemon(),
         Command::Completions(args) => return completions::run(&args, command_line(), context),
         Command::Man(args) => return man::run(&args, command_line(), context),
         _ => {}
@@ -161,9 +205,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot start threads: {e}")))?;
     runtime.block_on(async {
         match command {
-            Command::Mount(_) | Command::Daemon | Command::Completions(_) | Command::Man(_) => {
-                unreachable!("handled above")
-            }
+            Command::Mount(_) | Command::Completions(_) | Command::Man(_) => unreachable!("handled above"),
             Command::Umount(args) => umount::run(args, context).await,
             Command::List(args) => list::run(args, context).await,
             Command::Commit(args) => commit::run(args, context).await,

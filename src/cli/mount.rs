@@ -99,7 +99,20 @@ pub struct Args {
     /// Log as JSON
     #[arg(long)]
     log_json: bool,
+    /// Give up when the store has not told of the volume after this long
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    timeout: Duration,
 }
+
+impl Args {
+    /// Standard error of this process is a log of JSON lines, which a container's log mixes with standard output.
+    pub fn logs_json_here(&self) -> bool {
+        self.foreground && self.log_json
+    }
+}
+
+/// First argument of the process that serves a mount in the background.
+pub const DAEMON: &str = "__daemon";
 
 /// When to use passthrough.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -123,17 +136,25 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 const CACHE_SHARE: u64 = 4;
 /// ... and at most this, bytes: a pod's node is evicted when its disk fills.
 const CACHE_DEFAULT_MAX: u64 = 50 << 30;
-/// Time for a daemon to say that it is ready. The store's own time limits end much earlier.
-const READY_TIME: Duration = Duration::from_secs(120);
+/// Time for a daemon to say that it is ready, besides what it waits for the store: many local changes may have to be read.
+const READY_TIME: Duration = Duration::from_secs(60);
 
 /// Runs the command.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let settings = resolve(&args, context)?;
     if args.foreground {
         crate::telemetry::install(log_format(&settings), "info");
-        return daemon::run(settings, |ready| announce(ready, context));
+        return daemon::run(settings, |ready| {
+            for warning in &ready.warnings {
+                tracing::warn!("{warning}");
+            }
+            announce(ready, context)
+        });
     }
     let ready = start_in_background(&settings)?;
+    for warning in &ready.warnings {
+        context.note(format!("sailvol: warning: {warning}"));
+    }
     announce(&ready, context)
 }
 
@@ -143,7 +164,7 @@ pub fn run_daemon() -> Result<(), Failure> {
     let usage = |e: String| {
         Failure::new(
             FailureKind::Usage,
-            format!("__daemon is started by `sailvol mount`: {e}"),
+            format!("{DAEMON} is started by `sailvol mount`: {e}"),
         )
     };
     std::io::stdin()
@@ -182,9 +203,6 @@ fn log_format(settings: &MountSettings) -> crate::telemetry::LogFormat {
 }
 
 fn announce(ready: &Ready, context: &Context) -> Result<(), Failure> {
-    for warning in &ready.warnings {
-        context.note(format!("sailvol: warning: {warning}"));
-    }
     context.print(ready, |r| {
         let made = if r.created {
             "created and mounted"
@@ -263,6 +281,7 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
             .unwrap_or_else(|| default_cache_size(&places.cache)),
         cache_free_floor_bytes: args.cache_floor,
         remote_timeout_secs: args.remote_timeout.as_secs().max(1),
+        open_timeout_secs: args.timeout.as_secs().max(1),
         stash_age_max_secs: args.stash_age.as_secs(),
         stash_bytes_max: args.stash_size,
         commit_on_exit: args.commit_on_exit,
@@ -363,7 +382,7 @@ fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
         .map_err(|e| failed(&log_path.display().to_string(), e).hint(STATE_ELSEWHERE))?;
     let program = std::env::current_exe().map_err(|e| failed("cannot find this program", e))?;
     let mut child = Command::new(program)
-        .arg("__daemon")
+        .arg(DAEMON)
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -388,12 +407,16 @@ fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
         }
         drop(tell.send(line));
     });
-    let line = told.recv_timeout(READY_TIME).map_err(|_| {
+    let patience = Duration::from_secs(settings.open_timeout_secs) + READY_TIME;
+    let line = told.recv_timeout(patience).map_err(|_| {
         Failure::new(
             FailureKind::Failed,
-            format!("the daemon was not ready after {} s", READY_TIME.as_secs()),
+            format!("the daemon was not ready after {} s", patience.as_secs()),
         )
-        .hint(format!("its log is {}", log_path.display()))
+        .hint(format!(
+            "it goes on, and `sailvol list` shows the mount once it answers; its log is {}",
+            log_path.display()
+        ))
     })?;
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "lowercase")]

@@ -46,7 +46,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     if places.iter().any(|place| place.path.0.is_empty()) {
         return Err(Failure::new(
             FailureKind::Refused,
-            format!("{volume}:/ is the whole volume; nothing was removed"),
+            format!("{}:/ is the whole volume; nothing was removed", volume.name),
         )
         .hint("name what is in it, or delete the volume: `sailvol volume delete`"));
     }
@@ -64,15 +64,16 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             None => {
                 return Err(Failure::new(
                     FailureKind::Failed,
-                    format!("{volume}:{path}: no such file or directory"),
+                    format!("{}:{path}: no such file or directory", volume.name),
                 )
                 .hint("nothing was removed"));
             }
             Some(entry) if entry.is_dir() && !args.recursive => {
-                return Err(
-                    Failure::new(FailureKind::Refused, format!("{volume}:{path}: is a directory"))
-                        .hint("-r removes it with all that is in it; nothing was removed"),
-                );
+                return Err(Failure::new(
+                    FailureKind::Refused,
+                    format!("{}:{path}: is a directory", volume.name),
+                )
+                .hint("-r removes it with all that is in it; nothing was removed"));
             }
             Some(entry) => {
                 match entry.as_dir() {

@@ -158,7 +158,7 @@ fn text(s: &StatusAnswer) -> String {
     let dirty = match s.dirty {
         0 => "none".to_owned(),
         n => format!(
-            "{}, {} of file data",
+            "{}, {} on local disk",
             count(n, "change"),
             format_bytes(s.dirty_bytes)
         ),

@@ -13,8 +13,7 @@ fn the_command_line_is_consistent() {
 #[test]
 fn every_visible_command_is_in_the_overview_with_examples() {
     let command = command_line();
-    let visible = command.get_subcommands().filter(|sub| !sub.is_hide_set());
-    let mut names: Vec<&str> = visible.map(clap::Command::get_name).collect();
+    let mut names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
     let pages = help::GROUPS.iter().flat_map(|(_, pages)| pages.iter());
     let mut described: Vec<&str> = pages.map(|page| page.command).collect();
     names.sort_unstable();
@@ -61,9 +60,7 @@ fn reference() -> String {
         let name = command.get_bin_name().unwrap_or("sailvol").to_owned();
         let help = command.render_long_help().to_string();
         out.push_str(&format!("=== {name}\n{}\n\n", help.trim_end()));
-        let subs = command
-            .get_subcommands()
-            .filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
+        let subs = command.get_subcommands().filter(|sub| sub.get_name() != "help");
         let subs: Vec<clap::Command> = subs.map(|sub| sub.clone().term_width(110)).collect();
         pending.extend(subs.into_iter().rev());
     }

@@ -95,7 +95,7 @@ fn what(happening: &Happening) -> String {
         Happening::HeadMoved { from, to } => format!("record {to} is the newest now, after {from}"),
         Happening::Dirty { changes: 0, .. } => "no changes to commit".to_owned(),
         Happening::Dirty { changes, bytes } => format!(
-            "{} to commit, {} of file data",
+            "{} to commit, {} on local disk",
             count(*changes, "change"),
             format_bytes(*bytes)
         ),

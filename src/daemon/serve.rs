@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::MountSettings;
 use super::metrics::{Listener, Source};
@@ -72,11 +72,7 @@ async fn serve(
     on_ready: impl FnOnce(&Ready) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let device = take_device(&settings)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(signal_failure)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(signal_failure)?;
-    // A terminal that goes away does not end a mount.
-    let mut hangup = signal(SignalKind::hangup()).map_err(signal_failure)?;
-
+    let mut signals = Signals::listen()?;
     make_runtime_dir(&settings.runtime_root)?;
     super::own_state_dir(&settings).map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
     let listener = match &settings.metrics {
@@ -85,8 +81,18 @@ async fn serve(
     };
     let store_url = store::StoreUrl::parse(&settings.store_url)
         .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
-    let store = store::open(&store_url).await.map_err(Failure::from)?;
-    let opened = Mount::open(mount_options(&settings), store).await?;
+    let opening = async {
+        let store = store::open(&store_url).await.map_err(Failure::from)?;
+        Mount::open(mount_options(&settings), store).await
+    };
+    let opened = tokio::select! {
+        opened = opening => opened?,
+        // Whatever it was doing is what a crash could have cut short.
+        name = signals.next() => {
+            tracing::info!(signal = name, "ended before it was mounted");
+            return Ok(());
+        }
+    };
     let mount = opened.mount.clone();
     // Only now: a second mount of the same name is refused above, and must not overwrite those of the first.
     if let Err(error) = super::write_settings(&settings) {
@@ -107,22 +113,47 @@ async fn serve(
         let source = Arc::new(Scraped(mount.clone(), session.clone()));
         tokio::spawn(listener.serve(source))
     });
-    let served = serve_mounted(&settings, &opened, &session, metrics, on_ready, async {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return "SIGTERM",
-                _ = interrupt.recv() => return "SIGINT",
-                _ = hangup.recv() => {}
-            }
-        }
-    });
-    let outcome = served.await;
+    let outcome = serve_mounted(&settings, &opened, &session, metrics, on_ready, signals.next()).await;
     if let Some(scrapes) = scrapes {
         scrapes.abort();
     }
     mount.close().await;
     remove_runtime_files(&settings);
     outcome
+}
+
+/// What asks a daemon to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// A terminal that goes away does not end a mount.
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals, Failure> {
+        let listen = |kind: SignalKind| {
+            signal(kind).map_err(|error| {
+                Failure::new(FailureKind::Failed, format!("cannot listen to signals: {error}"))
+            })
+        };
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one, and gives its name.
+    async fn next(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {}
+            }
+        }
+    }
 }
 
 /// What metrics are made of.
@@ -149,10 +180,6 @@ fn take_device(settings: &MountSettings) -> Result<Option<FuseDevice>, Failure> 
     device.map_err(|text| Failure::new(FailureKind::Usage, text))
 }
 
-fn signal_failure(error: std::io::Error) -> Failure {
-    Failure::new(FailureKind::Failed, format!("cannot listen to signals: {error}"))
-}
-
 fn mount_options(settings: &MountSettings) -> MountOptions {
     MountOptions {
         volume: settings.volume.clone(),
@@ -174,6 +201,7 @@ fn mount_options(settings: &MountSettings) -> MountOptions {
         cache_bytes_max: settings.cache_bytes_max,
         cache_free_floor_bytes: settings.cache_free_floor_bytes,
         remote_timeout: Duration::from_secs(settings.remote_timeout_secs),
+        open_timeout: Duration::from_secs(settings.open_timeout_secs),
         stash_age_max: Duration::from_secs(settings.stash_age_max_secs),
         stash_bytes_max: settings.stash_bytes_max,
         by: settings.by.clone(),

@@ -46,6 +46,8 @@ pub struct MountSettings {
     pub cache_free_floor_bytes: u64,
     /// A read gives up after this long without progress, seconds.
     pub remote_timeout_secs: u64,
+    /// The mount is given up when the store has not told of the volume after this long, seconds.
+    pub open_timeout_secs: u64,
     /// Stashes older than this go, seconds.
     pub stash_age_max_secs: u64,
     /// Stashes over this many bytes go, oldest first.

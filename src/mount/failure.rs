@@ -164,9 +164,9 @@ impl From<VolumeError> for Failure {
             VolumeError::Busy { .. } => FailureKind::StoreUnreachable,
         };
         let hint = match &error {
-            VolumeError::NotFound { .. } => {
-                Some("`sailvol volume list` shows the volumes; `--create` makes one")
-            }
+            VolumeError::NotFound { .. } => Some(
+                "`sailvol volume list` shows the volumes; `sailvol volume create` or `mount --create` makes one",
+            ),
             VolumeError::NotKept { .. } => Some("`sailvol log` lists the newest records of a mounted volume"),
             VolumeError::Nonconforming { .. } => Some(
                 "use a store (or a newer version of it) that honours `If-None-Match: *` on PUT and lists in key order",

@@ -11,7 +11,7 @@ use super::kept::{FileLedger, Seen, drop_unneeded, keep_record, load_base};
 use super::lease::Leasing;
 use super::live::Parts;
 use super::source::MountSource;
-use super::{Failure, FailureKind, Mount, MountOptions, OpenedMount, unsettled};
+use super::{Failure, FailureKind, Mount, MountOptions, OpenedMount, no_answer, unsettled};
 use crate::cache::{Cache, CacheOptions};
 use crate::format::Access;
 use crate::model::{Attrs, TreeRoot};
@@ -51,7 +51,10 @@ impl Mount {
     pub async fn open(options: MountOptions, store: Arc<dyn ObjectStore>) -> Result<OpenedMount, Failure> {
         let counting = Arc::new(CountingStore::new(store));
         let counted: Arc<dyn ObjectStore> = counting.clone();
-        let (found, created) = find_volume(counted.clone(), &options).await?;
+        let (found, created) =
+            tokio::time::timeout(options.open_timeout, find_volume(counted.clone(), &options))
+                .await
+                .map_err(|_| no_answer(options.open_timeout))??;
         if !options.read_only
             && let Access::ReadOnly(features) = found.access()
         {

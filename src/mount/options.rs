@@ -39,6 +39,8 @@ pub struct MountOptions {
     pub cache_free_floor_bytes: u64,
     /// A read gives up after this long without progress.
     pub remote_timeout: Duration,
+    /// Time for the store to tell of the volume.
+    pub open_timeout: Duration,
     /// Stashes older than this go.
     pub stash_age_max: Duration,
     /// Stashes over this many bytes go, oldest first.

@@ -224,13 +224,19 @@ impl Mount {
         let entry = tree::walk(src, &root, &path).await?;
         let entry = entry
             .ok_or_else(|| Failure::new(FailureKind::Failed, format!("{path}: no such file or directory")))?;
-        let mut files: Vec<(Content, u64)> = Vec::new();
-        collect_files(src, &root, entry, &mut files).await?;
-        let missing: Vec<(Content, u64)> = files
-            .iter()
-            .filter(|(content, size)| !src.cache().contains_fully(content, *size))
-            .cloned()
-            .collect();
+        let mut answer = PrefetchAnswer::default();
+        let mut missing: Vec<(Content, u64)> = Vec::new();
+        collect_files(src, &root, entry, |content, size| {
+            answer.files += 1;
+            answer.bytes += size;
+            // What a node or the overlay holds is here already.
+            let is_here = matches!(content, Content::Local(_) | Content::Tiny(_))
+                || src.cache().contains_fully(&content, size);
+            if !is_here {
+                missing.push((content, size));
+            }
+        })
+        .await?;
         let wanted: u64 = missing.iter().map(|(_, size)| size).sum();
         let stats = src.cache().stats();
         let room = self.cache_room(&stats);
@@ -263,10 +269,7 @@ impl Mount {
             progress(told.clone());
         }
         drop(fetches);
-        Ok(PrefetchAnswer {
-            files: files.len() as u64,
-            bytes: files.iter().map(|(_, size)| size).sum(),
-        })
+        Ok(answer)
     }
 
     /// Clean bytes that the cache could hold if all that is in it now went.
@@ -298,19 +301,17 @@ impl Mount {
     }
 }
 
-/// Contents below an entry that are in the store.
+/// Tells content and size of each file below an entry.
 async fn collect_files(
     src: &dyn NodeSource,
     root: &TreeRoot,
     entry: Entry,
-    files: &mut Vec<(Content, u64)>,
+    mut tell: impl FnMut(Content, u64),
 ) -> Result<(), Failure> {
     let mut pending = vec![entry];
     while let Some(entry) = pending.pop() {
         match tree::inode_of(src, &root.links, entry).await?.body {
-            EntryBody::File { size, content } if !matches!(content, Content::Local(_) | Content::Tiny(_)) => {
-                files.push((content, size));
-            }
+            EntryBody::File { size, content } => tell(content, size),
             EntryBody::Dir { tree, .. } => {
                 pending.extend(
                     tree::entries(src, &tree)

@@ -22,26 +22,37 @@ struct Wanted {
     as_store: Option<StoreUrl>,
 }
 
-/// Everything about the store.
+/// Everything about the store, within the time limit.
 pub async fn checks(named: Option<&str>, context: &Context) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let looking = look(named, context, &mut checks);
+    if tokio::time::timeout(context.timeout, looking).await.is_err() {
+        checks.push(Check::fail(
+            "store",
+            format!(
+                "not all looked at within {} s: it is silent or very slow",
+                context.timeout.as_secs()
+            ),
+            "check the endpoint, the network, and proxies; --timeout waits longer",
+        ));
+    }
+    checks
+}
+
+async fn look(named: Option<&str>, context: &Context, checks: &mut Vec<Check>) {
     let wanted = match wanted(named, context) {
         Ok(wanted) => wanted,
-        Err(text) => return vec![Check::fail("store", text, "see `sailvol --help`, Volumes")],
+        Err(text) => return checks.push(Check::fail("store", text, "see `sailvol --help`, Volumes")),
     };
-    let mut checks = Vec::new();
-    let store = match open_store(&wanted.store).await {
+    let mut store = match open_store(&wanted.store).await {
         Ok(store) => store,
-        Err(failure) => return vec![of_failure("store", &failure)],
+        Err(failure) => return checks.push(of_failure("store", &failure)),
     };
     match credentials_source(&wanted.store).await {
         Ok(None) => {}
         Ok(Some(source)) => checks.push(Check::ok("credentials", format!("found ({source})"))),
-        Err(error) => {
-            checks.push(of_failure("credentials", &error.into()));
-            return checks;
-        }
+        Err(error) => return checks.push(of_failure("credentials", &error.into())),
     }
-    let mut store = store;
     if let Some(url) = &wanted.volume {
         let opened = Volume::open(store.clone(), Clock::system(), &VolumeRef::parse(&url.name)).await;
         match (opened, &wanted.as_store) {
@@ -61,21 +72,18 @@ pub async fn checks(named: Option<&str>, context: &Context) -> Vec<Check> {
                 }
             }
             (Err(VolumeError::NotFound { .. }), None) => checks.push(not_found(url)),
-            (Err(error), _) => {
-                checks.push(of_failure("volume", &error.into()));
-                return checks;
-            }
+            (Err(error), _) => return checks.push(of_failure("volume", &error.into())),
         }
     }
     checks.extend(try_store(&*store).await);
-    checks
 }
 
 fn not_found(url: &VolumeUrl) -> Check {
     Check::warn(
         "volume",
         format!("there is no volume {url}"),
-        format!("sailvol volume create {url}"),
+        // A shell takes the & of a URL for its own.
+        format!("sailvol volume create '{url}'"),
     )
 }
 
