@@ -62,6 +62,24 @@ fn autocommit_publishes_changes_and_makes_no_empty_records() {
     assert_eq!(fs::read(b.path("f")).unwrap(), b"one");
 }
 
+/// A reload puts another overlay in place, and what comes then must not look like what was published before it.
+#[test]
+fn autocommit_publishes_the_first_change_after_a_reload() {
+    let cluster = Cluster::start();
+    let (a, b) = (cluster.pod(), cluster.pod());
+    a.mount("data", &["--create", "--autocommit", "1s"]);
+    b.mount("data", &[]);
+    fs::write(a.path("f"), "one").unwrap();
+    wait_until("published", || base(&a) == 1);
+    wait_for_looks(&a);
+    fs::write(b.path("g"), "two").unwrap();
+    let seq = b.commit("g")["seq"].as_u64().unwrap();
+    a.reload(&[]);
+    // As many steps as the first file took.
+    fs::write(a.path("h"), "one").unwrap();
+    wait_until("published", || base(&a) == seq + 1);
+}
+
 #[test]
 fn autocommit_leaves_large_deletions_to_a_person() {
     let cluster = Cluster::start();
@@ -268,6 +286,92 @@ fn metrics_count_what_was_done() {
     // Others on the network are no business of ours.
     let message = a.fails(2, ["mount", "--metrics", "0.0.0.0:9187", "data", "/nowhere"]);
     assert!(message.contains("loopback"), "{message}");
+}
+
+/// The words of a command in a manifest: a block of `- word` lines behind `key`, or `[word, word]`.
+fn words_of(manifest: &str, key: &str) -> Vec<String> {
+    let (_, behind) = manifest
+        .split_once(&format!("{key}:"))
+        .unwrap_or_else(|| panic!("no {key} in the manifest"));
+    let first = behind.lines().next().unwrap().trim();
+    if let Some(list) = first.strip_prefix('[').and_then(|list| list.strip_suffix(']')) {
+        return list.split(", ").map(str::to_owned).collect();
+    }
+    let lines = behind.lines().skip(1).map(str::trim);
+    let words = lines.map_while(|line| match line.strip_prefix("- ") {
+        Some(word) => Some(Some(word.to_owned())),
+        None => line.starts_with('#').then_some(None),
+    });
+    words.flatten().collect()
+}
+
+/// The sidecar as its manifest has it, only with shorter intervals: its command, its probe, its preStop, its end.
+#[test]
+fn the_sidecar_of_the_manifest_publishes_and_follows_by_itself() {
+    let manifest = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../packaging/kubernetes/sidecar.yaml"
+    );
+    let manifest = fs::read_to_string(manifest).unwrap();
+    let cluster = Cluster::start();
+    let (a, other) = (cluster.pod(), cluster.pod());
+    let dir = a.mount_dir().join("shared");
+    let here = |word: String| {
+        let word = word.replace("/volumes/shared", &dir.display().to_string());
+        match word.as_str() {
+            "--autocommit=60s" | "--autoreload=60s" => word.replace("60s", "1s"),
+            _ => word,
+        }
+    };
+    let words: Vec<String> = words_of(&manifest, "args").into_iter().map(here).collect();
+    assert!(
+        words.iter().filter(|word| word.ends_with("=1s")).count() == 2,
+        "{words:?}"
+    );
+    let (_, probes) = manifest.split_once("startupProbe:").unwrap();
+    let probe: Vec<String> = words_of(probes, "command").into_iter().map(here).collect();
+    let (_, hook) = manifest.split_once("preStop:").unwrap();
+    let hook: Vec<String> = words_of(hook, "command").into_iter().map(here).collect();
+    assert_eq!((&*probe[1], &*hook[1]), ("status", "commit"));
+    let log = a.local_dir("run").join("log");
+    let logged = File::create(&log).unwrap();
+    let mut command = a.command(&words);
+    command.stdout(logged.try_clone().unwrap()).stderr(logged);
+    let mut sidecar = Running(command.spawn().unwrap());
+    wait_until("the probe succeeds", || a.run(&probe[1..]).status.success());
+    let status = || a.json(["status".as_ref(), dir.as_os_str()]);
+    fs::write(dir.join("f"), "one").unwrap();
+    wait_until("published", || status()["autocommit"]["last_seq"] == 1);
+    other.mount("datasets", &[]);
+    assert_eq!(fs::read(other.path("f")).unwrap(), b"one");
+    fs::write(other.path("g"), "two").unwrap();
+    other.commit("from elsewhere");
+    wait_until("it follows", || dir.join("g").exists());
+    fs::write(dir.join("h"), "three").unwrap();
+    let hooked = a.run(&hook[1..]);
+    assert!(
+        hooked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&hooked.stderr)
+    );
+    wait_until("nothing is left to commit", || status()["dirty"] == 0);
+    fs::write(dir.join("last"), "four").unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&sidecar.0),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert!(sidecar.0.wait().unwrap().success());
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    other.reload(&[]);
+    for name in ["f", "g", "h", "last"] {
+        assert!(other.path(name).exists(), "{name}");
+    }
+    // --log-json: whoever reads the container's log reads nothing else.
+    for line in fs::read_to_string(&log).unwrap().lines() {
+        let parsed: Result<Value, _> = serde_json::from_str(line);
+        assert!(parsed.is_ok(), "{line}");
+    }
 }
 
 /// Every file of a bundle, by its path.

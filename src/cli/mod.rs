@@ -81,7 +81,7 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Mount(mount::Args),
+    Mount(Box<mount::Args>),
     #[command(visible_alias = "unmount")]
     Umount(umount::Args),
     List(list::Args),
@@ -194,7 +194,7 @@ fn usage_failure(said: &str) -> Failure {
 fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         // These decide about the process (children, signals, threads) before a runtime exists.
-        Command::Mount(args) => return mount::run(args, context),
+        Command::Mount(args) => return mount::run(*args, context),
         Command::Completions(args) => return completions::run(&args, command_line(), context),
         Command::Man(args) => return man::run(&args, command_line(), context),
         _ => {}

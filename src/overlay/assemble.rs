@@ -18,7 +18,6 @@ impl OverlayState {
             .get(&ROOT_NODE)
             .map_or_else(Attrs::default, |root| root.attrs.clone());
         let mut state = OverlayState::succeeding(old, base, root_attrs);
-        state.generation = old.generation;
         for (id, node) in &nodes {
             state.next_node = state.next_node.max(id + 1);
             state.generation = state.generation.max(node.generation);

@@ -299,11 +299,12 @@ impl OverlayState {
     }
 
     /// The same, with numbers that go on where an older state of this mount stopped: node and body numbers are never
-    /// used again, not even in another overlay directory.
+    /// used again, not even in another overlay directory, and a generation that was seen never comes back with other changes.
     pub fn succeeding(old: &OverlayState, base: BaseRef, root_attrs: Attrs) -> OverlayState {
         OverlayState {
             next_node: old.next_node,
             next_body: old.next_body,
+            generation: old.generation,
             last_commit: old.last_commit,
             ..OverlayState::new(base, root_attrs)
         }
