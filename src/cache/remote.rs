@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::KeptCheck;
 use super::stats::{Counters, count};
-use crate::store::{Fetched, ObjectStore, StoreError};
+use crate::store::{Fetched, ObjectStore, StoreError, pause as wait};
 use crate::tree::TreeError;
 
 /// Unit of the memory budget, bytes: a semaphore counts 32-bit numbers.
@@ -192,7 +192,7 @@ impl Remote {
                 return Err(TreeError::Unreachable { reason: failure });
             }
             tracing::debug!(key, failure, "request to the store failed, trying again");
-            sleep(pause).await;
+            wait(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }

@@ -409,7 +409,7 @@ fn path_bytes(moves: &[Hint]) -> usize {
 /// most 3 s; at least 100 ms while an outcome is not known.
 fn pause(lost: u32, pending: bool) -> Result<Duration, CommitError> {
     #[cfg(test)]
-    if crate::volume::testing::IMPATIENT.get() {
+    if crate::store::IMPATIENT.get() {
         return Ok(Duration::ZERO); // a scheduler decides who waits
     }
     let most_ms: u64 = match lost {

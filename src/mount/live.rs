@@ -55,7 +55,7 @@ pub struct Mount {
     kernel: OnceLock<Box<dyn KernelCaches>>,
     /// Whether file data passes the daemon, and why.
     pub(super) passthrough: OnceLock<String>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
     pub(super) started: Instant,
     pub(super) events: Events,
     pub(super) autocommit: Mutex<Pace>,

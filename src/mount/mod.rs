@@ -22,6 +22,8 @@ mod patience;
 mod reload;
 mod report;
 mod source;
+#[cfg(test)]
+mod tests;
 mod unattended;
 mod unsettled;
 

@@ -50,7 +50,7 @@ impl Mount {
                 return Err(error);
             }
             tracing::info!(%error, ?pause, "waiting for the store");
-            tokio::time::sleep(pause).await;
+            crate::store::pause(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }

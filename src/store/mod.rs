@@ -12,6 +12,7 @@ mod dir;
 mod key;
 mod memory;
 mod open;
+mod pause;
 mod port;
 mod probe;
 mod s3;
@@ -23,6 +24,9 @@ pub use dir::DirStore;
 pub use key::{KEY_BYTES_MAX, LIST_LIMIT_MAX};
 pub use memory::MemoryStore;
 pub use open::{StoreOptions, credentials_source, open, open_with};
+#[cfg(test)]
+pub use pause::IMPATIENT;
+pub use pause::pause;
 pub use port::{Fetched, LastMoves, Listed, ListedObject, ObjectStore, PutDone, PutMode, StoreError};
 pub use probe::{CreateVerdict, ListVerdict, ProbeReport, probe};
 pub use s3::S3Store;

@@ -42,6 +42,8 @@ pub use list::{
     run, run_loaded, walk,
 };
 pub use memory::{Fetched, MemorySource};
+#[cfg(test)]
+pub use merge::model as merge_model;
 pub use merge::{Hint, Merged, Overwritten, Register, load_xattrs, merge, usable_hints};
 pub use same::{same_attrs, same_body, same_entry, same_xattrs};
 pub use source::{Missing, NodeSource, TreeError};

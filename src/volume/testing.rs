@@ -14,11 +14,6 @@ use crate::format::VolumeConfig;
 use crate::model::{Attrs, Timestamp};
 use crate::store::{Fetched, Listed, MemoryStore, ObjectStore, PutDone, PutMode, StoreError};
 
-thread_local! {
-    /// Committers on this thread do not wait between attempts.
-    pub static IMPATIENT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
 /// What a request asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {

@@ -45,6 +45,6 @@ pub use xattrs::load_xattrs;
 use report::Reports;
 
 #[cfg(test)]
-mod model;
+pub mod model;
 #[cfg(test)]
 mod tests;

@@ -435,6 +435,51 @@ pub fn apply_in_turn(base: &Dir, head: &Dir, hints: &[Hint]) -> (Dir, Dir) {
     (base, head)
 }
 
+// ---- where entries come from
+
+/// For each path of a view its path in the base, for everything that was not made since.
+pub type Origin = BTreeMap<String, String>;
+
+pub fn untouched(dir: &Dir) -> Origin {
+    dir.flat().into_keys().map(|path| (path.clone(), path)).collect()
+}
+
+/// Outermost pairs (path in the base, path in the view) that the move of a directory above does not already say.
+pub fn net_moves(origin: &Origin) -> Vec<Hint> {
+    let said = |view: &str, from: &str| {
+        let dir = up(view);
+        let name = view.rsplit('/').next().unwrap();
+        let above = if dir.is_empty() {
+            Some("")
+        } else {
+            origin.get(dir).map(String::as_str)
+        };
+        above.is_some_and(|above| join(above, name) == from)
+    };
+    let moved = origin.iter().filter(|(view, from)| !said(view, from));
+    moved.map(|(view, from)| (from.clone(), view.clone())).collect()
+}
+
+/// Where the entries of a view that was put onto a new base come from: used hints are still moves.
+pub fn origin_on(view: &Dir, base: &Flat, used: &[Hint]) -> Origin {
+    let mut origin = untouched(view);
+    origin.retain(|path, _| {
+        base.contains_key(path) && !used.iter().any(|(from, to)| under(path, to) || under(path, from))
+    });
+    for (from, to) in used {
+        for path in view.flat().into_keys().filter(|path| under(path, to)) {
+            let source = format!("{from}{}", &path[to.len()..]);
+            let nearer = used
+                .iter()
+                .any(|(_, other)| under(&path, other) && other.len() > to.len());
+            if base.contains_key(&source) && !nearer {
+                origin.insert(path, source);
+            }
+        }
+    }
+    origin
+}
+
 // ---- the flat rule
 
 /// Applies to `onto` what changed from `base` to `mine`, register by register; gives what was overwritten too.

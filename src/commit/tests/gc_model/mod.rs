@@ -27,9 +27,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::mount::Mount;
+use crate::store::IMPATIENT;
 use crate::volume::Volume;
 use crate::volume::rules::{Mutant, mutant};
-use crate::volume::testing::{IMPATIENT, Rng, Verb, create_options};
+use crate::volume::testing::{Rng, Verb, create_options};
 use actors::{Actor, DIRS, MOVING};
 use world::{Gate, Stepped, World, Wrong};
 

@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{
-    ATTRS, Dir, Flat, Hint, Reg, Report, Tree, apply_in_turn, merge, replay, under, usable_hints,
+    ATTRS, Dir, Flat, Hint, Origin, Reg, Report, Tree, apply_in_turn, merge, net_moves, origin_on, replay,
+    under, untouched, usable_hints,
 };
-use super::random::{Habits, Origin, Random, change, net_moves, untouched};
+use super::random::{Habits, Random, change};
 use super::real::{Sharing, World};
 use super::{for_seeds, same};
 
@@ -307,26 +308,6 @@ impl History {
         mount.origin.retain(|path, _| flat.contains_key(path));
         Ok(())
     }
-}
-
-/// Where the entries of a view that was put onto a new base come from: used hints are still moves.
-fn origin_on(view: &Dir, base: &Flat, used: &[Hint]) -> Origin {
-    let mut origin = untouched(view);
-    origin.retain(|path, _| {
-        base.contains_key(path) && !used.iter().any(|(from, to)| under(path, to) || under(path, from))
-    });
-    for (from, to) in used {
-        for path in view.flat().into_keys().filter(|path| under(path, to)) {
-            let source = format!("{from}{}", &path[to.len()..]);
-            let nearer = used
-                .iter()
-                .any(|(_, other)| under(&path, other) && other.len() > to.len());
-            if base.contains_key(&source) && !nearer {
-                origin.insert(path, source);
-            }
-        }
-    }
-    origin
 }
 
 fn register(flat: &Flat, path: &str, reg: Reg) -> Option<u32> {

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{ATTRS, File, Hint, Item, Node, Reg, Tree, join, under, up};
-use super::random::{Origin, Random, dirs_of, net_moves, untouched};
+use super::model::{ATTRS, File, Hint, Item, Node, Origin, Reg, Tree, join, net_moves, under, untouched, up};
+use super::random::{Random, dirs_of};
 use super::real::{Outcome, Sharing, World, names_of, paths_of};
 use super::{Rules, for_seeds, same};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{ATTRS, Attrs, Dir, FIRST_XATTR, File, Hint, Node, join, under, up};
+use super::model::{ATTRS, Attrs, Dir, FIRST_XATTR, File, Node, Origin, join, under, up};
 
 /// A small generator (splitmix64): the same numbers for the same seed, everywhere.
 pub struct Random {
@@ -87,13 +87,6 @@ impl Random {
         }
         dir
     }
-}
-
-/// For each path of a view its path in the base, for everything that was not made since.
-pub type Origin = BTreeMap<String, String>;
-
-pub fn untouched(dir: &Dir) -> Origin {
-    dir.flat().into_keys().map(|path| (path.clone(), path)).collect()
 }
 
 /// What users may do.
@@ -207,20 +200,4 @@ fn move_to(random: &mut Random, root: &mut Dir, origin: &mut Origin, path: &str,
         let from = origin.remove(&view).expect("just listed");
         origin.insert(format!("{to}{}", &view[path.len()..]), from);
     }
-}
-
-/// Outermost pairs (path in the base, path in the view) that the move of a directory above does not already say.
-pub fn net_moves(origin: &Origin) -> Vec<Hint> {
-    let said = |view: &str, from: &str| {
-        let dir = up(view);
-        let name = view.rsplit('/').next().unwrap();
-        let above = if dir.is_empty() {
-            Some("")
-        } else {
-            origin.get(dir).map(String::as_str)
-        };
-        above.is_some_and(|above| join(above, name) == from)
-    };
-    let moved = origin.iter().filter(|(view, from)| !said(view, from));
-    moved.map(|(view, from)| (from.clone(), view.clone())).collect()
 }

@@ -1,7 +1,7 @@
 //! Single merges of random trees against the model and against the flat rule.
 
-use super::model::{merge, replay};
-use super::random::{Habits, Random, change, net_moves, untouched};
+use super::model::{merge, net_moves, replay, untouched};
+use super::random::{Habits, Random, change};
 use super::real::{Sharing, World};
 use super::{for_seeds, same};
 
