@@ -97,6 +97,7 @@ impl Pod {
             cache_bytes_max: self.cache_bytes,
             cache_free_floor_bytes: 0,
             remote_timeout: Duration::from_secs(300),
+            open_timeout: Duration::from_secs(300),
             stash_age_max: Duration::from_secs(1 << 30),
             stash_bytes_max: 1 << 40,
             by: format!("pod-{}", self.number),
