@@ -60,6 +60,11 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             }
             return context.print(&answer, text);
         }
+        Ok(Err(failure)) if failure.kind == FailureKind::Failed && !fuse::is_sailvol_mount(&record.dir) => {
+            // What was asked for is done, commit included: when that fails the mount stays.
+            context.note(format!("sailvol: {}; the mount is gone", failure.message));
+            return context.print(&UnmountAnswer::default(), text);
+        }
         Ok(Err(failure)) => failure,
         Err(_) => Failure::new(FailureKind::Failed, "the mount's daemon does not answer")
             .hint("--force clears the mount point; uncommitted work stays in the state directory"),
