@@ -28,6 +28,20 @@ fn command(pod: &Pod, words: &[&str]) -> Command {
     pod.command(words.iter().map(word).map(OsString::from))
 }
 
+/// What a command says when another program starts it, and it has no access.
+fn refused(mut by: Command, command: &Command) -> String {
+    by.arg(command.get_program()).args(command.get_args());
+    by.envs(
+        command
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let output = by.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    said
+}
+
 /// One mistake: what is typed, the exit code, and what the message has to say.
 type Mistake<'a> = (&'a [&'a str], i32, &'a [&'a str]);
 
@@ -251,11 +265,7 @@ fn a_machine_without_fuse_or_with_directories_that_belong_to_others() {
         "mount -t tmpfs none /dev && exec \"$@\"",
         "sh",
     ]);
-    outer.arg(inner.get_program()).args(inner.get_args());
-    outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let output = outer.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(4), "{said}");
+    let said = refused(outer, &inner);
     for part in ["/dev/fuse does not exist", "--device /dev/fuse", "modprobe fuse"] {
         assert!(said.contains(part), "{part} in {said}");
     }
@@ -292,11 +302,7 @@ fn root_without_the_right_to_mount() {
     // As in a container that was given the device and no capability.
     let mut outer = Command::new("setpriv");
     outer.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]);
-    outer.arg(inner.get_program()).args(inner.get_args());
-    outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let output = outer.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(4), "{said}");
+    let said = refused(outer, &inner);
     for part in [
         "root has no CAP_SYS_ADMIN",
         "--cap-add SYS_ADMIN",

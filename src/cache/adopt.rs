@@ -13,7 +13,7 @@ use super::disk::Identity;
 use super::segment::Segment;
 use super::space::Room;
 use super::{Adoption, Cache};
-use crate::model::{Content, FRAME_BYTES, HOLE_BYTES, Hash, chunk_count, chunk_range};
+use crate::model::{Content, FRAME_BYTES, HOLE_BYTES, Hash, chunk_count, chunk_range, is_zero};
 
 /// Contents of which so much is still to be checked are handed out at the next opening, not at this one, bytes: some 50 ms.
 const CHECK_BYTES_MAX: u64 = 64 << 20;
@@ -219,7 +219,7 @@ fn holds(path: &Path, size: u64, ids: &[Hash]) -> io::Result<bool> {
             let part = usize::try_from(FRAME_BYTES.min(start + len - offset)).map_err(io::Error::other)?;
             file.read_exact_at(&mut frame[..part], offset)?;
             hasher.update(&frame[..part]);
-            zeros &= frame[..part].iter().all(|b| *b == 0);
+            zeros = zeros && is_zero(&frame[..part]);
             offset += part as u64;
         }
         let hole = *id == Hash([0; 32]);

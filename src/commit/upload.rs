@@ -28,7 +28,7 @@ use crate::format::{
 };
 use crate::model::{
     BlobRef, ChunkRef, Content, EXTENT_PAGE_CHUNKS, Epoch, FRAME_BYTES, Hash, ITEM_BYTES_MAX, TINY_BYTES_MAX,
-    VolPath, chunk_count, chunk_len, chunk_start,
+    VolPath, chunk_count, chunk_len, chunk_start, is_zero,
 };
 use crate::overlay::{FileState, NodeId};
 use crate::tree::{NodeSource, TreeError};
@@ -618,10 +618,6 @@ fn batches(files: Vec<Job>, files_max: usize) -> Vec<Vec<Job>> {
         }
     }
     batches
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// Permits of memory for a piece: at most those of the largest chunk, which are always there.

@@ -556,17 +556,22 @@ impl Filesystem for Driver {
     ) {
         self.counts.add(Operation::Write);
         let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let refuse = self.refuse("write", ino.0);
-        let answer = move |written: Result<usize, ViewError>| match written {
-            Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
-            Err(error) => refuse(error, Box::new(|number| reply.error(number))),
-        };
         // The bytes are borrowed from the request buffer for the first poll and copied only for a write that has to
         // wait: the view waits before it does anything, so a dropped future may be asked again.
         let polled = {
             let _runtime = self.runtime.enter();
             let mut work = std::pin::pin!(self.view.write(ino.0, fh.0, offset, data, kill_suid));
             work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        };
+        let told = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        // Nearly all are done by now: nothing is made ready for the others before.
+        if let Poll::Ready(Ok(bytes)) = polled {
+            return reply.written(told(bytes));
+        }
+        let refuse = self.refuse("write", ino.0);
+        let answer = move |written: Result<usize, ViewError>| match written {
+            Ok(bytes) => reply.written(told(bytes)),
+            Err(error) => refuse(error, Box::new(|number| reply.error(number))),
         };
         match polled {
             Poll::Ready(written) => answering(self.view.clone(), || answer(written)),

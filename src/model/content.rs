@@ -29,16 +29,20 @@ const TIER2_FIRST: u64 = TIER1_FIRST + (15 << 30) / (32 << 20);
 /// Largest file, bytes: [`CHUNKS_MAX`] chunks of the tier table, about 1 PiB.
 pub const FILE_BYTES_MAX: u64 = (16 << 30) + (CHUNKS_MAX - TIER2_FIRST) * (64 << 20);
 
+/// True when there is nothing but zeros.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    const BLOCK: usize = HOLE_BYTES as usize;
+    static ZEROS: [u8; BLOCK] = [0; BLOCK];
+    bytes.chunks(BLOCK).all(|block| *block == ZEROS[..block.len()])
+}
+
 /// The parts of `bytes`, which begin at a multiple of [`HOLE_BYTES`], that are to be written where a hole is: all but the
 /// blocks of zeros.
 pub fn data_runs(bytes: &[u8]) -> impl Iterator<Item = Range<usize>> {
-    const BLOCK: usize = HOLE_BYTES as usize;
-    static ZEROS: [u8; BLOCK] = [0; BLOCK];
     let count = |from: usize, holes: bool| -> usize {
-        let is_hole = |block: &&[u8]| **block == ZEROS[..block.len()];
-        let blocks = bytes[from..].chunks(BLOCK);
+        let blocks = bytes[from..].chunks(HOLE_BYTES as usize);
         blocks
-            .take_while(|block| is_hole(block) == holes)
+            .take_while(|block| is_zero(block) == holes)
             .map(<[u8]>::len)
             .sum()
     };

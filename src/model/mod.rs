@@ -10,7 +10,7 @@ mod quantity;
 pub use attrs::{Attrs, MODE_MASK, Timestamp, XATTR_BYTES_MAX, XATTR_INLINE_BYTES_MAX, XattrMap, Xattrs};
 pub use content::{
     BlobRef, ChunkRef, Content, LocalContent, chunk_count, chunk_len, chunk_range, chunk_size_at,
-    chunk_start, data_runs,
+    chunk_start, data_runs, is_zero,
 };
 pub use content::{
     CHUNKS_INLINE_MAX, CHUNKS_MAX, EXTENT_PAGE_CHUNKS, FILE_BYTES_MAX, FRAME_BYTES, HOLE_BYTES,

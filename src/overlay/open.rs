@@ -16,7 +16,7 @@ use super::op::Op;
 use super::overlay::{Overlay, OverlayOptions, Parts, header_of, overlay_dir};
 use super::replay::{ReplayError, Replayed, replay};
 use super::stash::read_body_list;
-use super::state::{BaseRef, BodyId, NodeId, OverlayState};
+use super::state::{BaseRef, BodyId, NodeId, OverlayNode, OverlayState};
 use super::unsynced::Unsynced;
 use crate::model::Attrs;
 
@@ -168,22 +168,17 @@ impl Overlay {
         )
         .map(Found::Overlay)
     }
-}
 
-impl Overlay {
     /// Bodies of files that are not dirty go: what they hold is in the base. A power cut can have taken bytes of them, if
     /// what they held was published in spite of it; so nothing is read from a clean body after a restart. For an overlay
     /// in which no file is open.
     pub fn drop_clean_bodies(&self) -> Result<(), OverlayError> {
         let mut writer = self.write();
-        let clean = |(id, node): (&NodeId, &Arc<super::state::OverlayNode>)| {
+        let clean = |(id, node): (&NodeId, &Arc<OverlayNode>)| {
             let file = node.body.as_file()?;
             file.has_clean_body().then_some(Op::DropBody { id: *id })
         };
         let ops: Vec<Op> = writer.nodes.iter().filter_map(clean).collect();
-        if ops.is_empty() {
-            return Ok(());
-        }
         writer.apply_all(&ops)
     }
 }

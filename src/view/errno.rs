@@ -179,9 +179,6 @@ fn local_errno(errno: i32) -> i32 {
 
 impl From<OverlayError> for ViewError {
     fn from(error: OverlayError) -> ViewError {
-        if matches!(error, OverlayError::MustBeDurable) {
-            return ViewError::MustBeDurable;
-        }
         let path = match &error {
             OverlayError::Io { path, .. }
             | OverlayError::Refused { path, .. }
@@ -189,10 +186,10 @@ impl From<OverlayError> for ViewError {
             | OverlayError::TooNew { path, .. }
             | OverlayError::Poisoned { path } => path.display().to_string(),
             OverlayError::Busy { dir, .. } => dir.display().to_string(),
-            OverlayError::Apply(_)
-            | OverlayError::Encode(_)
-            | OverlayError::MustBeDurable
-            | OverlayError::NoStash(_) => "overlay".to_owned(),
+            OverlayError::MustBeDurable => return ViewError::MustBeDurable,
+            OverlayError::Apply(_) | OverlayError::Encode(_) | OverlayError::NoStash(_) => {
+                "overlay".to_owned()
+            }
         };
         ViewError::Local {
             path,

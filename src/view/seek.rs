@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::file::{FileBytes, FileData};
 use super::types::{Fh, Ino, Seek};
 use super::{View, ViewError};
-use crate::model::{ChunkRef, Content, FRAME_BYTES, HOLE_BYTES, chunk_range};
+use crate::model::{ChunkRef, Content, FRAME_BYTES, HOLE_BYTES, chunk_range, is_zero};
 use crate::tree::chunk_at;
 
 /// Bytes that one call looks at, some of them fetched: what a slow link brings while a caller waits gladly, and what
@@ -133,10 +133,9 @@ impl View {
 /// Where data or a hole begins in bytes that begin at `start`, the beginning of a block.
 fn first(bytes: &[u8], start: u64, seek: Seek) -> Option<u64> {
     const BLOCK: usize = HOLE_BYTES as usize;
-    static ZEROS: [u8; BLOCK] = [0; BLOCK];
     bytes
         .chunks(BLOCK)
-        .position(|block| (*block == ZEROS[..block.len()]) == (seek == Seek::Hole))
+        .position(|block| is_zero(block) == (seek == Seek::Hole))
         .map(|block| start + (block * BLOCK) as u64)
 }
 

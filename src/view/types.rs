@@ -115,6 +115,22 @@ pub struct OpenFlags {
 /// How the kernel marks the opening of a program (`__FMODE_EXEC` of linux/fs.h).
 const FMODE_EXEC: i32 = 0x20;
 
+#[cfg(test)]
+impl OpenFlags {
+    pub const READ: OpenFlags = OpenFlags {
+        read: true,
+        write: false,
+        append: false,
+        truncate: false,
+        exclusive: false,
+        execute: false,
+    };
+    pub const READ_WRITE: OpenFlags = OpenFlags {
+        write: true,
+        ..OpenFlags::READ
+    };
+}
+
 impl OpenFlags {
     /// From the flags of open(2).
     pub fn from_bits(bits: i32) -> OpenFlags {

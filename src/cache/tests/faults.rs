@@ -19,8 +19,8 @@ fn gone() -> StoreError {
 #[tokio::test(flavor = "multi_thread")]
 async fn passing_failures_are_not_seen_and_lasting_ones_end_the_wait() {
     let mut place = Place::new(64 * MIB);
-    place.options.remote_timeout = Duration::from_secs(3);
     // Long enough for a loaded machine to answer within it.
+    place.options.remote_timeout = Duration::from_secs(3);
     let mut random = Random(1);
     let cache = place.open();
     let stored = place.script.store(Plain::noise(&mut random, 6 * MIB)).await;

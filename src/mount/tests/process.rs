@@ -11,15 +11,8 @@ use crate::model::Kind;
 use crate::tree::merge_model::{Dir, File as ModelFile, Node, join, up};
 use crate::view::{Caller, Ino, Offer, OpenFile, OpenFlags, ROOT_INO, RenameMode, SetAttr, View, ViewError};
 
-const READ: OpenFlags = OpenFlags {
-    read: true,
-    write: false,
-    append: false,
-    truncate: false,
-    exclusive: false,
-    execute: false,
-};
-pub const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
+const READ: OpenFlags = OpenFlags::READ;
+pub const WRITE: OpenFlags = OpenFlags::READ_WRITE;
 pub const TRUNCATE: OpenFlags = OpenFlags {
     truncate: true,
     ..WRITE

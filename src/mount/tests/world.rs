@@ -10,7 +10,7 @@ use super::process::Process;
 use super::program::{Doing, act};
 use super::same;
 use crate::model::Seq;
-use crate::mount::{FailureKind, LocalChanges, ReloadAnswer};
+use crate::mount::{FailureKind, LocalChanges, OpenedMount, ReloadAnswer};
 use crate::tree::merge_model::Dir;
 use crate::volume::FsckOptions;
 use crate::volume::testing::{Rng, Verb};
@@ -44,17 +44,10 @@ impl World {
         let empty = Model::at(&Dir::default());
         let mut auditor = Pod::new(99, empty, 64 << 20);
         // The first to come makes the volume.
-        auditor.open_by(network.direct());
-        let Answer::Opened(opened) = finished(&mut auditor).await? else {
-            return Err("an open ended as something else".to_owned());
-        };
-        opened.map_err(|e| e.to_string())?.mount.close().await;
+        opened(&mut auditor, &network).await?.mount.close().await;
         auditor.read_only = true;
-        auditor.open_by(network.direct());
-        let Answer::Opened(opened) = finished(&mut auditor).await? else {
-            return Err("an open ended as something else".to_owned());
-        };
-        auditor.opened(opened.map_err(|e| e.to_string())?);
+        let open = opened(&mut auditor, &network).await?;
+        auditor.opened(open);
         let mut contents = Contents::default();
         let tree = auditor
             .process()
@@ -245,8 +238,7 @@ impl World {
             let fate = [Fate::Done, Fate::NeverArrives, Fate::ArrivesLate][self.rng.below(3) as usize];
             fates.push(fate);
         }
-        let frozen = self.pods[at].has_frozen();
-        self.take_note_of_freeze(at, frozen);
+        self.take_note_of_freeze(at);
         let gone = self.pods[at].kill();
         self.network
             .cut_off(at, || fates.pop().unwrap_or(Fate::NeverArrives));
@@ -279,8 +271,7 @@ impl World {
             }
         }
         for at in 0..self.pods.len() {
-            let frozen = self.pods[at].has_frozen();
-            self.take_note_of_freeze(at, frozen);
+            self.take_note_of_freeze(at);
         }
         self.audit().await?;
         for at in 0..self.pods.len() {
@@ -305,8 +296,10 @@ impl World {
         }
     }
 
-    fn take_note_of_freeze(&mut self, at: usize, number: Option<usize>) {
-        let Some(number) = number else { return };
+    fn take_note_of_freeze(&mut self, at: usize) {
+        let Some(number) = self.pods[at].has_frozen() else {
+            return;
+        };
         // What was not settled before is settled now.
         self.thaw(at);
         let pod = &mut self.pods[at];
@@ -607,6 +600,15 @@ async fn turn() {
     tokio::task::spawn_blocking(|| ()).await.expect("nothing");
     tokio::task::yield_now().await;
     tokio::task::yield_now().await;
+}
+
+/// Opens the mount of a pod by a way without faults.
+async fn opened(pod: &mut Pod, network: &Arc<Network>) -> Res<OpenedMount> {
+    pod.open_by(network.direct());
+    match finished(pod).await? {
+        Answer::Opened(opened) => opened.map_err(|e| e.to_string()),
+        _ => Err("an open ended as something else".to_owned()),
+    }
 }
 
 async fn finished(pod: &mut Pod) -> Res<Answer> {

@@ -12,15 +12,8 @@ use crate::view::{
     XattrMode,
 };
 
-const RW: OpenFlags = OpenFlags {
-    read: true,
-    write: true,
-    append: false,
-    truncate: false,
-    exclusive: false,
-    execute: false,
-};
-const RO: OpenFlags = OpenFlags { write: false, ..RW };
+const RW: OpenFlags = OpenFlags::READ_WRITE;
+const RO: OpenFlags = OpenFlags::READ;
 
 fn dir(fs: &mut Fs, at: u64, name: &str) -> u64 {
     fs.make(at, name.as_bytes(), Body::Dir(Default::default()), 0o755)

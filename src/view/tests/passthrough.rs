@@ -7,15 +7,8 @@ use super::harness::{CALLER, World, run};
 use super::model::{Body, Fs, ROOT};
 use crate::view::{Caller, Ino, Known, Offer, OpenFile, OpenFlags, Passthrough, ROOT_INO, View, ViewError};
 
-const READ: OpenFlags = OpenFlags {
-    read: true,
-    write: false,
-    append: false,
-    truncate: false,
-    exclusive: false,
-    execute: false,
-};
-const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
+const READ: OpenFlags = OpenFlags::READ;
+const WRITE: OpenFlags = OpenFlags::READ_WRITE;
 /// Another thread than the one that has just read a clean file, which would be taken for one that copies.
 const MAKER: Caller = Caller { pid: 2, ..CALLER };
 const LARGE: usize = 5 << 20;

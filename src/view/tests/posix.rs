@@ -6,14 +6,7 @@ use super::harness::{CALLER, World, errno, run};
 use super::model::{Body, ROOT};
 use crate::view::{Allocate, Caller, Ino, OpenFlags, ROOT_INO, Seek, SetAttr, ShownOwner, View, ViewOptions};
 
-const RW: OpenFlags = OpenFlags {
-    read: true,
-    write: true,
-    append: false,
-    truncate: false,
-    exclusive: false,
-    execute: false,
-};
+const RW: OpenFlags = OpenFlags::READ_WRITE;
 
 fn with_file(data: Vec<u8>) -> (World, std::sync::Arc<View>, Ino) {
     let world = World::new(|fs| {

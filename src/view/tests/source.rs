@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::format::{Node, chunks_cid, content_id};
 use crate::model::{
     BlobRef, ChunkRef, Content, Epoch, Hash, ITEM_BYTES_MAX, PackRef, Ptr, TINY_BYTES_MAX, Timestamp,
-    TreeRoot, chunk_count, chunk_range,
+    TreeRoot, chunk_count, chunk_range, is_zero,
 };
 use crate::tree::{MemorySource, NodeParams, NodeSource, NodeWriter, TreeError, store};
 use crate::view::{CleanFile, Clock, ContentSource, Ino};
@@ -73,7 +73,7 @@ impl TestSource {
         for _ in 0..chunk_count(size) {
             let (_, start, len) = chunk_range(at, size);
             let part = &bytes[start as usize..(start + len) as usize];
-            chunks.push(if part.iter().all(|byte| *byte == 0) {
+            chunks.push(if is_zero(part) {
                 ChunkRef::Hole
             } else {
                 ChunkRef::Object {
