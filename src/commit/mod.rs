@@ -42,6 +42,6 @@ pub use prepared::PreparedTree;
 pub use progress::{Progress, ProgressCount};
 pub use publish::{CommitDone, NewBase};
 pub use restore::{CarriedOver, Target, carry_over, restore};
-pub use settle::{Settled, settle};
+pub use settle::{Settled, finish, settle};
 pub use surroundings::{Commit, CommitOptions};
 pub use upload::{ChunkHints, FileSource, NoHints, UploadLimits};

@@ -187,10 +187,17 @@ impl Publishing<'_> {
             if let Some(found) = found {
                 return self.found(known, &found);
             }
-            // The number that it was sent for is another's, or the PUT never arrived and would only ever create the
-            // record in a slot that the next attempt fills.
-            self.since = self.since.max(known.seq());
-            self.pending = None;
+            // Once the number that it was sent for is another's, what is still on its way can create nothing. While that
+            // number is free it may, so that the outcome stays unknown: the next attempt fills the number, with the same
+            // transaction.
+            if self
+                .sent_attempts
+                .iter()
+                .all(|sent| sent.attempt.record.seq() <= known.seq())
+            {
+                self.since = self.since.max(known.seq());
+                self.pending = None;
+            }
         }
         let gc = &known.record().gc;
         if !rules::are_uploads_young(gc, self.uploaded.files.epoch_min) {

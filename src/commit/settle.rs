@@ -1,9 +1,15 @@
 //! After a crash or a lost answer: was it published?
+//!
+//! A record that was sent may arrive long after its sender has stopped waiting, for as long as its number is free. A commit
+//! that was given up as "not published" and came into the log afterwards would be a stranger's to the mount that made it:
+//! the next merge would take what it made for changes of others, and bring back what was deleted meanwhile. So a commit is
+//! given up only when its number is another's: while it is free the same bytes are sent again ([`finish`]), which is always
+//! allowed, because the number fixes the record before it (FORMAT.md 6.1 step 8).
 
 use super::error::CommitError;
 use crate::model::{Seq, TxnId};
 use crate::tree::NodeSource;
-use crate::volume::{FoundTxn, Head, Volume, VolumeError};
+use crate::volume::{FoundTxn, Head, LoggedRecord, PublishOutcome, Volume, VolumeError};
 
 /// The answer.
 #[derive(Clone, Debug)]
@@ -15,8 +21,8 @@ pub enum Settled {
         /// The newest record.
         head: Head,
     },
-    /// It is not, up to this head. A PUT that is still on its way could only create the number after the head that it was
-    /// made for; commit again only after that number is taken by another, or with the same transaction id.
+    /// It is not, up to this head. From [`settle`], a PUT that is still on its way could yet create the number after the
+    /// head that it was made for.
     NotPublished {
         /// The newest record.
         head: Head,
@@ -44,6 +50,42 @@ pub async fn settle(
             Ok(None) => return Ok(Settled::NotPublished { head }),
             Err(VolumeError::Busy { .. }) if tries < TRIES => tries += 1,
             Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// As [`settle`], and with the records that were sent under the transaction: one whose number is still free is published
+/// now. [`Settled::NotPublished`] means that none of them can come into the log any more.
+///
+/// # Errors
+/// As [`settle`]; [`CommitError::Unknown`] when sending it again did not tell either.
+pub async fn finish(
+    volume: &Volume,
+    nodes: &dyn NodeSource,
+    (txn, since): (TxnId, Seq),
+    sent: &[LoggedRecord],
+) -> Result<Settled, CommitError> {
+    loop {
+        let head = match settle(volume, nodes, txn, since).await? {
+            Settled::NotPublished { head } => head,
+            published => return Ok(published),
+        };
+        let again = sent.iter().find_map(|record| volume.send_again(&head, record));
+        let Some(record) = again else {
+            return Ok(Settled::NotPublished { head });
+        };
+        match volume.publish(nodes, &record).await? {
+            PublishOutcome::Published { record, head } => {
+                let found = FoundTxn {
+                    seq: record.seq(),
+                    hash: record.hash,
+                    record: Some(record),
+                };
+                return Ok(Settled::Published { found, head });
+            }
+            // Another has the number now, or it is ours: each turn follows a record that was not there before.
+            PublishOutcome::Lost => {}
+            PublishOutcome::Unknown { reason } => return Err(CommitError::Unknown { txn, since, reason }),
         }
     }
 }

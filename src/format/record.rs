@@ -403,6 +403,11 @@ impl UnverifiedRecord {
         self.hash
     }
 
+    /// The number that it claims to have.
+    pub fn claimed_seq(&self) -> Seq {
+        self.line.seq
+    }
+
     /// The commit attempt that it claims to be, and those it contains: enough to learn whose record took a slot.
     pub fn txns(&self) -> impl Iterator<Item = TxnId> + '_ {
         std::iter::once(self.line.txn).chain(self.line.merged.iter().copied())

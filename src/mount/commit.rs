@@ -109,16 +109,12 @@ impl CommitJournal for AttemptJournal {
     async fn publishing(&self, attempt: &Attempt) -> io::Result<()> {
         let (overlay, commit, attempt) = (self.overlay.clone(), self.commit, attempt.clone());
         let written = tokio::task::spawn_blocking(move || {
-            let tree = match &attempt.prepared {
-                Some(tree) => {
-                    keep_prepared(&overlay, tree)?;
-                    Some(tree.hash)
-                }
-                None => {
-                    keep_record(&overlay, &attempt.record)?;
-                    None
-                }
-            };
+            // It is the base, or it is sent again if its outcome cannot be known.
+            keep_record(&overlay, &attempt.record)?;
+            if let Some(tree) = &attempt.prepared {
+                keep_prepared(&overlay, tree)?;
+            }
+            let tree = attempt.prepared.as_ref().map(|tree| tree.hash);
             let ops = [
                 Op::Uploaded {
                     commit,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Failure, FailureKind};
 use crate::commit::{PreparedTree, UploadLedger};
 use crate::format::{UnverifiedRecord, decode_super};
-use crate::model::{Hash, Seq, TreeRoot, VolumeId};
+use crate::model::{Hash, Seq, TreeRoot, TxnId, VolumeId};
 use crate::overlay::{BaseRef, Overlay};
 use crate::volume::{Head, LoggedRecord, Volume};
 
@@ -108,6 +108,35 @@ pub async fn load_base(
         ));
     }
     Ok(found.record.root.root.clone())
+}
+
+/// The records of a transaction that were about to be sent, kept here by [`keep_record`].
+///
+/// # Errors
+/// What the local disk says.
+pub fn sent_records(overlay: &Overlay, volume: VolumeId, txn: TxnId) -> Result<Vec<LoggedRecord>, Failure> {
+    let mut sent = Vec::new();
+    for hash in overlay.kept_bases().map_err(local)? {
+        let Some(bytes) = overlay.get_base(&hash).map_err(local)? else {
+            continue;
+        };
+        // Prepared trees and their packs lie beside the records.
+        let Ok(unverified) = UnverifiedRecord::parse(&bytes, "record in the state directory") else {
+            continue;
+        };
+        let seq = unverified.claimed_seq();
+        if unverified.hash() == hash
+            && let Ok(record) = unverified.verify(&volume, seq)
+            && record.txn == txn
+        {
+            sent.push(LoggedRecord {
+                record: record.into(),
+                hash,
+                bytes,
+            });
+        }
+    }
+    Ok(sent)
 }
 
 /// Removes kept bytes that no base of the overlay, of a commit under way, or of a stash needs.

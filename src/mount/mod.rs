@@ -17,6 +17,7 @@ mod live;
 mod local;
 mod open;
 mod options;
+mod parked;
 mod passthrough;
 mod patience;
 mod reload;

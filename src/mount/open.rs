@@ -11,7 +11,7 @@ use super::kept::{FileLedger, Seen, drop_unneeded, keep_record, load_base};
 use super::lease::Leasing;
 use super::live::Parts;
 use super::source::MountSource;
-use super::{Failure, FailureKind, Mount, MountOptions, OpenedMount, no_answer, unsettled};
+use super::{Failure, FailureKind, Mount, MountOptions, OpenedMount, no_answer, parked, unsettled};
 use crate::cache::{Cache, CacheOptions};
 use crate::format::Access;
 use crate::model::{Attrs, TreeRoot};
@@ -41,6 +41,9 @@ struct Start {
     base: TreeRoot,
     base_ref: BaseRef,
     recovery: Recovery,
+    /// The newest record.
+    head: Head,
+    warnings: Vec<String>,
 }
 
 impl Mount {
@@ -83,6 +86,7 @@ impl Mount {
             false => start_writable(&options, &volume, &found.head, &source, &state_dir).await?,
         };
         warnings.extend(warnings_about_recovery(&start.recovery));
+        warnings.extend(start.warnings);
         let view_options = ViewOptions {
             read_only: options.read_only,
             first_file_id: random_file_id()?,
@@ -107,14 +111,14 @@ impl Mount {
             base: start.base,
             base_ref: start.base_ref,
             warnings: warnings.clone(),
-            head: found.head.clone(),
+            head: start.head.clone(),
             options,
             volume,
             counting,
             source,
             seen,
         }));
-        mount.learn_head(&found.head);
+        mount.learn_head(&start.head);
         mount.watch_kept();
         mount.start_leasing();
         mount.start_watching();
@@ -205,6 +209,8 @@ async fn start_read_only(options: &MountOptions, volume: &Volume, head: &Head) -
         base: record.record.root.root.clone(),
         base_ref: base_of(&record),
         recovery: Recovery::default(),
+        head: head.clone(),
+        warnings: Vec::new(),
     })
 }
 
@@ -246,7 +252,9 @@ async fn start_writable(
         Found::Overlay(opened) => (opened.overlay, opened.recovery),
     };
     source.set_overlay(overlay.clone());
-    unsettled::settle_overlay(volume, &**source, &overlay).await?;
+    let settled = unsettled::settle_overlay(volume, &**source, &overlay).await?;
+    let head = settled.as_ref().unwrap_or(head);
+    let root = &head.record().root.root;
     // Without local changes the mount begins at the newest record, whatever it stood on before.
     let at_head = base_of(&head.newest);
     if overlay.read().is_clean() && overlay.read().base != at_head {
@@ -254,16 +262,21 @@ async fn start_writable(
         overlay.replace(state, None).map_err(failed)?;
     }
     let base_ref = overlay.read().base.clone();
+    let mut base = load_base(&overlay, volume, head, &base_ref).await?;
+    let warnings = parked::take_up(&overlay, source, &mut base, head).await?;
+    let warnings = warnings.into_iter().collect();
+    let base_ref = overlay.read().base.clone();
     if base_ref.record == head.hash() {
         keep_record(&overlay, &head.newest).map_err(failed)?;
     }
-    let base = load_base(&overlay, volume, head, &base_ref).await?;
     drop_unneeded(&overlay)?;
     Ok(Start {
         overlay: Some(overlay),
         base,
         base_ref,
         recovery,
+        head: head.clone(),
+        warnings,
     })
 }
 

@@ -85,12 +85,13 @@ impl Mount {
         let limit = request
             .timeout_secs
             .map_or(super::STORE_TIME, Duration::from_secs);
+        // First: what comes of it may be the newest record.
+        self.settle_commit(limit).await?;
         let asked = tokio::time::timeout(limit, self.target_record(request.to)).await;
         let target = asked.map_err(|_| super::no_answer(limit))??;
         let Some(overlay) = self.overlay.clone() else {
             return self.reload_read_only(&target).await;
         };
-        self.settle_commit(limit).await?;
         self.view.settle().map_err(failed)?;
         let from = self.base_ref();
         let dirty = !overlay.read().is_clean();

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::kept::{drop_unneeded, keep_record};
+use super::kept::{drop_unneeded, keep_record, sent_records};
 use super::patience::Waiting;
 use super::{Failure, FailureKind, Mount};
-use crate::commit::{CommitError, Settled, settle};
+use crate::commit::{CommitError, Settled, finish};
 use crate::model::TreeRoot;
 use crate::overlay::{BaseRef, Op, Overlay};
 use crate::tree::NodeSource;
-use crate::volume::Volume;
+use crate::volume::{Head, Volume};
 
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Failed, error.to_string())
@@ -25,6 +25,8 @@ enum Outcome {
         commit: u64,
         base: BaseRef,
         tree: Option<Box<TreeRoot>>,
+        /// The newest record.
+        head: Box<Head>,
     },
     /// It is not in the log.
     GivenUp { commit: u64 },
@@ -45,12 +47,13 @@ async fn look(volume: &Volume, nodes: &dyn NodeSource, overlay: &Overlay) -> Res
     let Some(prepared) = prepared else {
         return Ok(Outcome::GivenUp { commit });
     };
-    match settle(volume, nodes, prepared.txn, prepared.after)
+    let sent = sent_records(overlay, volume.id(), prepared.txn)?;
+    match finish(volume, nodes, (prepared.txn, prepared.after), &sent)
         .await
         .map_err(commit_failure)?
     {
         Settled::NotPublished { .. } => Ok(Outcome::GivenUp { commit }),
-        Settled::Published { found, .. } => {
+        Settled::Published { found, head } => {
             tracing::info!(seq = found.seq, "an interrupted commit had been published");
             let mut sources = before.sources;
             sources.push(found.seq);
@@ -69,21 +72,29 @@ async fn look(volume: &Volume, nodes: &dyn NodeSource, overlay: &Overlay) -> Res
                 prepared: prepared.tree,
                 sources,
             };
-            Ok(Outcome::Published { commit, base, tree })
+            let head = Box::new(head);
+            Ok(Outcome::Published {
+                commit,
+                base,
+                tree,
+                head,
+            })
         }
     }
 }
 
-/// For an overlay that no view stands on yet.
+/// For an overlay that no view stands on yet. Gives the newest record, if that was looked for.
 pub(super) async fn settle_overlay(
     volume: &Volume,
     nodes: &dyn NodeSource,
     overlay: &Arc<Overlay>,
-) -> Result<(), Failure> {
+) -> Result<Option<Head>, Failure> {
     // Bodies that are freed here are deleted: their bytes are in the store.
     match look(volume, nodes, overlay).await? {
         Outcome::Nothing => {}
-        Outcome::Published { commit, base, .. } => {
+        Outcome::Published {
+            commit, base, head, ..
+        } => {
             let op = Op::Published {
                 commit,
                 base,
@@ -91,10 +102,11 @@ pub(super) async fn settle_overlay(
             };
             drop(overlay.apply_freeing(&op).map_err(failed)?);
             overlay.drop_clean_bodies().map_err(failed)?;
+            return Ok(Some(*head));
         }
         Outcome::GivenUp { commit } => drop(overlay.apply_freeing(&Op::Unfrozen { commit }).map_err(failed)?),
     }
-    Ok(())
+    Ok(None)
 }
 
 impl Mount {
@@ -117,12 +129,15 @@ impl Mount {
         match self.wait_for_store(&waiting, looked).await? {
             Outcome::Nothing => {}
             Outcome::GivenUp { commit } => drop(self.view.unfreeze(commit).map_err(failed)?),
-            Outcome::Published { commit, base, tree } => {
+            Outcome::Published {
+                commit,
+                base,
+                tree,
+                head,
+            } => {
                 let tree = match tree {
                     Some(tree) => *tree,
-                    None => {
-                        super::kept::load_base(overlay, &self.volume, &self.known_head().0, &base).await?
-                    }
+                    None => super::kept::load_base(overlay, &self.volume, &head, &base).await?,
                 };
                 drop(
                     self.view
@@ -130,6 +145,7 @@ impl Mount {
                         .map_err(failed)?,
                 );
                 *self.base.lock() = tree;
+                self.learn_head(&head);
                 self.ledger.clear();
                 drop_unneeded(overlay)?;
             }

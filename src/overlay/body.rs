@@ -1,6 +1,6 @@
 //! Bodies: files of the state directory that hold the bytes of dirty files.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -101,22 +101,18 @@ impl Body {
         let mut file = self.file.lock();
         match &*file {
             Some(file) => Ok(file.clone()),
-            None => Ok(file.insert(Arc::new(self.reopen()?)).clone()),
+            None => Ok(file
+                .insert(Arc::new(self.reopen(File::options().read(true).write(true))?))
+                .clone()),
         }
     }
 
     /// A body's number is never given to another file: what is at its path is this one, or nothing, when it lost its name.
-    fn reopen(&self) -> Result<File, OverlayError> {
-        let mut options = File::options();
-        options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
-        match options.open(&self.path) {
+    fn reopen(&self, options: &OpenOptions) -> Result<File, OverlayError> {
+        match options.clone().custom_flags(libc::O_NOFOLLOW).open(&self.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let by_handle = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.handle));
-                File::options()
-                    .read(true)
-                    .write(true)
-                    .open(by_handle)
-                    .at(&self.path)
+                options.open(by_handle).at(&self.path)
             }
             opened => opened.at(&self.path),
         }
@@ -258,7 +254,15 @@ impl Body {
 
     /// fdatasync. To say so in the journal too, use [`super::Overlay::sync_bodies`].
     pub fn sync(&self) -> Result<(), OverlayError> {
-        self.file()?.sync_data().at(&self.path)
+        let open = self.file.lock().clone();
+        match open {
+            Some(file) => file.sync_data().at(&self.path),
+            // To read is enough, and is not in the way of those who ask whether somebody can write.
+            None => self
+                .reopen(File::options().read(true))?
+                .sync_data()
+                .at(&self.path),
+        }
     }
 
     /// Becomes a copy of `source` as it is now: by reflink where the filesystem can, else of what is no hole.

@@ -155,6 +155,16 @@ impl Bases {
         }
     }
 
+    pub(super) fn list(&self) -> Result<Vec<Hash>, OverlayError> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.dir).at(&self.dir)? {
+            let name = entry.at(&self.dir)?.file_name();
+            // (Names of files that were not written to the end are no hashes.)
+            all.extend(name.to_str().and_then(|name| name.parse::<Hash>().ok()));
+        }
+        Ok(all)
+    }
+
     pub(super) fn retain(&self, needed: &HashSet<Hash>) -> Result<(), OverlayError> {
         for entry in fs::read_dir(&self.dir).at(&self.dir)? {
             let entry = entry.at(&self.dir)?;

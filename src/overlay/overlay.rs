@@ -238,6 +238,11 @@ impl Overlay {
         self.bases.get(hash)
     }
 
+    /// Hashes of all kept bytes.
+    pub fn kept_bases(&self) -> Result<Vec<Hash>, OverlayError> {
+        self.bases.list()
+    }
+
     /// Removes kept bytes that are not in `needed`.
     pub fn retain_bases(&self, needed: &HashSet<Hash>) -> Result<(), OverlayError> {
         self.bases.retain(needed)

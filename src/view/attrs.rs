@@ -39,6 +39,10 @@ impl View {
         self.edit(|src, edit| {
             let look = edit.look();
             let kind = look.kind(ino)?;
+            if kind == Kind::Symlink && set.mode.is_some() {
+                // It has no permissions of its own, also for a merge. Linux asks from 6.6 on nobody else for this answer.
+                return Err(ViewError::NotSupported.into());
+            }
             // Asked before the first effect: the answer needs it.
             look.attr(src, ino)?;
             // A passthrough write of somebody who may not keep these bits says so by asking for nothing.

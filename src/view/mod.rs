@@ -53,7 +53,7 @@ mod rename;
 mod seek;
 mod space;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 mod usage;
 #[allow(clippy::module_inception)]

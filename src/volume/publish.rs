@@ -109,6 +109,16 @@ impl Volume {
         })
     }
 
+    /// The same record once more, for the number that it was made for. `None` when that is not the one after `head`: it is
+    /// another's then, and what was sent can never create it any more.
+    pub fn send_again(&self, head: &Head, sent: &LoggedRecord) -> Option<PreparedRecord> {
+        let follows = sent.seq() == head.seq() + 1 && sent.record.parent == Some(head.hash());
+        follows.then(|| PreparedRecord {
+            logged: sent.clone(),
+            head_read_at: head.read_at,
+        })
+    }
+
     /// Publishes it: PUT, and whatever reading it takes to know the outcome. One request when all is well.
     ///
     /// # Errors
@@ -130,7 +140,13 @@ impl Volume {
                     | StoreError::Unknown { .. }
                     | StoreError::Unreachable { .. }),
                 ) => e,
-                Err(error) => return Err(error.into()),
+                Err(error) if reason.is_empty() => return Err(error.into()),
+                // What was sent before may arrive yet.
+                Err(error) => {
+                    return Ok(PublishOutcome::Unknown {
+                        reason: format!("{reason}; then {error}"),
+                    });
+                }
             };
             reason = said.to_string();
             match self.fetch_record(mine.seq()).await {
@@ -176,12 +192,11 @@ impl Volume {
         }
         let head = match self.head().await {
             Ok(head) => head,
-            Err(error) if error.is_transient() => {
+            Err(error) => {
                 return Ok(PublishOutcome::Unknown {
                     reason: format!("created, but not confirmed: {error}"),
                 });
             }
-            Err(error) => return Err(error),
         };
         if head.hash() == mine.hash || rules::is_untrimmed(&head.record().gc, mine.seq()) {
             return published(head);

@@ -38,6 +38,9 @@ pub enum Fault {
     Unreachable,
     /// It is done; the answer is lost, and so is every one after it.
     AnswerLostThenDark,
+    /// A PUT that is on its way for long: the caller is told that the outcome is not known, nothing is answered from then
+    /// on, and it arrives when the test says ([`ScriptedStore::deliver`]).
+    LateThenDark,
 }
 
 struct Planned {
@@ -88,6 +91,7 @@ pub struct ScriptedStore {
     calls: Mutex<Vec<(Verb, String, u64)>>,
     chance: Mutex<Option<Chance>>,
     dark: AtomicBool,
+    late: Mutex<Vec<(String, Bytes, PutMode)>>,
 }
 
 impl ScriptedStore {
@@ -98,6 +102,7 @@ impl ScriptedStore {
             calls: Mutex::default(),
             chance: Mutex::default(),
             dark: AtomicBool::new(false),
+            late: Mutex::default(),
         })
     }
 
@@ -110,9 +115,34 @@ impl ScriptedStore {
         });
     }
 
+    /// Nothing is planned any more.
+    pub fn unplan(&self) {
+        self.planned.lock().clear();
+    }
+
     /// The store answers again after [`Fault::AnswerLostThenDark`].
     pub fn light(&self) {
         self.dark.store(false, Relaxed);
+    }
+
+    /// What was on its way arrives; true for each that was done.
+    pub async fn deliver(&self) -> Vec<bool> {
+        let late = std::mem::take(&mut *self.late.lock());
+        let mut done = Vec::new();
+        for (key, body, mode) in late {
+            done.push(self.memory.put(&key, body, mode).await.is_ok());
+        }
+        done
+    }
+
+    /// The same objects in a store of their own.
+    pub async fn fork(&self) -> Arc<ScriptedStore> {
+        let memory = Arc::new(MemoryStore::new());
+        for key in self.memory.keys() {
+            let object = self.memory.get(&key, None).await.unwrap();
+            memory.put(&key, object.bytes, PutMode::IfAbsent).await.unwrap();
+        }
+        ScriptedStore::new(memory)
     }
 
     /// Requests since the calls were taken last.
@@ -241,6 +271,11 @@ impl ObjectStore for ScriptedStore {
         };
         let fault = self.before(verb, key).await?;
         self.note(verb, key, body.len() as u64);
+        if fault == Some(Fault::LateThenDark) {
+            self.late.lock().push((key.to_owned(), body, mode));
+            self.dark.store(true, Relaxed);
+            return Err(unknown(key));
+        }
         let answer = self.memory.put(key, body, mode).await;
         self.after(fault, key, answer)
     }

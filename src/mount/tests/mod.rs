@@ -29,6 +29,7 @@ mod network;
 mod pod;
 mod process;
 mod program;
+mod scripted;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +42,17 @@ use world::World;
 /// Seeds that CI runs; `SAILVOL_SIM_SEEDS` runs as many, from `SAILVOL_SIM_SEED` on.
 const SEEDS: u64 = 150;
 const STEPS: u64 = 150;
+
+/// A directory in memory where there is one: what a power cut takes is tested elsewhere, `kill -9` takes nothing, and a
+/// busy disk takes its time for each sync.
+fn new_dir() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let dir = match memory.is_dir() {
+        true => tempfile::tempdir_in(memory),
+        false => tempfile::tempdir(),
+    };
+    dir.expect("a directory")
+}
 
 fn same(what: &str, is: &Dir, should: &Dir) -> Result<(), String> {
     if is == should {

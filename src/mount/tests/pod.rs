@@ -62,18 +62,12 @@ pub struct Pod {
 
 impl Pod {
     pub fn new(number: usize, model: Model, cache_bytes: u64) -> Pod {
-        // In memory where that is possible: what a power cut takes is tested elsewhere, `kill -9` takes nothing.
-        let memory = std::path::Path::new("/dev/shm");
-        let dir = match memory.is_dir() {
-            true => tempfile::tempdir_in(memory),
-            false => tempfile::tempdir(),
-        };
         Pod {
             number,
             read_only: false,
             passthrough: false,
             cache_bytes,
-            dir: dir.expect("a directory for a pod"),
+            dir: super::new_dir(),
             mount: None,
             command: None,
             model,

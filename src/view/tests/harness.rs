@@ -387,7 +387,7 @@ pub fn open_overlay(dir: &Path, base: BaseRef, tree: &TreeRoot) -> Arc<Overlay> 
 }
 
 /// A question over the namespace, for looking behind the answers.
-pub fn peek<T>(view: &View, question: impl Fn(&crate::view::space::Look<'_>) -> Result<T, Ask>) -> T {
+pub(super) fn peek<T>(view: &View, question: impl Fn(&crate::view::space::Look<'_>) -> Result<T, Ask>) -> T {
     match view.with_look(|look| question(&look)) {
         Ok(answer) => answer,
         Err(ask) => panic!("{ask:?}"),

@@ -2,10 +2,10 @@
 //! directory.
 
 mod cases;
-mod harness;
-mod model;
+pub mod harness;
+pub mod model;
 mod passthrough;
 mod posix;
-mod programs;
-mod side;
-mod source;
+pub mod programs;
+pub mod side;
+pub mod source;

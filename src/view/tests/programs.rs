@@ -412,8 +412,13 @@ impl Side {
                     mode: Some(mode),
                     ..SetAttr::default()
                 };
-                view.setattr(&CALLER, ino, &set).await.unwrap();
+                let done = view.setattr(&CALLER, ino, &set).await;
                 let inode = self.fs.at_mut(id);
+                if matches!(inode.body, Body::Symlink(_)) {
+                    assert_eq!(errno(done).unwrap_err(), libc::EOPNOTSUPP);
+                    return;
+                }
+                done.unwrap();
                 (inode.mode, inode.ctime) = (mode, now);
             }
             1 => {

@@ -91,6 +91,14 @@ impl Side {
         }
     }
 
+    /// Closes what is open, and the kernel forgets.
+    pub fn release_all(&mut self) {
+        for handle in std::mem::take(&mut self.handles) {
+            self.view().release(handle.ino, handle.fh);
+        }
+        self.forget_all();
+    }
+
     // ---- comparison ----
 
     /// Everything that can be seen is as the model says.

@@ -1,0 +1,73 @@
+//! An overlay that was parked for so long that the volume does not keep its base any more: it is taken up as by
+//! `reload --keep` (FORMAT.md 6.1), so that nothing clean in the view depends on objects that may be gone.
+//!
+//! What cannot be moved, because nodes of the old base that the move needs are gone, stays on the old base: it can still
+//! be read as far as it is here, and salvaged, which beats a mount that refuses.
+
+use std::sync::Arc;
+
+use super::local::local_contents;
+use super::open::base_of;
+use super::reload::snapshot;
+use super::source::MountSource;
+use super::{Failure, FailureKind};
+use crate::commit::carry_over;
+use crate::model::TreeRoot;
+use crate::overlay::Overlay;
+use crate::volume::{Head, rules};
+
+/// Paths that a warning names at most.
+const NAMED_MAX: usize = 20;
+
+/// Moves an overlay with changes to `head` if its base is not kept. Gives what the owner should know; `None` when the
+/// base is kept. `base` is the tree that the overlay stands on.
+///
+/// # Errors
+/// What the local disk says.
+pub(super) async fn take_up(
+    overlay: &Arc<Overlay>,
+    source: &Arc<MountSource>,
+    base: &mut TreeRoot,
+    head: &Head,
+) -> Result<Option<String>, Failure> {
+    let (state, _) = snapshot(overlay);
+    let from = state.base.seq;
+    if state.is_clean() || rules::is_protected(&head.record().gc, from) {
+        return Ok(None);
+    }
+    let to = &head.record().root.root;
+    let contents = local_contents(overlay, &state, overlay.number())?;
+    let moved = carry_over(&**source, base, &state, &contents, to, base_of(&head.newest)).await;
+    let carried = match moved {
+        Ok(carried) => carried,
+        Err(error) => {
+            return Ok(Some(format!(
+                "the volume does not keep record {from} any more, on which there are local changes, and they cannot be \
+                 put on record {}: {error}; they stay where they are, and files that were not changed may not be readable",
+                head.seq()
+            )));
+        }
+    };
+    let overwrote: Vec<String> = carried
+        .overwritten
+        .iter()
+        .map(|over| over.path.to_string())
+        .collect();
+    overlay
+        .replace(carried.overlay, None)
+        .map_err(|e| Failure::new(FailureKind::Failed, e.to_string()))?;
+    *base = to.clone();
+    let mut told = format!(
+        "the volume does not keep record {from} any more, on which there were local changes: they stand on record {} now",
+        head.seq()
+    );
+    if !overwrote.is_empty() {
+        let more = overwrote.len().saturating_sub(NAMED_MAX);
+        let named = overwrote[..overwrote.len() - more].join(", ");
+        told.push_str(&format!(", over changes by others of {named}"));
+        if more > 0 {
+            told.push_str(&format!(" and {more} more"));
+        }
+    }
+    Ok(Some(told))
+}

@@ -1,0 +1,7 @@
+//! Live mounts without a kernel, over a scripted store in memory.
+
+mod late;
+mod parked;
+mod pod;
+mod programs;
+mod shown;
