@@ -348,6 +348,44 @@ fn readers_follow_a_writer_and_times_move() {
 }
 
 #[test]
+fn what_was_only_opened_for_writing_overwrites_nothing() {
+    let (cluster, pod) = mounted();
+    let others = cluster.pod();
+    let names = ["small", "large"];
+    for (name, len) in names.into_iter().zip([3000, LARGE]) {
+        fs::write(pod.path(name), bytes(1, len)).unwrap();
+    }
+    pod.commit("first");
+    others.mount("data", &[]);
+    for (name, len) in names.into_iter().zip([3000, LARGE]) {
+        // Opened by readers before, and still a body: both are given to the kernel.
+        let reader = File::open(pod.path(name)).unwrap();
+        drop(File::options().append(true).open(pod.path(name)).unwrap());
+        drop(reader);
+        fs::write(others.path(name), bytes(2, len)).unwrap();
+    }
+    others.commit("second");
+    fs::write(pod.path("mine"), b"mine").unwrap();
+    let answer = pod.reload(&["--keep"]);
+    assert_eq!(answer["overwrote"], serde_json::json!([]), "{answer}");
+    assert_eq!(answer["kept"], serde_json::json!(["/mine"]), "{answer}");
+    for (name, len) in names.into_iter().zip([3000, LARGE]) {
+        assert!(seen(&pod.path(name)) == Some(bytes(2, len)), "{name}");
+    }
+    // With one byte written it is a change.
+    let file = File::options().write(true).open(pod.path("large")).unwrap();
+    file.write_all_at(b"!", LARGE as u64 / 2).unwrap();
+    drop(file);
+    fs::write(others.path("large"), bytes(3, LARGE)).unwrap();
+    others.commit("third");
+    let answer = pod.reload(&["--keep"]);
+    assert_eq!(answer["overwrote"][0]["path"], "/large", "{answer}");
+    let mut mine = bytes(2, LARGE);
+    mine[LARGE / 2] = b'!';
+    assert!(seen(&pod.path("large")) == Some(mine));
+}
+
+#[test]
 fn off_is_off_and_says_so() {
     let cluster = Cluster::start();
     let pod = cluster.pod();

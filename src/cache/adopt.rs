@@ -13,7 +13,9 @@ use super::disk::Identity;
 use super::segment::Segment;
 use super::space::Room;
 use super::{Adoption, Cache};
+use crate::format::content_id;
 use crate::model::{Content, FRAME_BYTES, HOLE_BYTES, Hash, chunk_count, chunk_range, is_zero};
+use crate::tree::TreeError;
 
 /// Contents of which so much is still to be checked are handed out at the next opening, not at this one, bytes: some 50 ms.
 const CHECK_BYTES_MAX: u64 = 64 << 20;
@@ -140,11 +142,9 @@ impl Cache {
         let this = self.shared();
         let mut ids = Vec::new();
         if adoption == Adoption::Check {
-            for index in 0..chunk_count(size) {
-                match this.chunk_ref(&file, index).await {
-                    Ok(chunk) => ids.push(chunk.id()),
-                    Err(_) => return false,
-                }
+            match this.chunk_ids(&file).await {
+                Ok(all) => ids = all,
+                Err(_) => return false,
             }
         }
         let bytes = std::fs::metadata(path).map_or(0, |meta| meta.blocks() * 512);
@@ -172,6 +172,42 @@ impl Cache {
             done
         });
         adopting.await.unwrap_or(false)
+    }
+
+    /// True if a local file has exactly the bytes of a content. Of a large one that differs it is read to the end of the
+    /// first chunk that does.
+    ///
+    /// # Errors
+    /// What the source of chunk lists says; [`TreeError::Local`] when the file cannot be read.
+    pub async fn is_in_file(&self, content: &Content, size: u64, path: &Path) -> Result<bool, TreeError> {
+        let ids = match content {
+            _ if size == 0 => Vec::new(),
+            Content::Tiny(bytes) => vec![content_id(bytes)],
+            Content::Blob(blob) => vec![blob.id],
+            Content::Chunks { .. } | Content::Paged { .. } => match Chunked::of(content, size) {
+                Some(file) => self.shared().chunk_ids(&file).await?,
+                None => return Ok(false),
+            },
+            Content::Local(_) => return Ok(false),
+        };
+        let file = path.to_owned();
+        let compared = tokio::task::spawn_blocking(move || holds(&file, size, &ids)).await;
+        compared
+            .map_err(io::Error::other)
+            .and_then(|compared| compared)
+            .map_err(|e| TreeError::Local {
+                path: path.display().to_string(),
+                reason: e.to_string(),
+                errno: e.raw_os_error().unwrap_or(libc::EIO),
+            })
+    }
+
+    async fn chunk_ids(self: &Arc<Self>, file: &Chunked) -> Result<Vec<Hash>, TreeError> {
+        let mut ids = Vec::new();
+        for index in 0..chunk_count(file.size) {
+            ids.push(self.chunk_ref(file, index).await?.id());
+        }
+        Ok(ids)
     }
 
     /// Renames a file into the cache.

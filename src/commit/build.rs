@@ -160,6 +160,34 @@ impl<'a> Bases<'a> {
     }
 }
 
+/// Size and content that these files have in the base, as far as they come from there.
+///
+/// # Errors
+/// As [`build`].
+pub async fn base_files(
+    src: &dyn NodeSource,
+    base: &TreeRoot,
+    overlay: &OverlayState,
+    ids: &[NodeId],
+) -> Result<Vec<(NodeId, (u64, Content))>, TreeError> {
+    let mut bases = Bases::new(src, base, overlay);
+    let mut files = Vec::new();
+    for id in ids {
+        let entry = match &node_of(overlay, *id)?.origin {
+            Some(Origin::Entry { parent, name }) => {
+                let (_, tree) = bases.dir(*parent).await?;
+                tree::lookup(src, &tree, name.as_bytes()).await?
+            }
+            Some(Origin::Link(link)) => tree::link(src, &base.links, link).await?.map(|inode| inode.entry),
+            Some(Origin::Root) | None => None,
+        };
+        if let Some(EntryBody::File { size, content }) = entry.map(|entry| entry.body) {
+            files.push((*id, (size, content)));
+        }
+    }
+    Ok(files)
+}
+
 /// The base path of an adopted entry.
 pub(super) fn base_path(overlay: &OverlayState, id: NodeId) -> Result<Option<VolPath>, TreeError> {
     let mut names = Vec::new();

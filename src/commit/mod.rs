@@ -32,7 +32,7 @@ mod surroundings;
 mod tests;
 mod upload;
 
-pub use build::{Built, Contents, build};
+pub use build::{Built, Contents, base_files, build};
 pub use edit::{Edit, FileIds, LocalFiles};
 pub use error::CommitError;
 pub use frozen::{Counted, Frozen, Uploaded};

@@ -7,6 +7,7 @@
 
 mod answers;
 mod commit;
+mod compare;
 mod create;
 mod events;
 mod failure;

@@ -4,16 +4,17 @@
 //! What cannot be moved, because nodes of the old base that the move needs are gone, stays on the old base: it can still
 //! be read as far as it is here, and salvaged, which beats a mount that refuses.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::local::local_contents;
+use super::compare::Compared;
 use super::open::base_of;
 use super::reload::snapshot;
 use super::source::MountSource;
 use super::{Failure, FailureKind};
-use crate::commit::carry_over;
+use crate::commit::{CarriedOver, carry_over};
 use crate::model::TreeRoot;
-use crate::overlay::Overlay;
+use crate::overlay::{Overlay, OverlayState};
 use crate::volume::{Head, rules};
 
 /// Paths that a warning names at most.
@@ -35,10 +36,7 @@ pub(super) async fn take_up(
     if state.is_clean() || rules::is_protected(&head.record().gc, from) {
         return Ok(None);
     }
-    let to = &head.record().root.root;
-    let contents = local_contents(overlay, &state, overlay.number())?;
-    let moved = carry_over(&**source, base, &state, &contents, to, base_of(&head.newest)).await;
-    let carried = match moved {
+    let carried = match move_to(overlay, source, base, &state, head).await {
         Ok(carried) => carried,
         Err(error) => {
             return Ok(Some(format!(
@@ -56,7 +54,7 @@ pub(super) async fn take_up(
     overlay
         .replace(carried.overlay, None)
         .map_err(|e| Failure::new(FailureKind::Failed, e.to_string()))?;
-    *base = to.clone();
+    *base = head.record().root.root.clone();
     let mut told = format!(
         "the volume does not keep record {from} any more, on which there were local changes: they stand on record {} now",
         head.seq()
@@ -70,4 +68,18 @@ pub(super) async fn take_up(
         }
     }
     Ok(Some(told))
+}
+
+async fn move_to(
+    overlay: &Overlay,
+    source: &MountSource,
+    base: &TreeRoot,
+    state: &OverlayState,
+    head: &Head,
+) -> Result<CarriedOver, Failure> {
+    let local = (state, overlay.number());
+    // Nothing is mounted yet, so nothing is open.
+    let compared = Compared::new(source, overlay, base, local, &HashSet::new()).await?;
+    let to = &head.record().root.root;
+    Ok(carry_over(source, base, state, &compared.contents, to, base_of(&head.newest)).await?)
 }

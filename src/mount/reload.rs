@@ -1,18 +1,18 @@
 //! `reload` and stash restore: the view on another base, in one step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::commit::overwritten;
+use super::compare::Compared;
 use super::kept::{drop_unneeded, keep_record, load_base};
 use super::live::{Exclusive, ProgressSink};
-use super::local::{local_contents, local_tree};
 use super::open::base_of;
 use super::{
     Failure, FailureKind, LocalChanges, Mount, OverwrittenPath, ReloadAnswer, ReloadRequest, StashSummary,
 };
-use crate::commit::{Target, carry_over, restore};
+use crate::commit::{Target, build, carry_over, restore};
 use crate::model::{Attrs, Content, DirTree, Entry, EntryBody, LocalContent, Totals, TreeRoot, VolPath};
 use crate::overlay::{BaseRef, NodeBody, NodeId, Overlay, OverlayState, StashInfo};
 use crate::tree::{self, NodeSource};
@@ -46,6 +46,10 @@ struct Prepared {
     state: OverlayState,
     /// Generation of the state that it was made from.
     from: u64,
+    /// What that took for unchanged.
+    compared: Compared,
+    /// The same of a stash, which nothing has open.
+    put_away: Option<Compared>,
     overwrote: Vec<OverwrittenPath>,
 }
 
@@ -213,8 +217,10 @@ impl Mount {
             };
             let ids: Vec<NodeId> = kept.iter().map(|file| file.node).collect();
             let now = Clock::system().now();
-            let moved = self.view.reload(tree.clone(), |overlay| {
-                if overlay.read().generation != from {
+            let moved = self.view.reload(tree.clone(), |overlay, written| {
+                // A file that was opened since stays too.
+                let opened = |id: &NodeId| !ids.contains(id) && is_dirty_file(&state, *id);
+                if overlay.read().generation != from || written.iter().any(opened) {
                     return Err(Switch::Changed);
                 }
                 overlay
@@ -297,14 +303,16 @@ impl Mount {
         let head = target.record.root.root.clone();
         for _ in 0..TRIES {
             self.view.settle().map_err(failed)?;
+            let open = self.nodes_open_for_write();
             let (state, from) = snapshot(overlay);
             let base_tree = self.base.lock().clone();
-            let contents = local_contents(overlay, &state, overlay.number())?;
+            let numbered = (&*state, overlay.number());
+            let compared = Compared::new(&self.source, overlay, &base_tree, numbered, &open).await?;
             let carried = carry_over(
                 &*self.source,
                 &base_tree,
                 &state,
-                &contents,
+                &compared.contents,
                 &head,
                 base_of(target),
             )
@@ -312,6 +320,8 @@ impl Mount {
             let prepared = Prepared {
                 state: carried.overlay,
                 from,
+                compared,
+                put_away: None,
                 overwrote: carried.overwritten.iter().map(overwritten).collect(),
             };
             if let Some(overwrote) = self.switch(head.clone(), prepared, None).await? {
@@ -334,10 +344,16 @@ impl Mount {
             self.view.settle().map_err(failed)?;
             let stashed = Arc::new(open_stash(&overlay, id)?);
             let stash_base = load_base(&overlay, &self.volume, &known, &stashed.base).await?;
-            let theirs = local_tree(&*self.source, &overlay, &stash_base, &stashed, id).await?;
+            let put_away = (&*stashed, id);
+            let unsure =
+                Compared::new(&self.source, &overlay, &stash_base, put_away, &HashSet::new()).await?;
+            let theirs = build(&*self.source, &stash_base, &stashed, &unsure.contents).await?;
+            let open = self.nodes_open_for_write();
             let (state, from) = snapshot(&overlay);
             let base = self.base.lock().clone();
-            let mine = local_tree(&*self.source, &overlay, &base, &state, overlay.number()).await?;
+            let live = (&*state, overlay.number());
+            let compared = Compared::new(&self.source, &overlay, &base, live, &open).await?;
+            let mine = build(&*self.source, &base, &state, &compared.contents).await?;
             let merged = tree::merge(
                 &*self.source,
                 &stash_base,
@@ -365,6 +381,8 @@ impl Mount {
             let prepared = Prepared {
                 state: restore(&*self.source, made).await?,
                 from,
+                compared,
+                put_away: Some(unsure),
                 overwrote: merged.overwritten.iter().map(overwritten).collect(),
             };
             if let Some(overwrote) = self.switch(base, prepared, Some(id)).await? {
@@ -389,6 +407,11 @@ impl Mount {
         Err(never_quiet())
     }
 
+    fn nodes_open_for_write(&self) -> HashSet<NodeId> {
+        let open = self.view.open_for_write();
+        open.into_iter().map(|file| file.node).collect()
+    }
+
     /// Stands on a prepared overlay; `None` when it has to be made again.
     async fn switch(
         &self,
@@ -399,10 +422,13 @@ impl Mount {
         let Prepared {
             state,
             from,
+            compared,
+            put_away,
             overwrote,
         } = prepared;
-        let moved = self.view.reload(base.clone(), |overlay| {
-            if overlay.read().generation != from {
+        let moved = self.view.reload(base.clone(), |overlay, written| {
+            let put_away = put_away.is_none_or(|stash| stash.hold(&HashSet::new()));
+            if overlay.read().generation != from || !compared.hold(written) || !put_away {
                 return Err(Switch::Changed);
             }
             overlay

@@ -6,6 +6,7 @@
 //!    goes on there; what is written to another ends with its last handle, as with a file that was replaced by rename.
 //! 3. Handles of directories keep their listings.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::file::Turn;
@@ -20,15 +21,16 @@ use crate::overlay::{BaseRef, NodeBody, NodeId, Op, Overlay, OverlayNode, Overla
 
 impl View {
     /// Moves to `base`. `switch` replaces the overlay's state by one that stands on it, or fails and leaves everything as
-    /// it is; it runs while nothing else can look at or change the view, and gets the overlay to see that nothing was
-    /// changed since the new state was made. Call [`View::settle`] before making that.
+    /// it is; it runs while nothing else can look at or change the view, and gets the overlay and the files that are
+    /// open for writing, to see that nothing was changed since the new state was made. Call [`View::settle`] before
+    /// making that.
     ///
     /// The answer has the new generation: the kernel drops all names with one epoch message (or see
     /// [`View::invalidations`]) before the reload is answered.
     pub fn reload<T, E: From<ViewError>>(
         &self,
         base: TreeRoot,
-        switch: impl FnOnce(&Overlay) -> Result<T, E>,
+        switch: impl FnOnce(&Overlay, &HashSet<NodeId>) -> Result<T, E>,
     ) -> Result<(T, u64), E> {
         let Dirty::Overlay(overlay) = &self.dirty else {
             return Err(ViewError::ReadOnly.into());
@@ -56,7 +58,11 @@ impl View {
             });
             nodes.collect()
         };
-        let done = switch(overlay)?;
+        let written = space.inodes.iter().filter_map(|(_, inode)| match inode.what {
+            What::Node(id) if inode.file.as_ref()?.writers() > 0 => Some(id),
+            _ => None,
+        });
+        let done = switch(overlay, &written.collect())?;
         space.generation += 1;
         let generation = space.generation;
         let mut marks = Vec::new();

@@ -219,3 +219,35 @@ async fn a_cache_file_becomes_a_body_only_for_the_one_who_has_it() {
         "gone"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_compared_with_a_content_of_each_form() {
+    let place = Place::new(64 * MIB);
+    let cache = place.open();
+    let mut random = Random(6);
+    for size in [0, 1, 100, 5000, 3 * MIB, 4 * MIB, 9 * MIB + 100] {
+        let stored = place.script.store(Plain::mixed(&mut random, size)).await;
+        let body = place.dir.path().join("body");
+        std::fs::write(&body, stored.plain.get(0..size)).unwrap();
+        let compare = || cache.is_in_file(&stored.content, size, &body);
+        assert!(compare().await.unwrap(), "{size} bytes");
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&body)
+            .unwrap();
+        if size > 0 {
+            let at = random.below(size);
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[!byte[0]], at).unwrap();
+            assert!(!compare().await.unwrap(), "{size} bytes, another at {at}");
+            file.write_all_at(&byte, at).unwrap();
+            assert!(compare().await.unwrap(), "{size} bytes, as before");
+        }
+        file.set_len(size + 1).unwrap();
+        assert!(!compare().await.unwrap(), "longer than {size} bytes");
+        std::fs::remove_file(&body).unwrap();
+        assert!(compare().await.is_err(), "no file");
+    }
+}

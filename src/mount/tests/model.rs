@@ -65,6 +65,7 @@ pub struct Stash {
     pub view: Dir,
     pub moves: Moves,
     local: BTreeSet<String>,
+    changed: BTreeSet<String>,
 }
 
 /// What a pod should see and stand on.
@@ -75,9 +76,8 @@ pub struct Model {
     origin: Origin,
     since: Option<Origin>,
     unsure: bool,
-    /// Files with local bytes, and those of them that a commit under way does not make clean. Where nothing is hashed (`reload
-    /// --keep`, restore) local bytes count as changed, whatever they are: what the kernel may have written, and what
-    /// was written and is as before.
+    /// Files with local bytes, and those of them that a commit under way does not make clean. In a merge (`reload --keep`,
+    /// restore) local bytes count as changed, unless nobody can write them and the base has the same.
     local: BTreeSet<String>,
     local_since: Option<BTreeSet<String>>,
     pub stashes: BTreeMap<u64, Stash>,
@@ -241,6 +241,7 @@ impl Model {
                     true => self.moves(),
                     false => Moves::Unsure,
                 },
+                changed: self.changed(&[]),
                 local: std::mem::take(&mut self.local),
             };
             self.stashes.insert(id, stash);
@@ -261,12 +262,31 @@ impl Model {
         }
     }
 
-    /// Local changes on top of another record. False: which moves count is not known.
-    pub fn reload_keep(&mut self, record: &Dir) -> bool {
+    /// Files whose bytes a merge takes for changed, given those that are open.
+    fn changed(&self, open: &[String]) -> BTreeSet<String> {
+        let content = |dir: &Dir, path: &str| match dir.get(path) {
+            Some(Node::File(file)) => Some(file.content),
+            _ => None,
+        };
+        let is_changed = |path: &&String| {
+            let base = self.origin.get(*path).and_then(|from| content(&self.base, from));
+            open.contains(path) || base.is_none() || base != content(&self.view, path)
+        };
+        self.local.iter().filter(is_changed).cloned().collect()
+    }
+
+    /// Local changes on top of another record; files that are open for writing count as changed. False: which moves count
+    /// is not known.
+    pub fn reload_keep(&mut self, record: &Dir, open: &[String]) -> bool {
         let Moves::Known(hints) = self.moves() else {
             return false;
         };
-        let merged = merge(&self.base, record, &marked(&self.view, &self.local), &hints);
+        let merged = merge(
+            &self.base,
+            record,
+            &marked(&self.view, &self.changed(open)),
+            &hints,
+        );
         self.view = unmarked(merged.root);
         let flat = self.view.flat();
         self.local.retain(|path| flat.contains_key(path));
@@ -294,7 +314,12 @@ impl Model {
         let Moves::Known(hints) = &stash.moves else {
             return false;
         };
-        let merged = merge(&stash.base, &self.view, &marked(&stash.view, &stash.local), hints);
+        let merged = merge(
+            &stash.base,
+            &self.view,
+            &marked(&stash.view, &stash.changed),
+            hints,
+        );
         let moved = !net_moves(&self.origin).is_empty();
         self.unsure |= !merged.used.is_empty() || moved;
         self.view = unmarked(merged.root);

@@ -192,6 +192,13 @@ impl Pod {
         });
     }
 
+    /// Files that can be written now.
+    pub fn open_paths(&self) -> Vec<String> {
+        let held = self.held.iter().filter_map(|held| held.path.clone());
+        held.chain(self.mapped.iter().map(|(path, _)| path.clone()))
+            .collect()
+    }
+
     /// Programs end: nothing is open.
     pub async fn close_all(&mut self) {
         let process = self.process();

@@ -270,10 +270,12 @@ impl World {
                 break;
             }
         }
+        // Records first: one may have settled the commit before the one that was frozen since. (That one needs another request
+        // to get into the log.)
+        self.audit().await?;
         for at in 0..self.pods.len() {
             self.take_note_of_freeze(at);
         }
-        self.audit().await?;
         for at in 0..self.pods.len() {
             let ended = self.pods[at]
                 .command
@@ -303,10 +305,7 @@ impl World {
         // What was not settled before is settled now.
         self.thaw(at);
         let pod = &mut self.pods[at];
-        let open = pod.held.iter().filter_map(|held| held.path.clone());
-        let open = open
-            .chain(pod.mapped.iter().map(|(path, _)| path.clone()))
-            .collect();
+        let open = pod.open_paths();
         let attempt = pod.model.freeze(at, number, open);
         self.attempts[number] = Some(attempt);
     }
@@ -475,6 +474,7 @@ impl World {
     async fn reloaded(&mut self, at: usize, local: LocalChanges, answer: &ReloadAnswer) -> Res<()> {
         let record = self.record(answer.to)?;
         let read_only = self.pods[at].read_only;
+        let open = self.pods[at].open_paths();
         let model = &mut self.pods[at].model;
         if read_only {
             model.stand_at(&record);
@@ -500,7 +500,7 @@ impl World {
                 model.forget_moves();
                 true
             }
-            LocalChanges::Keep => model.reload_keep(&record),
+            LocalChanges::Keep => model.reload_keep(&record, &open),
         };
         if !known {
             self.adopt(at).await?;

@@ -847,7 +847,7 @@ fn a_file_open_for_writing_stays_through_a_reload() {
     nodes.insert(kept[0].node, node);
     let state = OverlayState::from_nodes(&old, base_ref, nodes);
     let base = world.base.clone();
-    view.reload(base, |overlay| {
+    view.reload(base, |overlay, _| {
         let moved = overlay.stash_current(state, &[kept[0].node], world.clock.now());
         moved.map_err(crate::view::ViewError::from)
     })

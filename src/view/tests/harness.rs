@@ -324,7 +324,7 @@ impl World {
         let attrs = base.attrs.clone();
         self.view().settle().unwrap();
         self.view()
-            .reload(base.clone(), |overlay| {
+            .reload(base.clone(), |overlay, _| {
                 let state = OverlayState::succeeding(&overlay.read(), base_ref, attrs);
                 overlay.replace(state, None).map_err(ViewError::from)
             })
