@@ -54,6 +54,15 @@ pub fn text(answer: &CommitAnswer) -> String {
         _ if answer.dry_run => "would commit\n".to_owned(),
         _ => return "nothing to commit\n".to_owned(),
     };
+    if let Some(settled) = answer.settled {
+        if answer.seq == Some(settled) {
+            out.push_str("  a commit that was interrupted before; nothing else to commit\n");
+            return out;
+        }
+        out.push_str(&format!(
+            "  after record {settled}, a commit that was interrupted before\n"
+        ));
+    }
     out.push_str(&format!(
         "  {}, {} changed ({})",
         count(answer.changed, "change"),
@@ -138,5 +147,15 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert_eq!(super::text(&CommitAnswer::default()), "nothing to commit\n");
+        let interrupted = CommitAnswer {
+            settled: Some(6),
+            ..answer
+        };
+        assert!(super::text(&interrupted).contains("after record 6, a commit that was interrupted"));
+        let alone = CommitAnswer {
+            seq: Some(6),
+            ..interrupted
+        };
+        assert!(super::text(&alone).ends_with("nothing else to commit\n"));
     }
 }

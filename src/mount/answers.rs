@@ -40,6 +40,10 @@ pub struct CommitAnswer {
     pub seq: Option<Seq>,
     /// Id of the record: its hash.
     pub record: Option<Hash>,
+    /// Number of the record of an interrupted commit that this one has finished, or found published: the same as `seq` when
+    /// there was nothing else to publish.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub settled: Option<Seq>,
     /// True for a dry run.
     pub dry_run: bool,
     /// Names and inodes that changed.

@@ -171,10 +171,20 @@ impl Mount {
         if request.dry_run {
             return self.preview(&overlay);
         }
-        self.settle_commit(patience(request)).await?;
+        let settled = self.settle_commit(patience(request)).await?;
+        let nothing_else = || match &settled {
+            Some(settled) => CommitAnswer {
+                seq: Some(settled.seq),
+                record: Some(settled.record),
+                settled: Some(settled.seq),
+                seconds: started.elapsed().as_secs_f64(),
+                ..CommitAnswer::default()
+            },
+            None => CommitAnswer::default(),
+        };
         self.view.settle().map_err(failed)?;
         if overlay.read().is_clean() {
-            return Ok(CommitAnswer::default());
+            return Ok(nothing_else());
         }
         let frozen = self.view.freeze().map_err(failed)?;
         if let Some(percent) = belt
@@ -191,7 +201,7 @@ impl Mount {
             Ok(Some(done)) => done,
             Ok(None) => {
                 drop(self.view.unfreeze(frozen.commit).map_err(failed)?);
-                return Ok(CommitAnswer::default());
+                return Ok(nothing_else());
             }
             Err(error @ CommitError::Unknown { .. }) => return Err(commit_failure(error)),
             Err(error) => {
@@ -200,7 +210,8 @@ impl Mount {
             }
         };
         self.stand_on(&overlay, &frozen, &done).await?;
-        let answer = commit_answer(&done, count_changes(&frozen.state), started.elapsed());
+        let mut answer = commit_answer(&done, count_changes(&frozen.state), started.elapsed());
+        answer.settled = settled.map(|settled| settled.seq);
         tracing::info!(
             seq = answer.seq,
             record = answer.record.map(|hash| hash.to_string()),
@@ -454,6 +465,7 @@ pub fn commit_answer(done: &CommitDone, changed: u64, elapsed: Duration) -> Comm
     CommitAnswer {
         seq: Some(done.record.seq()),
         record: Some(done.record.hash),
+        settled: None,
         dry_run: false,
         changed,
         files: done.counted.contents,

@@ -110,10 +110,11 @@ pub(super) async fn settle_overlay(
 }
 
 impl Mount {
-    /// For a live mount, before each command that changes what it stands on. The caller has its turn.
-    pub(super) async fn settle_commit(&self, patience: Duration) -> Result<(), Failure> {
+    /// For a live mount, before each command that changes what it stands on. The caller has its turn. Gives the base that the
+    /// mount stands on then, if an interrupted commit is in the log.
+    pub(super) async fn settle_commit(&self, patience: Duration) -> Result<Option<BaseRef>, Failure> {
         let Some(overlay) = &self.overlay else {
-            return Ok(());
+            return Ok(None);
         };
         let waiting = Waiting {
             limit: patience,
@@ -141,16 +142,17 @@ impl Mount {
                 };
                 drop(
                     self.view
-                        .published(commit, base, tree.clone(), Vec::new())
+                        .published(commit, base.clone(), tree.clone(), Vec::new())
                         .map_err(failed)?,
                 );
                 *self.base.lock() = tree;
                 self.learn_head(&head);
                 self.ledger.clear();
                 drop_unneeded(overlay)?;
+                return Ok(Some(base));
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -147,6 +147,8 @@ class CommitResult(Result):
     overwrote: tuple[Overwritten, ...] = ()
     #: Files that some process could still write; the next commit brings the rest.
     still_written: tuple[str, ...] = ()
+    #: Record of an interrupted commit that this one has finished first; the same as `record` without anything else to commit.
+    settled: int | None = None
     seconds: float = 0.0
 
     @classmethod
@@ -169,6 +171,8 @@ class CommitResult(Result):
         if self.record is None and not self.dry_run:
             return [("committed", "nothing to commit")]
         first = ("would commit", "") if self.dry_run else ("committed", f"record {self.record} ({(self.id or '')[:12]})")
+        if self.settled is not None and self.settled == self.record:
+            return [first, ("interrupted", "this commit was, before; nothing else to commit")]
         rows = [first, ("changes", f"{self.changed}, of {self.files} files the bytes ({size_text(self.bytes_changed)})")]
         if not self.dry_run:
             rows.append(("sent", f"{size_text(self.bytes_sent)} in {self.seconds:.1f} s"))
