@@ -61,6 +61,16 @@ run() { # SEED MODE
     esac
 }
 
+# fsx gives up at a posix_fallocate of no bytes, which some seeds come to (208 with 20,000 operations): the same operations end
+# at the same place without sailvol then.
+fails_without() { # SEED
+    local last
+    last=$(tail -1 "$WORK/log")
+    mkdir -p "$WORK/local"
+    ! timeout 1800 fsx -N "$OPERATIONS" -S "$1" -P "$WORK/artifacts" -f "$WORK/fsx.toml" "$WORK/local/f" >"$WORK/local.log" 2>&1 &&
+        [ "$(tail -1 "$WORK/local.log")" = "$last" ]
+}
+
 for mode in ${MODES:-plain commits small}; do
     started=$SECONDS
     options=()
@@ -74,10 +84,14 @@ for mode in ${MODES:-plain commits small}; do
     failed=0
     for seed in $(seq "$FIRST" $((FIRST + SEEDS - 1))); do
         if ! run "$seed" "$mode" || [ -e "$WORK/commit-failed" ]; then
-            failed=$((failed + 1))
+            if [ ! -e "$WORK/commit-failed" ] && fails_without "$seed"; then
+                echo "$mode, seed $seed: ends on the local filesystem in the same way ($(grep -v '^\[' "$WORK/log" | head -1))"
+            else
+                failed=$((failed + 1))
+                echo "$mode, seed $seed: FAILED"
+                tail -5 "$WORK/log"
+            fi
             rm -f "$WORK/commit-failed"
-            echo "$mode, seed $seed: FAILED"
-            tail -5 "$WORK/log"
         fi
         # Large files of many seeds would be nothing but room.
         [ "$mode" != small ] || [ $((seed % 5)) = 0 ] || rm -f "$MNT/f$seed"

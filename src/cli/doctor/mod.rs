@@ -15,7 +15,7 @@ use crate::mount::{Failure, FailureKind};
 /// needed is missing; the answer says what mends it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A volume or a store: name or URL (default: SAILVOL_STORE)
+    /// A volume or a store: name, URL, or the directory of a mount (default: SAILVOL_STORE)
     volume: Option<String>,
     /// Do not look at the store
     #[arg(long)]

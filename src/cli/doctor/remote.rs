@@ -1,5 +1,7 @@
 //! The store: reachable, with credentials, and keeping what volumes rest on.
 
+use std::path::Path;
+
 use super::Check;
 use crate::cli::context::Context;
 use crate::cli::remote::open_store;
@@ -96,6 +98,13 @@ fn wanted(named: Option<&str>, context: &Context) -> Result<Wanted, String> {
             as_store: None,
         });
     };
+    if let Some(volume) = mounted(text, context) {
+        return Ok(Wanted {
+            store: volume.store.clone(),
+            volume: Some(volume),
+            as_store: None,
+        });
+    }
     let as_store = StoreUrl::is_url(text)
         .then(|| StoreUrl::parse(text).ok())
         .flatten();
@@ -112,6 +121,17 @@ fn wanted(named: Option<&str>, context: &Context) -> Result<Wanted, String> {
         }),
         (Err(error), None) => Err(error.to_string()),
     }
+}
+
+/// The volume of the mount that is at this directory.
+fn mounted(text: &str, context: &Context) -> Option<VolumeUrl> {
+    let dir = Path::new(text).canonicalize().ok()?;
+    let record = context
+        .find_mount(Some(&dir))
+        .ok()
+        .filter(|record| record.dir == dir)?;
+    let store = StoreUrl::parse(&record.store).ok()?;
+    VolumeUrl::in_store(store, &record.volume).ok()
 }
 
 async fn is_store(store: &dyn ObjectStore) -> bool {
