@@ -351,13 +351,13 @@ fn readers_follow_a_writer_and_times_move() {
 fn what_was_only_opened_for_writing_overwrites_nothing() {
     let (cluster, pod) = mounted();
     let others = cluster.pod();
-    let names = ["small", "large"];
-    for (name, len) in names.into_iter().zip([3000, LARGE]) {
+    let files = [("small", 3000), ("large", LARGE)];
+    for (name, len) in files {
         fs::write(pod.path(name), bytes(1, len)).unwrap();
     }
     pod.commit("first");
     others.mount("data", &[]);
-    for (name, len) in names.into_iter().zip([3000, LARGE]) {
+    for (name, len) in files {
         // Opened by readers before, and still a body: both are given to the kernel.
         let reader = File::open(pod.path(name)).unwrap();
         drop(File::options().append(true).open(pod.path(name)).unwrap());
@@ -369,7 +369,7 @@ fn what_was_only_opened_for_writing_overwrites_nothing() {
     let answer = pod.reload(&["--keep"]);
     assert_eq!(answer["overwrote"], serde_json::json!([]), "{answer}");
     assert_eq!(answer["kept"], serde_json::json!(["/mine"]), "{answer}");
-    for (name, len) in names.into_iter().zip([3000, LARGE]) {
+    for (name, len) in files {
         assert!(seen(&pod.path(name)) == Some(bytes(2, len)), "{name}");
     }
     // With one byte written it is a change.

@@ -60,11 +60,15 @@ impl Compared {
                 continue;
             };
             let body = overlay.body(body).map_err(local)?;
-            if body.len().map_err(local)? != size {
+            let mut stat = body.stat().map_err(local)?;
+            if stat.len != size {
                 continue;
             }
-            wait_for_tick(&body).await.map_err(local)?;
-            let stat = body.stat().map_err(local)?;
+            if is_young(stat.mtime) {
+                // Then another write would have another time.
+                tokio::time::sleep(TICK).await;
+                stat = body.stat().map_err(local)?;
+            }
             if source.cache().is_in_file(&content, size, body.path()).await? {
                 contents.insert(node, (size, content));
                 same.push(Same { node, body, stat });
@@ -82,12 +86,9 @@ impl Compared {
     }
 }
 
-/// Waits until another write of this body would have another time.
-async fn wait_for_tick(body: &Body) -> Result<(), crate::overlay::OverlayError> {
+/// Less than a tick old.
+fn is_young(time: Timestamp) -> bool {
     let nanos = |time: Timestamp| i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos);
-    let age = nanos(Clock::system().now()) - nanos(body.stat()?.mtime);
-    if (0..TICK.as_nanos() as i128).contains(&age) {
-        tokio::time::sleep(TICK).await;
-    }
-    Ok(())
+    let age = nanos(Clock::system().now()) - nanos(time);
+    (0..TICK.as_nanos() as i128).contains(&age)
 }

@@ -41,6 +41,15 @@ impl From<ViewError> for Switch {
     }
 }
 
+/// What the mount shows while a new overlay is made.
+struct Live {
+    state: Arc<OverlayState>,
+    /// Its generation.
+    from: u64,
+    base: TreeRoot,
+    compared: Compared,
+}
+
 /// A new overlay, ready to be stood on.
 struct Prepared {
     state: OverlayState,
@@ -303,14 +312,15 @@ impl Mount {
         let head = target.record.root.root.clone();
         for _ in 0..TRIES {
             self.view.settle().map_err(failed)?;
-            let open = self.nodes_open_for_write();
-            let (state, from) = snapshot(overlay);
-            let base_tree = self.base.lock().clone();
-            let numbered = (&*state, overlay.number());
-            let compared = Compared::new(&self.source, overlay, &base_tree, numbered, &open).await?;
+            let Live {
+                state,
+                from,
+                base,
+                compared,
+            } = self.compare_live(overlay).await?;
             let carried = carry_over(
                 &*self.source,
-                &base_tree,
+                &base,
                 &state,
                 &compared.contents,
                 &head,
@@ -348,11 +358,12 @@ impl Mount {
             let unsure =
                 Compared::new(&self.source, &overlay, &stash_base, put_away, &HashSet::new()).await?;
             let theirs = build(&*self.source, &stash_base, &stashed, &unsure.contents).await?;
-            let open = self.nodes_open_for_write();
-            let (state, from) = snapshot(&overlay);
-            let base = self.base.lock().clone();
-            let live = (&*state, overlay.number());
-            let compared = Compared::new(&self.source, &overlay, &base, live, &open).await?;
+            let Live {
+                state,
+                from,
+                base,
+                compared,
+            } = self.compare_live(&overlay).await?;
             let mine = build(&*self.source, &base, &state, &compared.contents).await?;
             let merged = tree::merge(
                 &*self.source,
@@ -407,9 +418,20 @@ impl Mount {
         Err(never_quiet())
     }
 
-    fn nodes_open_for_write(&self) -> HashSet<NodeId> {
+    /// The live overlay as it is now, compared with its base.
+    async fn compare_live(&self, overlay: &Arc<Overlay>) -> Result<Live, Failure> {
         let open = self.view.open_for_write();
-        open.into_iter().map(|file| file.node).collect()
+        let open = open.into_iter().map(|file| file.node).collect();
+        let (state, from) = snapshot(overlay);
+        let base = self.base.lock().clone();
+        let numbered = (&*state, overlay.number());
+        let compared = Compared::new(&self.source, overlay, &base, numbered, &open).await?;
+        Ok(Live {
+            state,
+            from,
+            base,
+            compared,
+        })
     }
 
     /// Stands on a prepared overlay; `None` when it has to be made again.

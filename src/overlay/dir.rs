@@ -158,9 +158,7 @@ impl Bases {
     pub(super) fn list(&self) -> Result<Vec<Hash>, OverlayError> {
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.dir).at(&self.dir)? {
-            let name = entry.at(&self.dir)?.file_name();
-            // (Names of files that were not written to the end are no hashes.)
-            all.extend(name.to_str().and_then(|name| name.parse::<Hash>().ok()));
+            all.extend(hash_of(&entry.at(&self.dir)?));
         }
         Ok(all)
     }
@@ -168,16 +166,17 @@ impl Bases {
     pub(super) fn retain(&self, needed: &HashSet<Hash>) -> Result<(), OverlayError> {
         for entry in fs::read_dir(&self.dir).at(&self.dir)? {
             let entry = entry.at(&self.dir)?;
-            let hash = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<Hash>().ok());
-            if hash.is_none_or(|hash| !needed.contains(&hash)) {
+            if hash_of(&entry).is_none_or(|hash| !needed.contains(&hash)) {
                 super::bodies::remove_file(&entry.path())?;
             }
         }
         Ok(())
     }
+}
+
+/// Names of files that were not written to the end are no hashes.
+fn hash_of(entry: &fs::DirEntry) -> Option<Hash> {
+    entry.file_name().to_str()?.parse().ok()
 }
 
 /// Local work of a volume that another mount name left.

@@ -58,11 +58,11 @@ impl View {
             });
             nodes.collect()
         };
-        let written = space.inodes.iter().filter_map(|(_, inode)| match inode.what {
-            What::Node(id) if inode.file.as_ref()?.writers() > 0 => Some(id),
-            _ => None,
+        let written = before.iter().filter(|was| {
+            let file = space.inodes.get(was.ino).and_then(|inode| inode.file.as_ref());
+            file.is_some_and(|file| file.writers() > 0)
         });
-        let done = switch(overlay, &written.collect())?;
+        let done = switch(overlay, &written.map(|was| was.id).collect())?;
         space.generation += 1;
         let generation = space.generation;
         let mut marks = Vec::new();

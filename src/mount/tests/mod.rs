@@ -33,10 +33,16 @@ mod scripted;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use crate::mount::{Mount, MountOptions, Unattended};
 use crate::store::IMPATIENT;
 use crate::tree::merge_model::Dir;
+use crate::view::ShownOwner;
+use pod::VOLUME;
 use world::World;
 
 /// Seeds that CI runs; `SAILVOL_SIM_SEEDS` runs as many, from `SAILVOL_SIM_SEED` on.
@@ -46,12 +52,44 @@ const STEPS: u64 = 150;
 /// A directory in memory where there is one: what a power cut takes is tested elsewhere, `kill -9` takes nothing, and a
 /// busy disk takes its time for each sync.
 fn new_dir() -> tempfile::TempDir {
-    let memory = std::path::Path::new("/dev/shm");
+    let memory = Path::new("/dev/shm");
     let dir = match memory.is_dir() {
         true => tempfile::tempdir_in(memory),
         false => tempfile::tempdir(),
     };
     dir.expect("a directory")
+}
+
+/// A mount of the volume [`VOLUME`], made if it is not there, that lives in `dir`.
+fn options(dir: &Path, name: &str) -> MountOptions {
+    MountOptions {
+        volume: VOLUME.to_owned(),
+        dir: "/nowhere".into(),
+        name: name.to_owned(),
+        create: true,
+        read_only: false,
+        at: None,
+        state_dir: dir.join("state"),
+        cache_dir: dir.join("cache"),
+        shown_owner: ShownOwner::default(),
+        root_owner: (0, 0),
+        cache_bytes_max: 256 << 20,
+        cache_free_floor_bytes: 0,
+        remote_timeout: Duration::from_secs(300),
+        open_timeout: Duration::from_secs(300),
+        stash_age_max: Duration::from_secs(1 << 30),
+        stash_bytes_max: 1 << 40,
+        by: name.to_owned(),
+        unattended: Unattended::default(),
+    }
+}
+
+/// Says whether nothing of a mount is left: tasks may hold its overlay and cache for a moment after it, and the locks of
+/// their directories with them.
+fn gone(mount: &Mount) -> impl Fn() -> bool + use<> {
+    let overlay = mount.overlay.as_ref().map(Arc::downgrade);
+    let cache = Arc::downgrade(mount.source.cache());
+    move || overlay.as_ref().is_none_or(|overlay| overlay.strong_count() == 0) && cache.strong_count() == 0
 }
 
 fn same(what: &str, is: &Dir, should: &Dir) -> Result<(), String> {

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
@@ -12,10 +11,10 @@ use super::process::{Handle, Process};
 use crate::model::Seq;
 use crate::mount::{
     CommitAnswer, CommitRequest, Failure, LocalChanges, Mount, MountOptions, OpenedMount, ReloadAnswer,
-    ReloadRequest, Unattended,
+    ReloadRequest,
 };
 use crate::store::ObjectStore;
-use crate::view::{Passthrough, ShownOwner};
+use crate::view::Passthrough;
 
 /// Name of the volume.
 pub const VOLUME: &str = "v";
@@ -78,24 +77,9 @@ impl Pod {
 
     pub fn options(&self) -> MountOptions {
         MountOptions {
-            volume: VOLUME.to_owned(),
-            dir: "/nowhere".into(),
-            name: format!("pod-{}", self.number),
-            create: true,
             read_only: self.read_only,
-            at: None,
-            state_dir: self.dir.path().join("state"),
-            cache_dir: self.dir.path().join("cache"),
-            shown_owner: ShownOwner::default(),
-            root_owner: (0, 0),
             cache_bytes_max: self.cache_bytes,
-            cache_free_floor_bytes: 0,
-            remote_timeout: Duration::from_secs(300),
-            open_timeout: Duration::from_secs(300),
-            stash_age_max: Duration::from_secs(1 << 30),
-            stash_bytes_max: 1 << 40,
-            by: format!("pod-{}", self.number),
-            unattended: Unattended::default(),
+            ..super::options(self.dir.path(), &format!("pod-{}", self.number))
         }
     }
 
@@ -224,14 +208,8 @@ impl Pod {
         {
             task.abort();
         }
-        let overlay = mount
-            .as_ref()
-            .and_then(|mount| Some(Arc::downgrade(mount.overlay.as_ref()?)));
-        let cache = mount.as_ref().map(|mount| Arc::downgrade(mount.source.cache()));
-        move || {
-            overlay.as_ref().is_none_or(|overlay| overlay.strong_count() == 0)
-                && cache.as_ref().is_none_or(|cache| cache.strong_count() == 0)
-        }
+        let is_gone = mount.as_deref().map(super::gone);
+        move || is_gone.as_ref().is_none_or(|is_gone| is_gone())
     }
 
     // ---- checks

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::shown;
 use crate::model::VolumeId;
-use crate::mount::tests::new_dir;
+use crate::mount::tests::{gone, new_dir, options};
 use crate::mount::{
     CommitAnswer, CommitRequest, Failure, LocalChanges, Mount, MountOptions, ProgressSink, ReloadAnswer,
-    ReloadRequest, Unattended,
+    ReloadRequest,
 };
 use crate::view::tests::model::Fs;
 use crate::view::tests::side::Side;
@@ -18,29 +18,6 @@ use crate::volume::testing::ScriptedStore;
 
 pub fn quiet() -> ProgressSink {
     Arc::new(|_| {})
-}
-
-fn options(dir: &Path, name: &str, create: bool) -> MountOptions {
-    MountOptions {
-        volume: "v".to_owned(),
-        dir: PathBuf::from("/nowhere"),
-        name: name.to_owned(),
-        create,
-        read_only: false,
-        at: None,
-        state_dir: dir.join("state"),
-        cache_dir: dir.join("cache"),
-        shown_owner: Default::default(),
-        root_owner: (0, 0),
-        cache_bytes_max: 256 << 20,
-        cache_free_floor_bytes: 0,
-        remote_timeout: Duration::from_secs(30),
-        open_timeout: Duration::from_secs(30),
-        stash_age_max: Duration::from_secs(1 << 30),
-        stash_bytes_max: u64::MAX,
-        by: name.to_owned(),
-        unattended: Unattended::default(),
-    }
 }
 
 /// Where the journal of the live overlay ends: overlay, inode of the file, bytes.
@@ -57,7 +34,12 @@ pub struct Pod {
 impl Pod {
     /// Mounts the volume `v`, made if it is not there.
     pub async fn open(store: &Arc<ScriptedStore>, dir: tempfile::TempDir, name: &str, fs: Fs) -> Pod {
-        let opened = Mount::open(options(dir.path(), name, true), store.clone()).await;
+        let options = MountOptions {
+            remote_timeout: Duration::from_secs(30),
+            open_timeout: Duration::from_secs(30),
+            ..options(dir.path(), name)
+        };
+        let opened = Mount::open(options, store.clone()).await;
         let opened = opened.unwrap_or_else(|e| panic!("{e}"));
         let mount = opened.mount;
         let mut side = Side::new(fs, Arc::new(TestClock::default()));
@@ -85,11 +67,9 @@ impl Pod {
         mount.close().await;
         let view = side.view.take();
         drop((side, view));
-        let overlay = mount.overlay.as_ref().map(Arc::downgrade);
-        let cache = Arc::downgrade(mount.source.cache());
+        let is_gone = gone(&mount);
         drop(mount);
-        // Tasks may hold them for a moment, and the locks of their directories with them.
-        while overlay.as_ref().is_some_and(|overlay| overlay.strong_count() > 0) || cache.strong_count() > 0 {
+        while !is_gone() {
             tokio::task::yield_now().await;
         }
         dir

@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use super::pod::{JournalEnd, Pod, quiet, reload_request};
 use super::shown::{self, Shown, graft};
-use crate::mount::tests::new_dir;
+use crate::mount::tests::{new_dir, number};
 use crate::mount::{CommitRequest, FailureKind, LocalChanges};
 use crate::store::MemoryStore;
 use crate::view::tests::model::{Body, Fs, ROOT};
@@ -379,7 +379,7 @@ async fn open_crashed(
     pod.close().await;
 }
 
-async fn program(seed: u64, steps: usize) -> (usize, usize) {
+async fn program(seed: u64, steps: u64) -> (usize, usize) {
     let mut pair = Pair::new(seed).await;
     for _ in 0..steps {
         pair.step().await;
@@ -390,14 +390,13 @@ async fn program(seed: u64, steps: usize) -> (usize, usize) {
 #[tokio::test]
 async fn two_mounts_do_what_the_model_does_through_commits_reloads_and_crashes() {
     // To replay one: SAILVOL_SEED=n cargo test --lib mount::tests::scripted::programs
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let steps = number("SAILVOL_STEPS").unwrap_or(80);
     if let Some(seed) = number("SAILVOL_SEED") {
-        program(seed as u64, steps).await;
+        program(seed, steps).await;
         return;
     }
     let (mut crashes, mut merged) = (0, 0);
-    for seed in 1..=number("SAILVOL_PROGRAMS").unwrap_or(20) as u64 {
+    for seed in 1..=number("SAILVOL_PROGRAMS").unwrap_or(20) {
         eprintln!("seed {seed}");
         let (some, more) = program(seed, steps).await;
         crashes += some;
