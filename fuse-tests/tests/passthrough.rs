@@ -4,9 +4,10 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::time::{Duration, SystemTime};
 
 use fuse_tests::pod::{Cluster, Pod, wait_until};
 use fuse_tests::s3d::{Action, FaultRule, Verb};
@@ -345,6 +346,59 @@ fn readers_follow_a_writer_and_times_move() {
         assert!((after.mtime(), after.mtime_nsec()) > (before.mtime(), before.mtime_nsec()));
         assert_eq!(after.ino(), before.ino());
     }
+}
+
+/// make compares times of files that the daemon stamps (new, empty) with those that the kernel writes by itself.
+#[test]
+fn times_are_in_the_order_of_the_changes() {
+    let (_cluster, pod) = mounted();
+    let mtime = |path: &Path| {
+        let meta = fs::metadata(path).unwrap();
+        (meta.mtime(), meta.mtime_nsec())
+    };
+    let mut last = (0, 0);
+    for round in 0..200 {
+        let (touched, written) = (
+            pod.path(format!("touched{round}")),
+            pod.path(format!("written{round}")),
+        );
+        for (path, content) in [(&touched, &b""[..]), (&written, b"once"), (&written, b"again")] {
+            fs::write(path, content).unwrap();
+            let now = mtime(path);
+            assert!(now >= last, "round {round}: {now:?} after {last:?}");
+            last = now;
+        }
+    }
+}
+
+/// The shortest program that a random one was cut down to: the time was that of the creation afterwards.
+#[test]
+fn a_kill_moves_no_time() {
+    let (_cluster, pod) = mounted();
+    let times = |path: &Path| {
+        let meta = fs::metadata(path).unwrap();
+        (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec())
+    };
+    let past = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let paths: Vec<PathBuf> = (0..40).map(|at| pod.path(format!("f{at}"))).collect();
+    for (at, path) in paths.iter().enumerate() {
+        fs::write(path, b"new").unwrap();
+        let open = || File::options().write(true).open(path).unwrap();
+        match at % 4 {
+            1 => open().set_modified(past).unwrap(),
+            2 => {
+                open().set_modified(past).unwrap();
+                open().write_all(b"old").unwrap();
+            }
+            3 => fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap(),
+            _ => {}
+        }
+    }
+    let before: Vec<_> = paths.iter().map(|path| times(path)).collect();
+    pod.kill_daemon();
+    pod.mount("data", &[]);
+    let after: Vec<_> = paths.iter().map(|path| times(path)).collect();
+    assert_eq!(after, before);
 }
 
 #[test]

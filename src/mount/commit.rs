@@ -1,5 +1,6 @@
 //! `commit` on a live mount: freeze, upload and publish, and the view on its new base.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -392,11 +393,17 @@ impl Mount {
     /// Bodies of large files become cache files where both are on one file system; small ones are in the packs that
     /// went through the cache. What is dropped here is deleted.
     async fn keep_bodies(&self, frozen: &FrozenView, done: &CommitDone, freed: Vec<FreedBody>) {
+        let chunked: HashMap<NodeId, (u64, &Content)> = done
+            .contents
+            .iter()
+            .filter(|(_, size, content)| {
+                *size >= ITEM_BYTES_MAX && matches!(content, Content::Chunks { .. } | Content::Paged { .. })
+            })
+            .map(|(node, size, content)| (*node, (*size, content)))
+            .collect();
         for body in freed {
             let node = body.node();
-            let published = done.contents.iter().find(|(id, ..)| *id == node);
-            let Some((_, size, content @ (Content::Chunks { .. } | Content::Paged { .. }))) = published
-            else {
+            let Some((size, content)) = chunked.get(&node).copied() else {
                 continue;
             };
             let whole = frozen.state.node(node).is_some_and(|n| match &n.body {
@@ -404,14 +411,14 @@ impl Mount {
                 _ => false,
             });
             let open = frozen.open_for_write.iter().any(|open| open.node == node);
-            if *size < ITEM_BYTES_MAX || !whole || open {
+            if !whole || open {
                 continue;
             }
             // Hashed as it was frozen, and written by nobody since: a writer would have got a copy.
             let adopted = self
                 .source
                 .cache()
-                .adopt_file(content, *size, &body.path(), Adoption::Checked)
+                .adopt_file(content, size, &body.path(), Adoption::Checked)
                 .await;
             tracing::debug!(node, ?adopted, "body offered to the cache");
         }

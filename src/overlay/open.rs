@@ -328,9 +328,9 @@ fn mend(state: &OverlayState, bodies: &Bodies, recovery: &mut Recovery) -> Resul
         if stat.len < file.base_valid {
             ops.push(Op::SetSize { id, size: stat.len });
         }
-        // Every change of attributes stamps ctime: a body that was written later has the last word.
-        // (A time that was set stands in body and attributes alike.)
-        if file.dirty && stat.mtime > node.attrs.ctime && stat.mtime != node.attrs.mtime {
+        // Every change of attributes stamps ctime by the clock of the local filesystem: a body that was written later, or at
+        // the same tick, has the last word. (A time that was set stands in body and attributes alike.)
+        if file.dirty && stat.mtime >= node.attrs.ctime && stat.mtime != node.attrs.mtime {
             let attrs = Attrs {
                 mtime: stat.mtime,
                 ctime: stat.mtime,

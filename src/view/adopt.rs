@@ -5,8 +5,8 @@ use super::edit::Edit;
 use super::inodes::What;
 use super::space::{Ask, BaseDir, Child, lost};
 use super::types::Ino;
-use crate::model::{Attrs, Entry, EntryBody};
-use crate::overlay::{NewBody, NodeId, Op, Origin};
+use crate::model::{Attrs, Entry, EntryBody, Timestamp};
+use crate::overlay::{BodyId, NewBody, NodeBody, NodeId, Op, Origin};
 
 impl Edit<'_> {
     /// The overlay node of an inode; a clean one is adopted, after the directories above it. Nothing is fetched for it.
@@ -129,14 +129,29 @@ impl Edit<'_> {
         let written = attrs.mtime;
         change(&mut attrs);
         let mtime = attrs.mtime;
+        let body = match &self.look().node(id)?.body {
+            NodeBody::File(state) if state.dirty => state.body,
+            _ => None,
+        };
         if attrs != self.look().node(id)?.attrs {
             self.apply(&Op::SetAttrs { id, attrs })?;
         }
         match file {
             Some(file) if mtime != written => file.retimed(mtime),
             Some(file) if file.unsettled().is_some() => file.settled(written),
+            None if mtime != written => self.retime(body, mtime),
             _ => {}
         }
         Ok(())
+    }
+
+    /// A body that nobody has open says the time that was set, or a restart would take what it says for a later write.
+    fn retime(&self, body: Option<BodyId>, mtime: Timestamp) {
+        let (Some(overlay), Some(body)) = (self.overlay, body) else {
+            return;
+        };
+        if let Err(error) = overlay.body(body).and_then(|body| body.set_mtime(mtime)) {
+            tracing::warn!(%body, %error, "the time of a body");
+        }
     }
 }

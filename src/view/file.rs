@@ -11,6 +11,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::ViewError;
 use super::backing::Backing;
+use super::clock::saw_written;
 use super::inodes::LocalSize;
 use super::passthrough::Live;
 use super::space::content_blocks;
@@ -239,11 +240,18 @@ impl FileData {
         self.body.lock().as_ref().map(|(body, _)| body.clone())
     }
 
-    /// It was written now. The body of a live file tells that by itself.
+    /// It was changed now, without a write to its body. The body of a live file tells its times by itself.
     pub fn stamp(&self, now: Timestamp) {
         if self.live().is_none() {
             *self.stamp.lock() = Some(now);
         }
+    }
+
+    /// We wrote to its body just now. What programs see is what is found in the body after a crash.
+    pub fn stamp_written(&self, body: &Body, now: Timestamp) {
+        let by_disk = body.stat().map_or(now, |stat| stat.mtime);
+        saw_written(by_disk);
+        self.stamp(by_disk.max(now));
     }
 
     /// When it was written last, if the overlay does not know yet.
@@ -252,7 +260,11 @@ impl FileData {
             return *self.stamp.lock();
         };
         let written = self.current_body()?.stat().ok()?.mtime;
-        (written != live.seen).then_some(written)
+        if written == live.seen {
+            return None;
+        }
+        saw_written(written);
+        Some(written)
     }
 
     /// The overlay knows that it was written then.
@@ -265,12 +277,9 @@ impl FileData {
 
     /// Its time of last write was set to something else, and the overlay knows.
     pub fn retimed(&self, mtime: Timestamp) {
-        if self.live().is_none() {
-            *self.stamp.lock() = None;
-            return;
-        }
+        *self.stamp.lock() = None;
         let Some(body) = self.current_body() else { return };
-        // The next write is told by another time than this one.
+        // The next write is told by another time than this one, also after a crash.
         let seen = body.set_mtime(mtime).and_then(|()| body.stat());
         match (seen, &mut *self.live.lock()) {
             (Ok(seen), Some(live)) => live.seen = seen.mtime,

@@ -34,6 +34,7 @@
 mod adopt;
 mod attrs;
 mod backing;
+mod clock;
 mod copy;
 mod data;
 mod dirs;
@@ -62,9 +63,10 @@ mod way;
 mod xattrs;
 
 pub use backing::{Access, Backing, CleanFile, KernelFile, Offer, Passthrough, WritableBacking};
+pub use clock::{Clock, SystemClock};
 pub use errno::ViewError;
 pub use freeze::FrozenView;
-pub use options::{Clock, ContentSource, Room, ShownOwner, SystemClock, ViewOptions};
+pub use options::{ContentSource, Room, ShownOwner, ViewOptions};
 pub use types::{
     Allocate, Attr, Caller, CopySide, DirItem, DirItemPlus, Fh, Ino, Invalidations, Known, NodeKind, OpenDir,
     OpenFile, OpenFlags, OpenForWrite, ROOT_INO, RenameMode, Seek, SetAttr, SetTime, Statfs, XattrMode,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::backing::CleanFile;
 use super::types::Ino;
 use crate::cache::Cache;
-use crate::model::{Content, Timestamp};
+use crate::model::Content;
 use crate::tree::{NodeSource, TreeError};
 
 /// How a view behaves.
@@ -83,27 +83,6 @@ impl ContentSource for Cache {
 
     fn surrender(&self, content: &Content, size: u64, handle: BorrowedFd<'_>, to: &Path) -> bool {
         Cache::surrender(self, content, size, handle, to)
-    }
-}
-
-/// Tells the time for mtime and ctime stamps.
-pub trait Clock: Send + Sync {
-    /// The present.
-    fn now(&self) -> Timestamp;
-}
-
-/// The real-time clock. Not its coarse form: a stamp must not be older than what the local filesystem gave to a body
-/// just before, because after a crash the later of the two counts.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        Timestamp {
-            secs: now.tv_sec,
-            nanos: u32::try_from(now.tv_nsec).unwrap_or(0),
-        }
     }
 }
 

@@ -93,7 +93,7 @@ impl View {
             self.mark_present(file, local, &inside)?;
         }
         if grows || zeros {
-            file.stamp(self.now());
+            file.stamp_written(&local.body, self.now());
         }
         Ok(Step::Done(()))
     }
