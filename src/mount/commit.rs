@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::kept::{drop_unneeded, keep_prepared, keep_record};
 use super::live::{Exclusive, ProgressSink};
 use super::local::{count_changes, local_tree};
+use super::memory::give_back;
 use super::patience::Waiting;
 use super::unattended::{check_deletions, is_same_tree};
 use super::unsettled::commit_failure;
@@ -213,6 +214,9 @@ impl Mount {
         self.stand_on(&overlay, &frozen, &done).await?;
         let mut answer = commit_answer(&done, count_changes(&frozen.state), started.elapsed());
         answer.settled = settled.map(|settled| settled.seq);
+        let nodes = frozen.state.nodes.len();
+        drop((frozen, done));
+        give_back(nodes);
         tracing::info!(
             seq = answer.seq,
             record = answer.record.map(|hash| hash.to_string()),

@@ -16,6 +16,7 @@ mod kept;
 mod lease;
 mod live;
 mod local;
+mod memory;
 mod open;
 mod options;
 mod parked;

@@ -226,7 +226,7 @@ impl Faults {
     pub(super) fn new(seed: u64) -> Faults {
         Faults {
             rules: Vec::new(),
-            random: seed | 1,
+            random: seed.wrapping_mul(2) | 1,
         }
     }
 

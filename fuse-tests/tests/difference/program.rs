@@ -169,7 +169,10 @@ pub struct Rng(u64);
 
 impl Rng {
     pub fn new(seed: u64) -> Rng {
-        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        // From a number that looks random: the state moves by a constant, and seeds that lie apart by it, or by a multiple,
+        // would be the same program, a few steps later.
+        let start = Rng(seed).next();
+        Rng(start)
     }
 
     pub fn next(&mut self) -> u64 {
