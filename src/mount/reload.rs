@@ -13,7 +13,9 @@ use super::{
     Failure, FailureKind, LocalChanges, Mount, OverwrittenPath, ReloadAnswer, ReloadRequest, StashSummary,
 };
 use crate::commit::{Target, build, carry_over, restore};
-use crate::model::{Attrs, Content, DirTree, Entry, EntryBody, LocalContent, Totals, TreeRoot, VolPath};
+use crate::model::{
+    Attrs, Content, DirTree, Entry, EntryBody, LinkInode, LocalContent, Totals, TreeRoot, VolPath,
+};
 use crate::overlay::{BaseRef, NodeBody, NodeId, Overlay, OverlayState, StashInfo};
 use crate::tree::{self, NodeSource};
 use crate::view::{OpenForWrite, ViewError};
@@ -263,8 +265,9 @@ impl Mount {
         kept: &[&OpenForWrite],
     ) -> Result<TreeRoot, Failure> {
         let mut root = tree.as_entry();
+        let mut links = tree.links.clone();
         for file in kept {
-            let (Some(path), Some(node)) = (&file.path, state.node(file.node)) else {
+            let Some(node) = state.node(file.node) else {
                 continue;
             };
             let size = match &node.body {
@@ -286,7 +289,19 @@ impl Mount {
                     content: Content::Local(local),
                 },
             };
-            root = put_at(&*self.source, root, path, entry).await?;
+            // All its names stay names of it; where the target has fewer or others, those.
+            let linked = match node.link {
+                Some(link) => tree::link(&*self.source, &links, &link)
+                    .await?
+                    .map(|known| (link, known)),
+                None => None,
+            };
+            if let Some((link, known)) = linked {
+                let inode = LinkInode { entry, ..known };
+                links = tree::edit_links(&*self.source, &links, [(link, Some(inode))]).await?;
+            } else if let Some(path) = &file.path {
+                root = put_at(&*self.source, root, path, entry).await?;
+            }
         }
         let EntryBody::Dir {
             totals,
@@ -299,7 +314,7 @@ impl Mount {
             attrs: root.attrs,
             totals,
             tree: entries,
-            links: tree.links.clone(),
+            links,
         })
     }
 

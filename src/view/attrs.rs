@@ -45,8 +45,9 @@ impl View {
             }
             // Asked before the first effect: the answer needs it.
             look.attr(src, ino)?;
-            // A passthrough write of somebody who may not keep these bits says so by asking for nothing.
-            let kill = (nothing && caller.uid != 0) || (owner && kind != Kind::Dir);
+            // A passthrough write of somebody who may not keep these bits says so by asking for nothing; so does a chown
+            // that names no owner. The kernel asks for nothing else in this way.
+            let kill = (nothing || owner) && kind != Kind::Dir;
             if changes || kill {
                 edit.set_attrs(ino, |attrs| {
                     if let Some(mode) = set.mode {
