@@ -73,9 +73,11 @@ impl Edit<'_> {
         let generation = self.space.generation;
         let (what, file_id, place, old) = match child {
             Child::Node(id) => {
-                let old = self.known_clean(dir, name);
-                let file_id = self.look().node(id)?.attrs.file_id;
-                (What::Node(id), file_id, None, old)
+                let node = self.look().node(id)?;
+                // A hard link is known by its identity, under whichever of its names it was found.
+                let linked = node.link.and_then(|link| self.space.inodes.of_link(link));
+                let old = linked.or_else(|| self.known_clean(dir, name));
+                (What::Node(id), node.attrs.file_id, None, old)
             }
             Child::Link(id, inode) => {
                 let old = self.space.inodes.of_link(id);

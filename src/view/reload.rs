@@ -6,7 +6,7 @@
 //!    goes on there; what is written to another ends with its last handle, as with a file that was replaced by rename.
 //! 3. Handles of directories keep their listings.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::file::Turn;
@@ -16,7 +16,7 @@ use super::types::{Ino, Invalidations};
 use super::usage::Usage;
 use super::view::Dirty;
 use super::{View, ViewError};
-use crate::model::{Entry, Name, TreeRoot, VolPath};
+use crate::model::{Entry, LinkId, Name, TreeRoot, VolPath};
 use crate::overlay::{BaseRef, NodeBody, NodeId, Op, Overlay, OverlayNode, OverlayState, ROOT_NODE};
 
 impl View {
@@ -67,6 +67,11 @@ impl View {
         let generation = space.generation;
         let mut marks = Vec::new();
         let state = overlay.read();
+        let links: HashMap<LinkId, NodeId> = state
+            .nodes
+            .iter()
+            .filter_map(|(id, node)| Some((node.link?, *id)))
+            .collect();
         for was in before {
             if let Some(node) = state.node(was.id).filter(|node| node.kind() == was.node.kind()) {
                 marks.extend(missing_marks(was.id, &was.node, node));
@@ -81,6 +86,18 @@ impl View {
             }
             let link = was.node.link;
             space.leave_overlay(was.ino, was.place, link, was.node.nlink, was.entry);
+            // A hard link that was made here is in no base: by its identity nobody else would find it again.
+            if let Some(id) = link.and_then(|link| links.get(&link)) {
+                let what = What::Node(*id);
+                let look = super::space::Look {
+                    space: &space,
+                    state: &state,
+                    overlay: Some(overlay),
+                };
+                if look.still_is(was.ino, &what) {
+                    space.inodes.become_(was.ino, what, None, generation);
+                }
+            }
         }
         space
             .inodes

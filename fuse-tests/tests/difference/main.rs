@@ -7,12 +7,13 @@
 //!
 //! `SAILVOL_DIFF_RUNS`, `SAILVOL_DIFF_OPS` and `SAILVOL_DIFF_SEED` say how many programs, how long, and from which seed on;
 //! `SAILVOL_DIFF_MOUNT` holds more options for the mount. A difference is cut down to the shortest program that still
-//! differs and printed as lines that `SAILVOL_DIFF_REPLAY` (a file) takes.
+//! differs and printed as lines that `SAILVOL_DIFF_REPLAY` (a file) takes; those that were found are kept in `found/`.
 
 mod events;
 mod program;
 mod side;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use events::World;
@@ -34,14 +35,7 @@ fn from_env(name: &str, default: u64) -> u64 {
 fn a_mount_is_as_a_local_directory() {
     let world = World::new();
     if let Ok(path) = std::env::var("SAILVOL_DIFF_REPLAY") {
-        let text = std::fs::read_to_string(path).unwrap();
-        let steps: Vec<Step> = text
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        if let Err((at, difference)) = world.play(&steps) {
-            panic!("step {at}: {difference}");
-        }
+        replay(&world, Path::new(&path));
         return;
     }
     let first = from_env("SAILVOL_DIFF_SEED", 1);
@@ -66,6 +60,27 @@ fn a_mount_is_as_a_local_directory() {
     }
     println!("{:?}", world.counts());
     assert_eq!(differing, 0, "of {runs} programs");
+}
+
+/// What this test found once, each cut down to the shortest program.
+#[test]
+fn programs_that_differed_once() {
+    let world = World::new();
+    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/difference/found");
+    for program in std::fs::read_dir(found).unwrap() {
+        replay(&world, &program.unwrap().path());
+    }
+}
+
+fn replay(world: &World, path: &Path) {
+    let text = std::fs::read_to_string(path).unwrap();
+    let steps: Vec<Step> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    if let Err((at, difference)) = world.play(&steps) {
+        panic!("{}, step {at}: {difference}", path.display());
+    }
 }
 
 /// Leaves steps out as long as what is left still differs.
