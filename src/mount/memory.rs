@@ -1,6 +1,6 @@
-//! Memory that a large commit or reload leaves behind.
+//! Memory that a large commit leaves behind.
 
-/// Changes from which on it is worth the time: some MiB.
+/// Changed files from which on it is worth the time: they took some MiB.
 const CHANGES: usize = 5_000;
 
 /// Gives freed memory back to the machine, after work on so many files. glibc keeps what lies between two blocks that are

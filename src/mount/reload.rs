@@ -290,13 +290,9 @@ impl Mount {
                 },
             };
             // All its names stay names of it; where the target has fewer or others, those.
-            let linked = match node.link {
-                Some(link) => tree::link(&*self.source, &links, &link)
-                    .await?
-                    .map(|known| (link, known)),
-                None => None,
-            };
-            if let Some((link, known)) = linked {
+            if let Some(link) = node.link
+                && let Some(known) = tree::link(&*self.source, &links, &link).await?
+            {
                 let inode = LinkInode { entry, ..known };
                 links = tree::edit_links(&*self.source, &links, [(link, Some(inode))]).await?;
             } else if let Some(path) = &file.path {

@@ -6,7 +6,7 @@ use super::inodes::What;
 use super::space::{Ask, BaseDir, Child, lost};
 use super::types::Ino;
 use crate::model::{Attrs, Entry, EntryBody, Timestamp};
-use crate::overlay::{BodyId, NewBody, NodeBody, NodeId, Op, Origin};
+use crate::overlay::{NewBody, NodeId, Op, Origin};
 
 impl Edit<'_> {
     /// The overlay node of an inode; a clean one is adopted, after the directories above it. Nothing is fetched for it.
@@ -129,24 +129,22 @@ impl Edit<'_> {
         let written = attrs.mtime;
         change(&mut attrs);
         let mtime = attrs.mtime;
-        let body = match &self.look().node(id)?.body {
-            NodeBody::File(state) if state.dirty => state.body,
-            _ => None,
-        };
         if attrs != self.look().node(id)?.attrs {
             self.apply(&Op::SetAttrs { id, attrs })?;
         }
         match file {
             Some(file) if mtime != written => file.retimed(mtime),
             Some(file) if file.unsettled().is_some() => file.settled(written),
-            None if mtime != written => self.retime(body, mtime),
+            None if mtime != written => self.retime(id, mtime),
             _ => {}
         }
         Ok(())
     }
 
     /// A body that nobody has open says the time that was set, or a restart would take what it says for a later write.
-    fn retime(&self, body: Option<BodyId>, mtime: Timestamp) {
+    fn retime(&self, id: NodeId, mtime: Timestamp) {
+        let file = self.state.node(id).and_then(|node| node.body.as_file());
+        let body = file.filter(|file| file.dirty).and_then(|file| file.body);
         let (Some(overlay), Some(body)) = (self.overlay, body) else {
             return;
         };

@@ -139,7 +139,7 @@ impl View {
             }
             let copied = local.body.len()?;
             self.resized(target, copied);
-            target.stamp_written(&local.body, self.now());
+            target.stamp(self.now());
             Ok(Step::Done(copied))
         })
         .await
@@ -190,7 +190,7 @@ impl View {
                 local.body = clone.clone();
                 (local.present, local.base, local.base_valid) = (None, None, 0);
                 self.resized(target, len);
-                target.stamp_written(&local.body, self.now());
+                target.stamp(self.now());
                 Ok(Step::Done(true))
             })
             .await;
@@ -233,10 +233,7 @@ impl View {
                 let Some(now) = now else { return Ok(Step::Again) };
                 *bytes = now;
                 self.resized(target, end);
-                match &*bytes {
-                    FileBytes::Local(local) => target.stamp_written(&local.body, self.now()),
-                    FileBytes::Clean { .. } => target.stamp(self.now()),
-                }
+                target.stamp(self.now());
                 Ok(Step::Done(true))
             })
             .await?;

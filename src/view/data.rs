@@ -230,7 +230,7 @@ impl View {
         if end > size {
             self.resized(file, end);
         }
-        file.stamp_written(&local.body, self.now());
+        file.stamp(self.now());
         Ok(Step::Done(()))
     }
 
@@ -255,7 +255,7 @@ impl View {
             // The body first, then the overlay. What happens in between is finished at the next start.
             local.base_valid = local.base_valid.min(size);
             self.resized(file, size);
-            file.stamp_written(&local.body, self.now());
+            file.stamp(self.now());
             self.with_edit(|edit| match file.node_now(local) {
                 Some(id) => edit.apply(&Op::SetSize { id, size }),
                 None => Ok(()),

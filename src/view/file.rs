@@ -240,18 +240,16 @@ impl FileData {
         self.body.lock().as_ref().map(|(body, _)| body.clone())
     }
 
-    /// It was changed now, without a write to its body. The body of a live file tells its times by itself.
+    /// We wrote to it just now. With a body it was then that the local filesystem says, so that programs see what is found
+    /// after a crash. The body of a live file tells that by itself.
     pub fn stamp(&self, now: Timestamp) {
-        if self.live().is_none() {
-            *self.stamp.lock() = Some(now);
+        if self.live().is_some() {
+            return;
         }
-    }
-
-    /// We wrote to its body just now. What programs see is what is found in the body after a crash.
-    pub fn stamp_written(&self, body: &Body, now: Timestamp) {
-        let by_disk = body.stat().map_or(now, |stat| stat.mtime);
-        saw_written(by_disk);
-        self.stamp(by_disk.max(now));
+        let by_disk = self.current_body().and_then(|body| body.stat().ok());
+        let written = by_disk.map_or(now, |stat| stat.mtime.max(now));
+        saw_written(written);
+        *self.stamp.lock() = Some(written);
     }
 
     /// When it was written last, if the overlay does not know yet.

@@ -226,7 +226,8 @@ impl Faults {
     pub(super) fn new(seed: u64) -> Faults {
         Faults {
             rules: Vec::new(),
-            random: seed.wrapping_mul(2) | 1,
+            // Odd, as a xorshift stays at 0, and another one for each seed.
+            random: (seed << 1) | 1,
         }
     }
 
