@@ -459,7 +459,7 @@ impl View {
         }
     }
 
-    /// A file that no overlay knows any more: its body may be a stash's by now, it goes on with a copy.
+    /// A file that no overlay knows any more, and whose body is a stash's: it goes on with a copy.
     fn leave_body(&self, file: &FileData, local: &mut Local) -> Result<bool, ViewError> {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
         let copy = overlay.clone_body(&local.body)?;
@@ -684,7 +684,7 @@ impl FileData {
     pub fn node_now(&self, local: &Local) -> Option<NodeId> {
         match &*self.peek_turn() {
             None => local.node,
-            Some(super::file::Turn::Private | super::file::Turn::Published { .. }) => None,
+            Some(super::file::Turn::Private { .. } | super::file::Turn::Published { .. }) => None,
         }
     }
 

@@ -75,8 +75,9 @@ pub(super) enum Turn {
         /// What the kernel may still read, with its name on disk.
         freed: Option<FreedBody>,
     },
-    /// No overlay knows it any more: what is written to it ends with its last handle.
-    Private,
+    /// No overlay knows it any more: what is written to it ends with its last handle. `shared`: its body is a stash's
+    /// now, and must stay as it is.
+    Private { shared: bool },
 }
 
 /// Where the bytes are.
@@ -316,11 +317,10 @@ impl FileData {
                 self.uses_content(size, &content);
                 *bytes = FileBytes::Clean { size, content };
             }
-            Turn::Private => {
+            Turn::Private { shared } => {
                 if let FileBytes::Local(local) = bytes {
                     local.node = None;
-                    // The body may be a stash's by now.
-                    self.frozen.store(true, Ordering::Relaxed);
+                    self.frozen.store(shared, Ordering::Relaxed);
                 }
             }
         }

@@ -82,7 +82,10 @@ impl View {
             if let Some(file) = space.inodes.get(was.ino).and_then(|inode| inode.file.as_ref())
                 && !file.is_clean()
             {
-                file.turn(Turn::Private);
+                // What had no name was dropped. A body that the kernel writes to by itself is the only one that counts:
+                // with a copy, a cut would not be seen. (Files that are open for writing and have a name stay.)
+                let shared = was.node.nlink > 0;
+                file.turn(Turn::Private { shared });
             }
             let link = was.node.link;
             space.leave_overlay(was.ino, was.place, link, was.node.nlink, was.entry);
