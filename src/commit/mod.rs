@@ -9,8 +9,7 @@
 //! - `publish`: merge, store the nodes, create the record; `rehome`: what R2 demands; `settle`: after a crash.
 //! - `edit`: changes without a mount, through the same code.
 //!
-//! Not there yet: drafts and combining of commits under contention (FORMAT.md 6.3). The size of S is not bounded by the
-//! rule of 6.1 either: a mount that merges for weeks without a reload names as many records in its lease.
+//! Not there yet: drafts and combining of commits under contention (FORMAT.md 6.3).
 
 mod build;
 mod edit;
@@ -27,6 +26,7 @@ mod rehome;
 mod restore;
 mod settle;
 mod sink;
+mod sources;
 mod surroundings;
 #[cfg(test)]
 mod tests;
@@ -43,5 +43,6 @@ pub use progress::{Progress, ProgressCount};
 pub use publish::{CommitDone, NewBase};
 pub use restore::{CarriedOver, Target, carry_over, restore};
 pub use settle::{Settled, finish, settle};
+pub use sources::needed_sources;
 pub use surroundings::{Commit, CommitOptions};
 pub use upload::{ChunkHints, FileSource, NoHints, UploadLimits};

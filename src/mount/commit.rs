@@ -163,7 +163,7 @@ impl Mount {
     /// The commit itself. With `belt`, percent, it is refused when it deletes a larger share of the volume's files.
     pub(super) async fn commit_in_turn(
         &self,
-        _turn: Exclusive<'_>,
+        turn: Exclusive<'_>,
         request: &CommitRequest,
         progress: ProgressSink,
         belt: Option<u8>,
@@ -212,6 +212,7 @@ impl Mount {
             }
         };
         self.stand_on(&overlay, &frozen, &done).await?;
+        self.bound_sources(&turn).await;
         let mut answer = commit_answer(&done, count_changes(&frozen.state), started.elapsed());
         answer.settled = settled.map(|settled| settled.seq);
         let nodes = frozen.state.nodes.len();

@@ -7,8 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Failure, FailureKind, Mount};
+use super::live::Exclusive;
+use super::{Failure, FailureKind, Mount, STORE_TIME};
+use crate::commit::needed_sources;
 use crate::model::{LeaseId, Seq};
+use crate::overlay::Op;
 use crate::volume::{LeaseHolder, rules};
 
 /// A mount that lives longer than this takes a lease: half of the shortest time that a superseded record is kept
@@ -17,10 +20,15 @@ const LEASE_AFTER: Duration = Duration::from_secs(12 * 3600);
 /// How often the lease is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(900);
 
+/// Sources of a view that are named without asking whether they are still needed (FORMAT.md 6.1).
+pub(super) const SOURCES_MAX: usize = 64;
+
 /// The lease of a mount, written or not.
 pub struct Leasing {
     holder: LeaseHolder,
     written: bool,
+    /// Sources of the view when it was last found out which are needed.
+    left: usize,
 }
 
 impl Leasing {
@@ -32,6 +40,7 @@ impl Leasing {
         Ok(Leasing {
             holder: LeaseHolder::new(LeaseId(id), by.to_owned()),
             written: false,
+            left: 0,
         })
     }
 }
@@ -74,6 +83,41 @@ impl Mount {
             self.learn_head(&head);
         }
         Ok(())
+    }
+
+    /// After the view has moved: when its sources have become many, those that nothing is drawn from any more are dropped.
+    /// As long as that cannot be told all of them stay, and the next look is at twice as many, so that looking stays
+    /// cheap beside the commits that add them.
+    pub(super) async fn bound_sources(&self, _turn: &Exclusive<'_>) {
+        let mut leasing = self.leasing.lock().await;
+        let Some(overlay) = &self.overlay else { return };
+        let before = overlay.read().base.sources.len();
+        if before <= SOURCES_MAX.max(leasing.left.saturating_mul(2)) {
+            return;
+        }
+        leasing.left = before;
+        let state = overlay.read().clone();
+        let base = self.base.lock().clone();
+        let (head, _) = self.known_head();
+        let needed = needed_sources(&self.volume, &head, &*self.source, &base, &state);
+        match tokio::time::timeout(STORE_TIME, needed).await {
+            // What was written meanwhile is drawn from this base; only commands in their turn add sources.
+            Ok(Ok(Some(sources))) => {
+                let left = sources.len();
+                tracing::info!(
+                    before,
+                    left,
+                    "records that nothing is drawn from any more are given up"
+                );
+                match overlay.apply(&Op::SetSources { sources }) {
+                    Ok(_) => leasing.left = left,
+                    Err(error) => tracing::warn!(%error, "sources"),
+                }
+            }
+            Ok(Ok(None)) => tracing::info!(before, "all records that the view was drawn from are needed"),
+            Ok(Err(error)) => tracing::info!(before, %error, "which records are needed is not known"),
+            Err(_) => tracing::info!(before, "which records are needed is not known: no answer"),
+        }
     }
 
     /// At the end of the mount.

@@ -87,7 +87,7 @@ impl Mount {
 
     pub(super) async fn reload_in_turn(
         &self,
-        _turn: Exclusive<'_>,
+        turn: Exclusive<'_>,
         request: &ReloadRequest,
         progress: ProgressSink,
     ) -> Result<ReloadAnswer, Failure> {
@@ -142,6 +142,7 @@ impl Mount {
             }
             _ => self.move_stashing(&overlay, &target, &mut answer).await?,
         }
+        self.bound_sources(&turn).await;
         drop_unneeded(&overlay)?;
         tracing::info!(
             from = answer.from,
@@ -358,7 +359,7 @@ impl Mount {
     /// Nothing has changed then; the stash is still there.
     pub async fn stash_restore(&self, id: u64) -> Result<ReloadAnswer, Failure> {
         let overlay = self.writable()?.clone();
-        let _turn = self.exclusive("a stash restore", false, None).await?;
+        let turn = self.exclusive("a stash restore", false, None).await?;
         self.settle_commit(SETTLE_TIME).await?;
         let (known, _) = self.known_head();
         for _ in 0..TRIES {
@@ -408,6 +409,7 @@ impl Mount {
                 overwrote: merged.overwritten.iter().map(overwritten).collect(),
             };
             if let Some(overwrote) = self.switch(base, prepared, Some(id)).await? {
+                self.bound_sources(&turn).await;
                 let at = self.base_ref();
                 let kept = self
                     .diff(super::report::LISTED_MAX)

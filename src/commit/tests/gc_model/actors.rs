@@ -351,6 +351,7 @@ impl Actor {
                 if self.rng.chance(80) && !life.mount.overlay.is_clean() {
                     let late = self.rng.chance(30);
                     self.commit(&mut life.mount, late).await?;
+                    self.forget(life).await?;
                     self.draw(life).await;
                     self.lease(life, []).await?;
                 }
@@ -370,6 +371,65 @@ impl Actor {
             93.. => self.park(life).await,
             _ => Ok(()),
         }
+    }
+
+    /// Gives up sources that are not needed any more, far earlier than mounts do.
+    pub async fn forget(&mut self, life: &mut Life) -> Result<(), Stop> {
+        let mount = &mut life.mount;
+        let before = sources_of(&mount.overlay);
+        if before.len() < 3 || self.rng.chance(40) {
+            return Ok(());
+        }
+        let needed = match self.world.wrong {
+            Some(Wrong::EndsOnly) => Some(before.first().into_iter().chain(before.last()).copied().collect()),
+            _ => {
+                needed_sources(
+                    &mount.volume,
+                    &mount.head,
+                    &mount.nodes,
+                    &mount.base,
+                    &mount.overlay,
+                )
+                .await?
+            }
+        };
+        let Some(sources) = needed else {
+            self.world.count("all sources needed");
+            return Ok(());
+        };
+        if sources.len() < before.len() {
+            self.world.count("sources given up");
+        }
+        mount.apply(Op::SetSources { sources });
+        self.is_covered(life).await
+    }
+
+    /// Everything that the view refers to is in one of its sources, as far as they are there to be asked.
+    async fn is_covered(&self, life: &Life) -> Result<(), Stop> {
+        let mount = &life.mount;
+        let volume = self.world.raw();
+        let id = volume.id();
+        let spy = Spy {
+            remote: RemoteSource::new(volume.clone()),
+            mount: &mount.nodes,
+        };
+        let head = volume.head().await?;
+        let mut covered = BTreeSet::new();
+        for seq in sources_of(&mount.overlay) {
+            match volume.record(&head, seq).await {
+                Ok(record) => covered.extend(tree_keys(&spy, &id, &record.record.root.root).await?),
+                Err(VolumeError::NotKept { .. }) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let built = build(&spy, &mount.base, &mount.overlay, &mount.local_contents()).await?;
+        for root in [&mount.base, &built.tree] {
+            if let Some(key) = tree_keys(&spy, &id, root).await?.difference(&covered).next() {
+                let sources = sources_of(&mount.overlay);
+                return Err(Stop::Bug(format!("{key} is in none of the sources {sources:?}")));
+            }
+        }
+        Ok(())
     }
 
     /// Names all sources and `extra`; true if `extra` is held then.
@@ -471,6 +531,8 @@ impl Actor {
         if dirty && keep {
             self.world.count("reloads that keep");
             self.carry(life, &head).await?;
+            life.mount.base = theirs.clone();
+            self.forget(life).await?;
         } else {
             if dirty && stash {
                 self.world.count("stashes");
@@ -539,6 +601,7 @@ impl Actor {
         mount.overlay = restored;
         life.stashes.remove(at);
         self.world.count("stashes restored");
+        self.forget(life).await?;
         self.draw(life).await;
         Ok(())
     }

@@ -10,6 +10,9 @@
 //! - I4: no transaction is in the chain twice;
 //! - I5: protected records are in the log.
 //!
+//! Mounts give up sources that are not needed any more after almost every move, and then what the view refers to is looked
+//! for in those that are left.
+//!
 //! For each rule that is left out there is a script, the shortest schedule in which it does harm (`scripts.rs`). Random
 //! seeds have noticed all but five too (ignored tests where that takes minutes): R4 and its fence, leases read before the
 //! fence, sources forgotten by --keep and by restore rest on their scripts. `SAILVOL_MODEL_RUNS` sets the number of
@@ -322,6 +325,7 @@ noticed! {
     #[ignore = "takes many seeds; see the script of the same rule"]
     with_a_strict_fence_in_r4: Some(Mutant::StrictFence), None, 100;
     without_epochs_in_keys: None, Some(Wrong::SharedKeys), 50;
+    with_leases_on_two_sources: None, Some(Wrong::EndsOnly), 100;
     #[ignore = "takes many seeds; see the script of the same rule"]
     with_leases_that_are_not_confirmed: None, Some(Wrong::LeaseNotConfirmed), 200;
     #[ignore = "takes many seeds; see the script of the same rule"]

@@ -29,6 +29,8 @@ pub enum Wrong {
     NoStopRule,
     KeepForgets,
     RestoreForgets,
+    /// Of the sources only the newest and the oldest are named.
+    EndsOnly,
 }
 
 /// Lets an actor go one request at a time.

@@ -5,3 +5,4 @@ mod parked;
 mod pod;
 mod programs;
 mod shown;
+mod sources;
