@@ -133,7 +133,14 @@ impl Volume {
                 looked_at = self.clock.now();
                 fetched = self.fetch_record(head.seq() + 1).await;
             }
-            let Some((next, answered_at)) = std::mem::replace(&mut fetched, Ok(None))? else {
+            let found = std::mem::replace(&mut fetched, Ok(None))?;
+            // Between two requests a machine may have slept: only what is answered soon after a confirmed look says that
+            // a number is free, not trimmed.
+            let answered_at = found.as_ref().and_then(|(_, at)| *at);
+            if !rules::is_walk_sure((known.looked_at, self.clock.now()), (known.read_at, answered_at)) {
+                return self.refresh_by_list(known, newer).await;
+            }
+            let Some((next, _)) = found else {
                 return Ok(Refreshed {
                     head,
                     newer,

@@ -47,6 +47,8 @@ pub struct PreparedRecord {
     pub logged: LoggedRecord,
     /// The store's clock when the head below it was read.
     head_read_at: Option<Timestamp>,
+    /// The own clock then.
+    head_looked_at: Timestamp,
 }
 
 /// How an attempt to publish ended.
@@ -106,6 +108,7 @@ impl Volume {
         Ok(PreparedRecord {
             logged,
             head_read_at: head.read_at,
+            head_looked_at: head.looked_at,
         })
     }
 
@@ -116,6 +119,7 @@ impl Volume {
         follows.then(|| PreparedRecord {
             logged: sent.clone(),
             head_read_at: head.read_at,
+            head_looked_at: head.looked_at,
         })
     }
 
@@ -132,9 +136,13 @@ impl Volume {
         let key = Key::Record(self.id, mine.seq()).to_string();
         let mut reason = String::new();
         for _ in 0..SENDS_MAX {
+            let sent_at = self.clock.now();
             let sent = self.store.put(&key, mine.bytes.clone(), PutMode::IfAbsent).await;
             let said = match sent {
-                Ok(done) => return self.confirm(src, prepared, mine.clone(), done.server_time).await,
+                Ok(done) => {
+                    let at = (done.server_time, sent_at);
+                    return self.confirm(src, prepared, mine.clone(), at).await;
+                }
                 Err(
                     e @ (StoreError::AlreadyExists { .. }
                     | StoreError::Unknown { .. }
@@ -150,7 +158,9 @@ impl Volume {
             };
             reason = said.to_string();
             match self.fetch_record(mine.seq()).await {
+                // It may have been there for as long as the head below it is known.
                 Ok(Some((found, at))) if found.record.txn == mine.record.txn => {
+                    let at = (at, prepared.head_looked_at);
                     return self.confirm(src, prepared, found, at).await;
                 }
                 Ok(Some(_)) => return Ok(PublishOutcome::Lost),
@@ -168,13 +178,14 @@ impl Volume {
     }
 
     /// R4: the slot that we created was the log's next one, and not one that was trimmed and is re-used by us after a
-    /// long sleep.
+    /// long sleep. `answered_at`, by the store's clock: when it was seen there; `looked_at`, by the own: no record after
+    /// it is older.
     async fn confirm(
         &self,
         src: &dyn NodeSource,
         prepared: &PreparedRecord,
         mine: LoggedRecord,
-        answered_at: Option<Timestamp>,
+        (answered_at, looked_at): (Option<Timestamp>, Timestamp),
     ) -> Result<PublishOutcome, VolumeError> {
         let published = |head: Head| {
             Ok(PublishOutcome::Published {
@@ -186,7 +197,7 @@ impl Volume {
             let head = Head {
                 newest: mine.clone(),
                 read_at: answered_at,
-                looked_at: self.clock.now(),
+                looked_at,
             };
             return published(head);
         }

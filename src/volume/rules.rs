@@ -75,6 +75,24 @@ pub fn confirmed_by_time(head_read: Option<Timestamp>, put_answered: Option<Time
     }
 }
 
+/// An answer about the next number still counts, found or not: by the own clock and, as far as it told the time, by the
+/// store's no more than [`LOOK_SECS_MAX`] have passed since a confirmed look. Later the number may have been used and
+/// trimmed, and a record that was found may have been superseded long ago.
+pub fn is_walk_sure(own: (Timestamp, Timestamp), store: (Option<Timestamp>, Option<Timestamp>)) -> bool {
+    #[cfg(test)]
+    if mutant::is(Mutant::SleepyWalk) {
+        return true;
+    }
+    // Answers of several servers: their clocks may differ a little.
+    let soon = |from, to| (-60..LOOK_SECS_MAX).contains(&secs_between(from, to));
+    let (from, to) = own;
+    soon(from, to)
+        && match store {
+            (Some(from), Some(to)) => soon(from, to),
+            _ => true,
+        }
+}
+
 /// Seconds from `earlier` to `later`, negative when the order is the other way round.
 pub fn secs_between(earlier: Timestamp, later: Timestamp) -> i64 {
     later.secs.saturating_sub(earlier.secs)
@@ -104,6 +122,7 @@ pub(crate) enum Mutant {
     R2Newest,
     NoR4,
     StrictFence,
+    SleepyWalk,
 }
 
 #[cfg(test)]

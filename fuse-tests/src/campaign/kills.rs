@@ -30,6 +30,8 @@ use crate::s3d::{Action, FaultRule, Verb};
 const WORKERS: usize = 2;
 /// The log is compared with what was acknowledged after so many rounds.
 const AUDIT_EVERY: u64 = 5;
+/// A new volume after so many rounds: the S3 server holds in memory whatever was ever committed, some 90 MB a round.
+const VOLUME_ROUNDS: u64 = 50;
 /// Bytes that a repeated commit may send beyond what had not arrived: what shares a pack with the nodes, twice.
 const RESENT_BYTES_MAX: u64 = 9 << 20;
 
@@ -103,8 +105,12 @@ struct World<'a> {
 /// # Panics
 /// Where a promise is broken, with the seed of the round.
 pub fn run(plan: &Plan) -> Tally {
-    let mut world = World::new(plan);
+    let mut world = World::new(plan, plan.seed, Tally::default());
     for seed in plan.seed..plan.seed + plan.rounds {
+        if seed > plan.seed && (seed - plan.seed).is_multiple_of(VOLUME_ROUNDS) {
+            let tally = world.tally;
+            world = World::new(plan, seed, tally);
+        }
         let began = Instant::now();
         let kill = world.round(seed);
         plan.say(format_args!(
@@ -120,7 +126,7 @@ pub fn run(plan: &Plan) -> Tally {
 }
 
 impl World<'_> {
-    fn new(plan: &Plan) -> World<'_> {
+    fn new(plan: &Plan, seed: u64, tally: Tally) -> World<'_> {
         let cluster = Cluster::start();
         let (pod, other) = (cluster.pod(), cluster.pod());
         other.mount("data", &["--create"]);
@@ -137,12 +143,12 @@ impl World<'_> {
             others_files: BTreeMap::new(),
             // The last one does not run by itself: it holds large files.
             workers: (0..=WORKERS as u64)
-                .map(|n| Worker::new(plan.seed * 1000 + n))
+                .map(|n| Worker::new(seed * 1000 + n))
                 .collect(),
             attempts: Vec::new(),
             interrupted: None,
             audited: 0,
-            tally: Tally::default(),
+            tally,
         }
     }
 

@@ -373,34 +373,36 @@ impl Actor {
         }
     }
 
-    /// Gives up sources that are not needed any more, far earlier than mounts do.
+    /// Gives up sources that are not needed any more, far earlier than mounts do; what is left must be enough.
     pub async fn forget(&mut self, life: &mut Life) -> Result<(), Stop> {
-        let mount = &mut life.mount;
-        let before = sources_of(&mount.overlay);
-        if before.len() < 3 || self.rng.chance(40) {
-            return Ok(());
-        }
-        let needed = match self.world.wrong {
-            Some(Wrong::EndsOnly) => Some(before.first().into_iter().chain(before.last()).copied().collect()),
-            _ => {
-                needed_sources(
-                    &mount.volume,
-                    &mount.head,
-                    &mount.nodes,
-                    &mount.base,
-                    &mount.overlay,
-                )
-                .await?
+        let before = sources_of(&life.mount.overlay);
+        if before.len() > 2 && self.rng.chance(60) {
+            let mount = &mut life.mount;
+            let needed = match self.world.wrong {
+                Some(Wrong::EndsOnly) => {
+                    Some(before.first().into_iter().chain(before.last()).copied().collect())
+                }
+                _ => {
+                    needed_sources(
+                        &mount.volume,
+                        &mount.head,
+                        &mount.nodes,
+                        &mount.base,
+                        &mount.overlay,
+                    )
+                    .await?
+                }
+            };
+            match needed {
+                Some(sources) => {
+                    if sources.len() < before.len() {
+                        self.world.count("sources given up");
+                    }
+                    mount.apply(Op::SetSources { sources });
+                }
+                None => self.world.count("all sources needed"),
             }
-        };
-        let Some(sources) = needed else {
-            self.world.count("all sources needed");
-            return Ok(());
-        };
-        if sources.len() < before.len() {
-            self.world.count("sources given up");
         }
-        mount.apply(Op::SetSources { sources });
         self.is_covered(life).await
     }
 

@@ -323,6 +323,8 @@ noticed! {
     #[ignore = "takes many seeds; see the script of the same rule"]
     without_r4: Some(Mutant::NoR4), None, 200;
     #[ignore = "takes many seeds; see the script of the same rule"]
+    with_walks_that_sleep: Some(Mutant::SleepyWalk), None, 100;
+    #[ignore = "takes many seeds; see the script of the same rule"]
     with_a_strict_fence_in_r4: Some(Mutant::StrictFence), None, 100;
     without_epochs_in_keys: None, Some(Wrong::SharedKeys), 50;
     with_leases_on_two_sources: None, Some(Wrong::EndsOnly), 100;

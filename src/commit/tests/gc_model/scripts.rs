@@ -148,6 +148,28 @@ async fn a_trimmed_number_is_used_again(stage: &mut Stage) -> Played {
     Ok(())
 }
 
+/// A committer that slept while it read what is new, number by number: the last one that it finds was superseded before
+/// that, and what follows is trimmed just before it asks.
+async fn a_number_is_trimmed_before_the_eyes_of_a_sleeper(stage: &mut Stage) -> Played {
+    let mut late = stage.stepped(|mut actor| async move {
+        let mut life = actor.begin().await?;
+        life.mount.write(KEPT, "late").await;
+        actor.commit(&mut life.mount, false).await
+    });
+    until(&mut late, 2, Verb::Get, "/log/").await;
+    for text in ["a", "b", "c", "d"] {
+        stage
+            .publish(async |mount| mount.write(MOVED, text).await)
+            .await?;
+    }
+    until(&mut late, 1, Verb::Get, "/log/").await;
+    stage.pass(25);
+    until(&mut late, 1, Verb::Get, "/log/").await;
+    stage.collect(1, &[]).await?;
+    to_the_end(&mut late).await;
+    Ok(())
+}
+
 /// The fence that was just created, when the next record is there already.
 async fn a_fence_is_superseded_before_it_is_confirmed(stage: &mut Stage) -> Played {
     let mut collector = stage.stepped(|mut actor| async move { actor.collect().await });
@@ -320,6 +342,7 @@ scripts! {
     r2_for_all_sources: an_older_source_is_not_kept, Some(Mutant::R2Newest), None;
     r4: a_trimmed_number_is_used_again, Some(Mutant::NoR4), None;
     r4_at_the_fence_itself: a_fence_is_superseded_before_it_is_confirmed, Some(Mutant::StrictFence), None;
+    walks_that_sleep: a_number_is_trimmed_before_the_eyes_of_a_sleeper, Some(Mutant::SleepyWalk), None;
     the_stop_rule: a_collector_marks_from_trimmed_records, None, Some(Wrong::NoStopRule);
     sources_after_keep: a_reload_keeps_what_came_from_before, None, Some(Wrong::KeepForgets);
     sources_after_restore: a_stash_brings_its_sources, None, Some(Wrong::RestoreForgets);
