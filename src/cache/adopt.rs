@@ -66,7 +66,7 @@ impl Cache {
             return None;
         }
         let key = Contents::whole_key(file.cid);
-        let segment = self.contents.get(&key)?;
+        let segment = self.contents.get(&key, size)?;
         if segment.all_checked() {
             return self.pin_segment(segment, holder);
         }
@@ -83,7 +83,7 @@ impl Cache {
             return None;
         }
         this.prefetch_chunked(&file).await.ok()?;
-        this.pin_segment(self.contents.get(&key)?, holder)
+        this.pin_segment(self.contents.get(&key, size)?, holder)
     }
 
     fn pin_segment(&self, segment: Arc<Segment>, holder: u64) -> Option<PinnedFile> {
@@ -107,7 +107,7 @@ impl Cache {
         let fits = pinned <= self.disk.space.cap() / 2;
         let known = self
             .contents
-            .get(&segment.key)
+            .any(&segment.key)
             .is_some_and(|s| s.number == segment.number);
         let usable = fits && known && segment.all_checked() && segment.is_untouched_at(&pin.handle);
         (usable && segment.hand_to(holder, &pin.handle)).then_some(pin)
@@ -120,7 +120,7 @@ impl Cache {
             return false;
         };
         let _not_now = self.evicting.lock();
-        let Some(segment) = self.contents.get(&Contents::whole_key(file.cid)) else {
+        let Some(segment) = self.contents.get(&Contents::whole_key(file.cid), size) else {
             return false;
         };
         let given = segment.pins.load(Relaxed) <= 1
@@ -234,7 +234,7 @@ impl Cache {
         segment.was_body();
         // What there was of the content makes way.
         while !self.contents.insert(segment.clone()) {
-            if let Some(old) = self.contents.get(&key) {
+            if let Some(old) = self.contents.any(&key) {
                 self.contents.discard(&self.disk, &old);
             }
         }

@@ -122,19 +122,31 @@ impl Contents {
         parts
     }
 
-    /// The segment, if something of it is there.
-    pub fn get(&self, key: &SegmentKey) -> Option<Arc<Segment>> {
+    /// The segment, if something of it is there. One that was found at the opening has the length of its file: of
+    /// another than `len`, that of the content, it is none (a power cut shortens files), until it is replaced.
+    pub fn get(&self, key: &SegmentKey, len: u64) -> Option<Arc<Segment>> {
+        self.any(key).filter(|segment| segment.len == len)
+    }
+
+    /// The segment, whatever its length.
+    pub fn any(&self, key: &SegmentKey) -> Option<Arc<Segment>> {
         self.segments.read().get(key).cloned()
     }
 
-    /// The segment, a new one if need be.
-    pub fn get_or_new(&self, disk: &Disk, key: SegmentKey, len: u64) -> Arc<Segment> {
-        if let Some(segment) = self.get(&key) {
-            return segment;
+    /// The segment, a new one if need be; the second is one that made way, for [`Segment::delete`].
+    pub fn get_or_new(&self, disk: &Disk, key: SegmentKey, len: u64) -> (Arc<Segment>, Option<Arc<Segment>>) {
+        if let Some(segment) = self.get(&key, len) {
+            return (segment, None);
         }
         let mut segments = self.segments.write();
-        let new = || Segment::new(&self.dir, disk, key, len);
-        segments.entry(key).or_insert_with(new).clone()
+        match segments.get(&key) {
+            Some(segment) if segment.len == len => return (segment.clone(), None),
+            Some(misfit) => drop(misfit.retire(true)),
+            None => {}
+        }
+        let new = Segment::new(&self.dir, disk, key, len);
+        let misfit = segments.insert(key, new.clone());
+        (new, misfit)
     }
 
     /// A segment that is not in the map.
@@ -203,7 +215,7 @@ impl Contents {
         let len = usize::try_from(range.end - range.start).ok()?;
         let mut whole = Vec::new();
         for part in self.parts(file.cid, file.size, range) {
-            let segment = self.get(&part.key)?;
+            let segment = self.get(&part.key, part.segment_len)?;
             let part_len = usize::try_from(part.range.end - part.range.start).ok()?;
             match segment.read_checked(part.range.start, part_len) {
                 LocalRead::Bytes(bytes) => {
@@ -227,7 +239,7 @@ impl Contents {
     pub fn all_checked(&self, file: &Chunked) -> bool {
         let whole = self
             .is_whole(file.size)
-            .then(|| self.get(&Contents::whole_key(file.cid)));
+            .then(|| self.get(&Contents::whole_key(file.cid), file.size));
         whole.flatten().is_some_and(|segment| segment.all_checked())
     }
 
@@ -237,9 +249,10 @@ impl Contents {
             return false;
         }
         let parts = self.parts(file.cid, file.size, 0..file.size);
-        parts
-            .iter()
-            .all(|part| self.get(&part.key).is_some_and(|segment| segment.complete()))
+        parts.iter().all(|part| {
+            let segment = self.get(&part.key, part.segment_len);
+            segment.is_some_and(|segment| segment.complete())
+        })
     }
 
     /// Notes a read; returns what should be fetched ahead.

@@ -79,14 +79,27 @@ impl Cache {
 
     /// A file of the cache is not what we left: forget it, aside.
     fn discard_segment(&self, segment: &Arc<Segment>) {
+        if self.contents.retire(segment) {
+            self.delete_damaged(segment.clone());
+        }
+    }
+
+    /// Deletes a retired segment that is not what was written.
+    fn delete_damaged(&self, segment: Arc<Segment>) {
         count(&self.remote.counters.local_damage);
         tracing::warn!(path = %segment.path.display(), "a cache file is damaged; fetching it again");
-        let (Some(this), segment) = (self.me.upgrade(), segment.clone()) else {
-            return;
-        };
-        if self.contents.retire(&segment) {
+        if let Some(this) = self.me.upgrade() {
             self.runtime.spawn_blocking(move || segment.delete(&this.disk));
         }
+    }
+
+    /// The segment that a part lies in; a file of another length makes way for it.
+    fn segment_of(&self, part: &Part) -> Arc<Segment> {
+        let (segment, misfit) = self.contents.get_or_new(&self.disk, part.key, part.segment_len);
+        if let Some(misfit) = misfit {
+            self.delete_damaged(misfit);
+        }
+        segment
     }
 
     /// Starts what is needed for every frame of the range, then waits; `None`: something was evicted, look again.
@@ -136,7 +149,7 @@ impl Cache {
     /// Opens the file that holds a piece, should it be closed.
     async fn open_part(self: &Arc<Self>, file: &Chunked, piece: &Range<u64>) {
         for part in self.contents.parts(file.cid, file.size, piece.clone()) {
-            if let Some(segment) = self.contents.get(&part.key) {
+            if let Some(segment) = self.contents.get(&part.key, part.segment_len) {
                 let (this, opening) = (self.clone(), segment.clone());
                 let opening = move || opening.open_file(&this.disk).map(drop);
                 match tokio::task::spawn_blocking(opening).await {
@@ -150,7 +163,7 @@ impl Cache {
     /// Sees to it that all frames of a part of a group come, and adds what to wait for.
     async fn want(self: &Arc<Self>, file: &Chunked, group: Range<u64>, wanted: &mut Vec<Wanted>) {
         for part in self.contents.parts(file.cid, file.size, group) {
-            let segment = self.contents.get_or_new(&self.disk, part.key, part.segment_len);
+            let segment = self.segment_of(&part);
             segment.touch(&self.disk);
             self.read_marks(&segment).await;
             let mut run = Vec::new();
@@ -245,7 +258,7 @@ impl Cache {
 
     /// Starts the absent runs of a part; false when there was no leave to.
     async fn part_ahead(self: &Arc<Self>, file: &Chunked, part: &Part) -> bool {
-        let segment = self.contents.get_or_new(&self.disk, part.key, part.segment_len);
+        let segment = self.segment_of(part);
         self.read_marks(&segment).await;
         let mut frames = frames_of(&part.range).peekable();
         while let Some(first) = frames.next() {

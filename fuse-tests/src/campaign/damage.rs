@@ -194,7 +194,16 @@ fn read_all(pod: &Pod, model: &Model, context: &str) -> Vec<(PathBuf, io::Error)
             match model.get(&path) {
                 None => pending.push(path),
                 Some(wanted) => match fs::read(pod.path(&path)) {
-                    Ok(found) => assert!(found == *wanted, "{context}: wrong bytes in {}", path.display()),
+                    Ok(found) => {
+                        let at = found.iter().zip(wanted).position(|(a, b)| a != b);
+                        assert!(
+                            found == *wanted,
+                            "{context}: wrong bytes in {}: {} of {}, differing from {at:?} on",
+                            path.display(),
+                            found.len(),
+                            wanted.len()
+                        );
+                    }
                     Err(error) => errors.push((path, error)),
                 },
             }
@@ -326,11 +335,14 @@ fn damaged_cache(plan: &Plan, seed: u64, cluster: &Cluster, model: &Model, tally
     let pod = cluster.pod();
     let options: Vec<&str> = plan.mount_options.iter().map(String::as_str).collect();
     pod.mount("data", &options);
-    let context = |when: &str| format!("seed {seed}, cache damaged {when}");
-    let clean = |errors: Vec<(PathBuf, io::Error)>, when: &str| {
-        assert!(errors.is_empty(), "{}: {errors:?}", context(when));
+    let mut harms = Vec::new();
+    let context = |when: &str, harms: &[String]| format!("seed {seed}, cache damaged {when}: {harms:?}");
+    let look = |when: &str, harms: &[String]| {
+        let context = context(when, harms);
+        let errors = read_all(&pod, model, &context);
+        assert!(errors.is_empty(), "{context}: {errors:?}");
     };
-    clean(read_all(&pod, model, &context("not yet")), "not yet");
+    look("not yet", &harms);
     for when in ["while mounted", "while not mounted", "after a kill"] {
         match when {
             "while mounted" => {}
@@ -343,13 +355,15 @@ fn damaged_cache(plan: &Plan, seed: u64, cluster: &Cluster, model: &Model, tally
             let harm = *random.pick(&HARMS).expect("there are harms");
             let other = random.pick(&files).map(|path| fs::read(path).unwrap_or_default());
             harm_file(path, harm, &other.unwrap_or_default(), &mut random);
+            let name = path.strip_prefix(pod.local_dir("cache")).unwrap_or(path);
+            harms.push(format!("{when}: {harm:?} of {}", name.display()));
             tally.add("damaged cache files", 1);
         }
         if when != "while mounted" {
             pod.mount("data", &options);
         }
         forget_pages(&pod, model);
-        clean(read_all(&pod, model, &context(when)), when);
+        look(when, &harms);
     }
 }
 

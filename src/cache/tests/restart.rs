@@ -67,6 +67,34 @@ async fn a_file_that_changed_while_nobody_looked_is_found_out_and_fetched_again(
     assert!(cache.stats().requests > 0);
 }
 
+/// A power cut leaves files shorter than what was written to them, often at a frame's border or empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_another_length_is_never_taken_for_the_content() {
+    for len in [0, MIB, 5 * MIB, 7 * MIB] {
+        let place = Place::new(64 * MIB);
+        let stored = place.script.store(Plain::noise(&mut Random(4), 6 * MIB)).await;
+        let cache = place.open();
+        check(&cache, &stored, 0..stored.size(), "fetch").await;
+        place.close(cache).await;
+        for path in place.files() {
+            let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            if file.metadata().unwrap().len() == stored.size() {
+                file.set_len(len).unwrap();
+            }
+        }
+        let cache = place.open();
+        assert!(!cache.contains_fully(&stored.content, stored.size()), "{len}");
+        let handed = cache.hand_out(&stored.content, stored.size(), 1).await;
+        assert!(handed.is_none(), "{len}: {handed:?}");
+        check(&cache, &stored, 0..stored.size(), "again").await;
+        settled(&cache).await;
+        let handed = cache.hand_out(&stored.content, stored.size(), 1).await;
+        let handed = handed.expect("a whole file");
+        let path = format!("/proc/self/fd/{}", handed.handle().as_raw_fd());
+        assert_eq!(File::open(path).unwrap().metadata().unwrap().len(), stored.size());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_index_costs_refetching_and_a_smaller_cap_evicts() {
     let mut place = Place::new(64 * MIB);
