@@ -116,7 +116,11 @@ impl Frozen {
     }
 
     /// M, with these contents.
-    async fn build(&self, src: &dyn NodeSource, contents: &Contents) -> Result<Built, CommitError> {
+    pub(super) async fn build(
+        &self,
+        src: &dyn NodeSource,
+        contents: &Contents,
+    ) -> Result<Built, CommitError> {
         match &self.changes {
             Changes::Overlay(overlay) => Ok(build(src, &self.base, overlay, contents).await?),
             Changes::Edits(edits) => apply_edits(src, &self.base, edits, contents).await,

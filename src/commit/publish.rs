@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::build::Contents;
 use super::error::CommitError;
 use super::frozen::{Counted, Uploaded};
 use super::journal::Attempt;
 use super::prepared::{PreparedTree, stored_locally, tree_hash};
 use super::rehome::rehome;
 use super::sink::Uploads;
+use super::sources::held_contents;
 use super::surroundings::{Commit, node_params};
 use crate::format::{PackBuilder, RecordKind, SuperNode, Usage, txn_id};
 use crate::model::{Seq, TreeRoot, TxnId, VolPath};
@@ -307,14 +309,22 @@ impl Publishing<'_> {
             None => stored?,
         };
         self.sent += uploads.sent();
-        let prepared = match merge.plain {
-            true => None,
+        let uploaded = &self.uploaded.files.contents;
+        let (prepared, contents) = match merge.plain {
+            true => (None, resolved(uploaded, &stored.ids)),
             false => {
-                let mine = tree::resolve_root(&self.uploaded.built.tree, &stored.ids);
-                Some(stored_locally(commit.nodes, &mine, params).await?)
+                let (base, built) = (&self.uploaded.frozen.base, &self.uploaded.built);
+                let held = held_contents(commit.nodes, base, &merge.result, built, uploaded).await?;
+                let mine = match &held {
+                    Some(held) => &self.uploaded.frozen.build(commit.nodes, held).await?,
+                    None => built,
+                };
+                let mine = tree::resolve_root(&mine.tree, &stored.ids);
+                let prepared = stored_locally(commit.nodes, &mine, params).await?;
+                let contents = held.as_ref().unwrap_or(uploaded);
+                (Some(prepared), resolved(contents, &stored.ids))
             }
         };
-        let contents = self.contents(&stored.ids);
         let next = self.next_record(head, stored.root, merge.used);
         let record = commit.volume.prepare(head, next)?;
         let frozen = &self.uploaded.frozen;
@@ -359,15 +369,6 @@ impl Publishing<'_> {
         }
     }
 
-    fn contents(&self, ids: &PackIds) -> Vec<PublishedContent> {
-        let files = self.uploaded.files.contents.iter();
-        let mut contents: Vec<PublishedContent> = files
-            .map(|(node, (size, content))| (*node, *size, tree::resolve_content(content, ids)))
-            .collect();
-        contents.sort_by_key(|(node, _, _)| *node);
-        contents
-    }
-
     fn next_record(&self, head: &Head, root: TreeRoot, renames: Vec<Hint>) -> NextRecord {
         let parent = head.record();
         let sent = self.uploaded.files.sent + self.sent;
@@ -398,6 +399,16 @@ impl Publishing<'_> {
             },
         }
     }
+}
+
+/// Contents with the true names of packs, by node.
+fn resolved(contents: &Contents, ids: &PackIds) -> Vec<PublishedContent> {
+    let mut resolved: Vec<PublishedContent> = contents
+        .iter()
+        .map(|(node, (size, content))| (*node, *size, tree::resolve_content(content, ids)))
+        .collect();
+    resolved.sort_by_key(|(node, _, _)| *node);
+    resolved
 }
 
 /// Moves are written into the record up to this many bytes of paths: they serve those who combine commits later, and

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::build::base_path;
+use super::build::{Built, Contents, base_path};
 use super::error::CommitError;
 use crate::format::Node;
 use crate::model::{
@@ -63,6 +63,59 @@ pub async fn needed_sources(
         }
     }
     Ok(open.is_empty().then(|| needed.into_iter().collect()))
+}
+
+/// Contents of uploaded files as a base may name them that stays here after a merge. A merge that finds equal bytes takes
+/// the other's, or (a file that was made anew with the bytes that it had, and that somebody else removed) none; what was
+/// uploaded then hangs on no record, and collecting takes it. The same bytes stand in the result, or in the base before.
+/// `None`: as they are.
+pub(super) async fn held_contents(
+    src: &dyn NodeSource,
+    base: &TreeRoot,
+    result: &TreeRoot,
+    built: &Built,
+    contents: &Contents,
+) -> Result<Option<Contents>, TreeError> {
+    let mut held = Vec::new();
+    for (node, (size, content)) in contents {
+        let (Some(_), Some(path)) = (stored(content), built.paths.get(node)) else {
+            continue;
+        };
+        let found = match same_at(src, result, path, *size, content).await? {
+            Some(found) => Some(found),
+            None => same_at(src, base, path, *size, content).await?,
+        };
+        if let Some(found) = found.filter(|found| !is_same_place(content, found)) {
+            held.push((*node, (*size, found)));
+        }
+    }
+    if held.is_empty() {
+        return Ok(None);
+    }
+    let mut all = contents.clone();
+    all.extend(held);
+    Ok(Some(all))
+}
+
+/// The content at a path, if it is the same bytes.
+async fn same_at(
+    src: &dyn NodeSource,
+    root: &TreeRoot,
+    path: &VolPath,
+    size: u64,
+    content: &Content,
+) -> Result<Option<Content>, TreeError> {
+    let Some(entry) = tree::walk(src, root, path).await? else {
+        return Ok(None);
+    };
+    let entry = tree::inode_of(src, &root.links, entry).await?;
+    Ok(match entry.body {
+        EntryBody::File {
+            size: other_size,
+            content: other,
+        } if other_size == size && other.same(content) => Some(other),
+        _ => None,
+    })
 }
 
 /// Something in the store, and where a tree refers to it.

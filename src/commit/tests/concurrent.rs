@@ -7,8 +7,42 @@ use std::time::Duration;
 use super::mount::*;
 use crate::commit::*;
 use crate::model::{Seq, TxnId};
-use crate::tree::Register;
+use crate::tree::{self, Register};
 use crate::volume::testing::*;
+
+/// The base of a mount refers to nothing that only its own upload brought and no record took: equal bytes of two.
+#[tokio::test]
+async fn what_a_merge_does_not_take_is_not_referred_to() {
+    let store = scripted();
+    let mut first = Mount::new(new_volume(&store, "v").await);
+    let (old, new) = ("old ".repeat(100), "new ".repeat(100));
+    first.write("/again", old.clone()).await;
+    first.commit().await.unwrap();
+    let mut second = Mount::new(reopen(&store, "v").await);
+    let before = content_at(&first, "/again").await;
+
+    second.rename("/again", "/elsewhere").await;
+    second.write("/both", new.clone()).await;
+    second.commit().await.unwrap();
+    first.remove("/again").await;
+    first.write("/again", old).await;
+    first.write("/both", new).await;
+    first.write("/mine", "mine ".repeat(100)).await;
+    let done = first.commit().await.unwrap();
+
+    assert_eq!(content_at(&first, "/again").await, before);
+    let theirs = content_at(&second, "/both").await;
+    assert_eq!(content_at(&first, "/both").await, theirs);
+    first.reload().await;
+    assert_eq!(first.head.seq(), done.record.seq());
+    assert_eq!(content_at(&first, "/both").await, theirs);
+    assert_eq!(content_at(&first, "/elsewhere").await, before);
+}
+
+async fn content_at(mount: &Mount, at: &str) -> String {
+    let entry = tree::walk(&mount.nodes, &mount.base, &path(at)).await.unwrap();
+    format!("{:?}", entry.expect("a file").body)
+}
 
 /// What one mount knows that it has published.
 struct Published {
