@@ -48,6 +48,8 @@ pub struct Pod {
     local: PathBuf,
     store: String,
     environment: Vec<(String, String)>,
+    /// `cgroup.procs` of the control group that its processes begin in.
+    group: Option<PathBuf>,
 }
 
 impl Pod {
@@ -80,12 +82,19 @@ impl Pod {
             directories,
             store: store.to_owned(),
             environment: Vec::new(),
+            group: None,
         }
     }
 
     /// Adds a variable to the environment of everything this pod runs.
     pub fn env(mut self, name: &str, value: &str) -> Pod {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Everything that this pod runs, its daemon included, begins in this control group.
+    pub fn in_group(mut self, group: &Path) -> Pod {
+        self.group = Some(group.join("cgroup.procs"));
         self
     }
 
@@ -118,7 +127,17 @@ impl Pod {
 
     /// The program with arguments, not yet started.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(program());
+        let mut command = match &self.group {
+            None => Command::new(program()),
+            Some(procs) => {
+                let mut shell = Command::new("sh");
+                shell
+                    .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+                    .arg(procs)
+                    .arg(program());
+                shell
+            }
+        };
         command
             .args(arguments)
             .env("SAILVOL_STORE", &self.store)

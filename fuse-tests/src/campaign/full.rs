@@ -355,9 +355,8 @@ pub fn run_memory(plan: &Plan) -> Tally {
     let mut tally = Tally::default();
     let group = MemoryGroup::make(MEMORY_BYTES);
     let cluster = Cluster::start();
-    let pod = cluster.pod();
+    let pod = cluster.pod().in_group(&group.dir);
     pod.mount("data", &options(plan));
-    group.take(pod.daemon().expect("the daemon runs"));
     let mut random = Random::new(plan.seed);
     let files: Vec<Vec<u8>> = (0..6).map(|_| random.bytes(64 << 20)).collect();
     for (n, bytes) in files.iter().enumerate() {
@@ -367,9 +366,8 @@ pub fn run_memory(plan: &Plan) -> Tally {
         fs::write(pod.path(format!("small{n}")), random.bytes(2000)).expect("the mount writes");
     }
     pod.commit("under a limit");
-    let reader = cluster.pod();
+    let reader = cluster.pod().in_group(&group.dir);
     reader.mount("data", &[]);
-    group.take(reader.daemon().expect("the daemon runs"));
     std::thread::scope(|scope| {
         for (n, bytes) in files.iter().enumerate() {
             let path = reader.path(format!("large{n}"));
@@ -405,10 +403,6 @@ impl MemoryGroup {
         };
         fs::write(dir.join(file), limit.to_string()).expect("a memory limit");
         MemoryGroup { dir, is_v2 }
-    }
-
-    fn take(&self, pid: u32) {
-        fs::write(self.dir.join("cgroup.procs"), pid.to_string()).expect("the process is ours");
     }
 
     fn peak(&self) -> u64 {
