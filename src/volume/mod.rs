@@ -8,7 +8,8 @@
 //! 1. Nothing but a lease is ever overwritten. A record comes into the log by put-if-absent, in one request that
 //!    nobody repeats without having looked at the slot ([`Volume::publish`]).
 //! 2. A record is believed to be the newest only if its number was listed and its bytes were read within one hour by the
-//!    store's clock ([`Volume::head`]), or if it follows, by its parent's hash, one that was ([`Volume::refresh`]).
+//!    store's clock ([`Volume::head`]), or if within an hour of that it was found to follow it, by its parent's hash, and
+//!    no other to follow ([`Volume::refresh`]).
 //! 3. Whether a transaction was published is never guessed: it is found, found not to be there, or an error says that it
 //!    cannot be told ([`Volume::find_txn`]).
 //! 4. The rules R1 to R4 and those of leases are predicates in [`rules`], used by everything that publishes.
