@@ -14,8 +14,8 @@
 //! for in those that are left.
 //!
 //! For each rule that is left out there is a script, the shortest schedule in which it does harm (`scripts.rs`). Random
-//! seeds have noticed all but five too (ignored tests where that takes minutes): R4 and its fence, leases read before the
-//! fence, sources forgotten by --keep and by restore rest on their scripts. `SAILVOL_MODEL_RUNS` sets the number of
+//! seeds have noticed all but four too (ignored tests where that takes minutes): R4 and its fence, leases read before the
+//! fence, and sources forgotten by restore rest on their scripts. `SAILVOL_MODEL_RUNS` sets the number of
 //! seeds, `SAILVOL_MODEL_SEED` the first one: a failure is replayed by its seed and one run.
 
 mod actors;
