@@ -65,6 +65,15 @@ impl Stage {
         }
     }
 
+    /// A mount that changes a file and commits, step by step.
+    fn committer(&mut self) -> Running {
+        self.stepped(|mut actor| async move {
+            let mut life = actor.begin().await?;
+            life.mount.write(KEPT, "late").await;
+            actor.commit(&mut life.mount, false).await
+        })
+    }
+
     fn pass(&self, hours: u64) {
         self.world.memory.advance_time(Duration::from_secs(hours * 3600));
     }
@@ -132,11 +141,7 @@ async fn to_the_end(running: &mut Running) {
 
 /// A committer that slept before its PUT, while its number was used, superseded and trimmed.
 async fn a_trimmed_number_is_used_again(stage: &mut Stage) -> Played {
-    let mut late = stage.stepped(|mut actor| async move {
-        let mut life = actor.begin().await?;
-        life.mount.write(KEPT, "late").await;
-        actor.commit(&mut life.mount, false).await
-    });
+    let mut late = stage.committer();
     until(&mut late, 1, Verb::Put, "/log/").await;
     stage.publish(async |mount| mount.write(MOVED, "a").await).await?;
     stage.publish(async |mount| mount.write(MOVED, "b").await).await?;
@@ -151,11 +156,7 @@ async fn a_trimmed_number_is_used_again(stage: &mut Stage) -> Played {
 /// A committer that slept while it read what is new, number by number: the last one that it finds was superseded before
 /// that, and what follows is trimmed just before it asks.
 async fn a_number_is_trimmed_before_the_eyes_of_a_sleeper(stage: &mut Stage) -> Played {
-    let mut late = stage.stepped(|mut actor| async move {
-        let mut life = actor.begin().await?;
-        life.mount.write(KEPT, "late").await;
-        actor.commit(&mut life.mount, false).await
-    });
+    let mut late = stage.committer();
     until(&mut late, 2, Verb::Get, "/log/").await;
     for text in ["a", "b", "c", "d"] {
         stage
