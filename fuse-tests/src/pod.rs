@@ -41,6 +41,16 @@ pub fn program() -> &'static Path {
     })
 }
 
+/// Puts a copy of the program there, by a process of its own: one that another thread starts meanwhile would inherit a file
+/// that is open for writing here, and until it ends nobody could run the copy.
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy_program(to: &Path) {
+    let copied = Command::new("cp").arg(program()).arg(to).status();
+    assert!(copied.expect("cp runs").success(), "{}", to.display());
+}
+
 /// One pod: local directories, a mount point, and the program with an environment that points there.
 pub struct Pod {
     directories: TempDir,

@@ -275,7 +275,7 @@ fn a_machine_without_fuse_or_with_directories_that_belong_to_others() {
     let top = pod.mount_dir().parent().unwrap().to_owned();
     fs::set_permissions(&top, fs::Permissions::from_mode(0o755)).unwrap();
     let program = top.join("sailvol");
-    fs::copy(fuse_tests::pod::program(), &program).unwrap();
+    fuse_tests::pod::copy_program(&program);
     let inner = command(&pod, &["mount", "file:///tmp/nothing", "{mnt}"]);
     let mut other = Command::new(&program);
     other.args(inner.get_args());

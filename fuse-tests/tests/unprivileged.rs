@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fuse_tests::pod::{program, wait_until};
+use fuse_tests::pod::{copy_program, wait_until};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use serde_json::Value;
@@ -40,7 +40,7 @@ impl User {
         // The mode that the kernel itself gives it; machines without udev may have another.
         fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o666)).unwrap();
         // The checkout may lie where only root can look.
-        fs::copy(program(), directories.path().join("sailvol")).unwrap();
+        copy_program(&directories.path().join("sailvol"));
         User { directories }
     }
 
