@@ -11,6 +11,9 @@ pub const HEAD_SECS_MAX: i64 = 3600;
 /// For this long after a confirmed look at the log the next number cannot have been trimmed, so "not there" means
 /// "nothing new", seconds (FORMAT.md 5).
 pub const LOOK_SECS_MAX: i64 = 3600;
+/// Answers of one store come from several servers, whose clocks may differ by this, seconds; far more than those of one
+/// service do, and nothing beside [`LOOK_SECS_MAX`].
+const CLOCKS_APART_SECS: i64 = 60;
 /// After this long a look also asks whether the record known before is still there, seconds: a bucket that is restored
 /// from a backup takes longer, and nobody's loop of commits pays for it.
 pub const RECHECK_SECS: i64 = 60;
@@ -83,8 +86,7 @@ pub fn is_walk_sure(own: (Timestamp, Timestamp), store: (Option<Timestamp>, Opti
     if mutant::is(Mutant::SleepyWalk) {
         return true;
     }
-    // Answers of several servers: their clocks may differ a little.
-    let soon = |from, to| (-60..LOOK_SECS_MAX).contains(&secs_between(from, to));
+    let soon = |from, to| (-CLOCKS_APART_SECS..LOOK_SECS_MAX).contains(&secs_between(from, to));
     let (from, to) = own;
     soon(from, to)
         && match store {

@@ -533,8 +533,6 @@ impl Actor {
         if dirty && keep {
             self.world.count("reloads that keep");
             self.carry(life, &head).await?;
-            life.mount.base = theirs.clone();
-            self.forget(life).await?;
         } else {
             if dirty && stash {
                 self.world.count("stashes");
@@ -547,6 +545,7 @@ impl Actor {
             mount.overlay = OverlayState::succeeding(&mount.overlay, base_ref(&head), theirs.attrs.clone());
         }
         life.mount.base = theirs;
+        self.forget(life).await?;
         self.world.count("reloads");
         self.draw(life).await;
         self.lease(life, []).await.map(|_| ())
