@@ -2,10 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AutomaticStatus, Counts, LastFailure};
-use crate::cache::CacheStats;
+use super::Failure;
 use crate::model::{Hash, Seq, VolumeId};
-use crate::store::StoreCounters;
 
 /// What `commit` is asked to do.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -284,17 +282,35 @@ pub struct StatusAnswer {
     pub warnings: Vec<String>,
 }
 
-/// Everything that is counted, at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Statistics {
-    /// The state, without asking the store.
-    pub status: StatusAnswer,
-    /// Requests to the store by verb.
-    pub store: StoreCounters,
-    /// The cache.
-    pub cache: CacheStats,
-    /// Commands.
-    pub counts: Counts,
+/// How autocommit or autoreload stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AutomaticStatus {
+    /// Its interval, seconds.
+    pub every_secs: u64,
+    /// Seconds until the next look; 0 while it is at work.
+    pub next_secs: u64,
+    /// The record that it published or moved to last.
+    pub last_seq: Option<Seq>,
+    /// Seconds since then.
+    pub last_age_secs: Option<u64>,
+    /// Times it has looked whether there is something to do.
+    pub looks: u64,
+    /// Tries that failed since the last that did not.
+    pub failures: u32,
+    /// Why it does not do its work, if so, and what to do.
+    pub held: Option<String>,
+}
+
+/// The last failure of a command, until one of the same kind succeeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastFailure {
+    /// What was being done.
+    pub during: String,
+    /// Seconds ago.
+    pub age_secs: u64,
+    /// Why, and what to do.
+    #[serde(flatten)]
+    pub failure: Failure,
 }
 
 /// How far a long operation is.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use super::{CommitAnswer, Failure, FailureKind, Mount, ReloadAnswer};
+use super::{CommitAnswer, Failure, FailureKind, LastFailure, Mount, ReloadAnswer};
 use crate::model::Seq;
 
 /// Events that a slow watcher may be behind.
@@ -114,18 +114,6 @@ pub enum Happening {
     },
     /// The mount ends.
     Ended,
-}
-
-/// The last failure of a command, until one of the same kind succeeds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LastFailure {
-    /// What was being done.
-    pub during: String,
-    /// Seconds ago.
-    pub age_secs: u64,
-    /// Why, and what to do.
-    #[serde(flatten)]
-    pub failure: Failure,
 }
 
 /// How often commands were done and failed, since the mount.

@@ -31,15 +31,16 @@ mod unattended;
 mod unsettled;
 
 pub use answers::{
-    CacheStatus, ChangeKind, ChangedPath, CommitAnswer, CommitRequest, DiffAnswer, LocalChanges, LogEntry,
-    OverwrittenPath, PrefetchAnswer, Progress, ReloadAnswer, ReloadRequest, StashSummary, Statistics,
-    StatusAnswer, TransferStatus,
+    AutomaticStatus, CacheStatus, ChangeKind, ChangedPath, CommitAnswer, CommitRequest, DiffAnswer,
+    LastFailure, LocalChanges, LogEntry, OverwrittenPath, PrefetchAnswer, Progress, ReloadAnswer,
+    ReloadRequest, StashSummary, StatusAnswer, TransferStatus,
 };
 pub use commit::commit_answer;
 pub use create::create_volume;
-pub use events::{Counts, Event, EventStream, Happening, LastFailure};
+pub use events::{Counts, Event, EventStream, Happening};
 pub use failure::{Failure, FailureKind, STORE_TIME, no_answer};
 pub use live::{Mount, ProgressSink};
 pub use options::{KernelCaches, MountOptions, MountSummary, OpenedMount};
-pub use unattended::{AutomaticStatus, DELETED_FREE, DELETED_PERCENT, Unattended};
+pub use report::Statistics;
+pub use unattended::{DELETED_FREE, DELETED_PERCENT, Unattended};
 pub use unsettled::commit_failure;

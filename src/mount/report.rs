@@ -10,11 +10,12 @@ use super::live::ProgressSink;
 use super::local::local_tree;
 use super::reload::{open_stash, snapshot, summary};
 use super::{
-    CacheStatus, ChangeKind, ChangedPath, DiffAnswer, Failure, FailureKind, LogEntry, Mount, PrefetchAnswer,
-    Progress, StashSummary, Statistics, StatusAnswer, TransferStatus,
+    CacheStatus, ChangeKind, ChangedPath, Counts, DiffAnswer, Failure, FailureKind, LogEntry, Mount,
+    PrefetchAnswer, Progress, StashSummary, StatusAnswer, TransferStatus,
 };
 use crate::cache::CacheStats;
 use crate::model::{Content, DirTree, Entry, EntryBody, Seq, TreeRoot, VolPath, format_bytes};
+use crate::store::StoreCounters;
 use crate::tree::{self, Change, Hint, NodeSource};
 
 /// Paths that an answer lists at most when nobody says how many.
@@ -26,6 +27,19 @@ const PREFETCHES_AT_ONCE: usize = 16;
 
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Failed, error.to_string())
+}
+
+/// Everything that is counted, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    /// The state, without asking the store.
+    pub status: StatusAnswer,
+    /// Requests to the store by verb.
+    pub store: StoreCounters,
+    /// The cache.
+    pub cache: CacheStats,
+    /// Commands.
+    pub counts: Counts,
 }
 
 impl Mount {

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CommitAnswer, CommitRequest, Failure, FailureKind, LocalChanges, Mount, ReloadRequest};
+use super::{
+    AutomaticStatus, CommitAnswer, CommitRequest, Failure, FailureKind, LocalChanges, Mount, ReloadRequest,
+};
 use crate::model::{Entry, EntryBody, Seq, TreeRoot};
 use crate::tree::{self, Change, Hint, NodeSource, TreeError};
 
@@ -46,25 +48,6 @@ impl Default for Unattended {
             deleted_percent_max: DELETED_PERCENT,
         }
     }
-}
-
-/// How autocommit or autoreload stands.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct AutomaticStatus {
-    /// Its interval, seconds.
-    pub every_secs: u64,
-    /// Seconds until the next look; 0 while it is at work.
-    pub next_secs: u64,
-    /// The record that it published or moved to last.
-    pub last_seq: Option<Seq>,
-    /// Seconds since then.
-    pub last_age_secs: Option<u64>,
-    /// Times it has looked whether there is something to do.
-    pub looks: u64,
-    /// Tries that failed since the last that did not.
-    pub failures: u32,
-    /// Why it does not do its work, if so, and what to do.
-    pub held: Option<String>,
 }
 
 /// The live form of [`AutomaticStatus`].
