@@ -173,7 +173,16 @@ fn lies(h: &Hostile) -> BTreeMap<&'static str, (Entry, Found)> {
     };
     let extents_cid = page_cid(&extents);
     let extents_at = h.encoded(&Node::Extent(Arc::new(extents)));
-    let paged = |size: u64, root: Ptr, cid: Hash| file(size, Content::Paged { tier: 0, root, cid });
+    let paged = |size: u64, root: Ptr, cid: Hash| {
+        file(
+            size,
+            Content::Paged {
+                tier: 0,
+                root: Box::new(root),
+                cid,
+            },
+        )
+    };
     let huge = sailvol::model::FILE_BYTES_MAX;
     let cid = paged_cid(huge, 0, [extents_cid]);
     add(
@@ -265,7 +274,10 @@ fn lies(h: &Hostile) -> BTreeMap<&'static str, (Entry, Found)> {
         Found::Reading,
     );
     let mut with_xattrs = tiny(b"x");
-    with_xattrs.attrs.xattrs = Xattrs::OutOfLine { blob, raw_len: 1000 };
+    with_xattrs.attrs.xattrs = Xattrs::OutOfLine {
+        blob: Box::new(blob),
+        raw_len: 1000,
+    };
     add("xattrs-garbled", inline([(name("f"), with_xattrs)]), Found::Check);
 
     // ---- bombs ----
@@ -337,7 +349,7 @@ fn lies(h: &Hostile) -> BTreeMap<&'static str, (Entry, Found)> {
     for _ in 0..40 {
         let both = ["left", "right"].map(|side| {
             let stored = DirTree::Stored {
-                ptr: tree.1,
+                ptr: Box::new(tree.1),
                 index: false,
             };
             (name(side), dir_with(tree.0, stored))
@@ -349,7 +361,7 @@ fn lies(h: &Hostile) -> BTreeMap<&'static str, (Entry, Found)> {
         );
     }
     let stored = DirTree::Stored {
-        ptr: tree.1,
+        ptr: Box::new(tree.1),
         index: false,
     };
     add("names-2^40", dir_with(tree.0, stored), Found::Never);
@@ -365,7 +377,13 @@ fn lies(h: &Hostile) -> BTreeMap<&'static str, (Entry, Found)> {
                 unreachable!()
             };
             let ptr = h.encoded(&Node::Dir(page.clone()));
-            deep = dir_with(*totals, DirTree::Stored { ptr, index: false });
+            deep = dir_with(
+                *totals,
+                DirTree::Stored {
+                    ptr: Box::new(ptr),
+                    index: false,
+                },
+            );
         }
     }
     add("deep", deep, Found::Check);

@@ -30,7 +30,7 @@ impl Cache {
         let at = |index: u64| usize::try_from(index).unwrap_or(usize::MAX);
         let root = match &file.content {
             Content::Chunks { chunks, .. } => return chunks.get(at(index)).copied().ok_or_else(none),
-            Content::Paged { root, tier, .. } => (*root, *tier),
+            Content::Paged { root, tier, .. } => (**root, *tier),
             _ => return Err(none()),
         };
         let list = self.list(file, root).await?;

@@ -50,7 +50,7 @@ impl BaseChunks {
     pub async fn load(src: &dyn NodeSource, content: &Content) -> Result<BaseChunks, TreeError> {
         let root = match content {
             Content::Chunks { chunks, .. } => return Ok(BaseChunks::Inline(chunks.clone())),
-            Content::Paged { root, .. } => *root,
+            Content::Paged { root, .. } => **root,
             Content::Tiny(_) | Content::Blob(_) | Content::Local(_) => return Ok(BaseChunks::None),
         };
         let mut pages = Vec::new();
@@ -187,7 +187,7 @@ pub(super) fn content_of(
         .ok_or(EncodeError::Invalid("a file of chunks has some"))?;
     Ok(Content::Paged {
         tier: TIER,
-        root,
+        root: Box::new(root),
         cid,
     })
 }

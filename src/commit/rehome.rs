@@ -198,7 +198,7 @@ impl Rehoming<'_> {
                     cid,
                 })
             }
-            Content::Paged { root, .. } if matches!(theirs, Some(Content::Paged { root: r, .. }) if *r == root) => {
+            Content::Paged { ref root, .. } if matches!(theirs, Some(Content::Paged { root: r, .. }) if *r == *root) => {
                 Ok(content)
             }
             Content::Paged { .. } => self.paged(size, content, path).await,

@@ -192,7 +192,7 @@ fn origin(overlay: &OverlayState, id: NodeId) -> Result<Option<At>, TreeError> {
 
 fn out_of_line(xattrs: &Xattrs) -> Option<BlobRef> {
     match xattrs {
-        Xattrs::OutOfLine { blob, .. } => Some(*blob),
+        Xattrs::OutOfLine { blob, .. } => Some(**blob),
         Xattrs::None | Xattrs::Inline(_) => None,
     }
 }
@@ -332,7 +332,7 @@ impl Other<'_> {
     async fn has_node(&mut self, path: &VolPath, ptr: &Ptr) -> Result<bool, TreeError> {
         if !self.nodes.contains_key(path) {
             let root = match self.dir(path).await?.as_ref().and_then(Entry::as_dir) {
-                Some((_, DirTree::Stored { ptr, index })) => Some((*ptr, *index)),
+                Some((_, DirTree::Stored { ptr, index })) => Some((**ptr, *index)),
                 _ => None,
             };
             if root.is_some_and(|(root, _)| root == *ptr) {

@@ -140,7 +140,7 @@ pub fn decode_attrs(r: &mut Reader<'_>, tables: &mut DecodeTables) -> Result<Att
         (false, true) => {
             let raw_len = r.uv_max(XATTR_BLOB_BYTES_MAX as u64, "xattrs are over their limit")?;
             Xattrs::OutOfLine {
-                blob: decode_blob_ref(r, tables, raw_len)?,
+                blob: Box::new(decode_blob_ref(r, tables, raw_len)?),
                 raw_len: raw_len as u32,
             }
         }

@@ -283,7 +283,7 @@ pub fn decode_content(r: &mut Reader<'_>, tables: &DecodeTables, size: u64) -> R
             r.require(size > 0, "a paged content of an empty file")?;
             Ok(Content::Paged {
                 tier,
-                root: decode_ptr(r, tables)?,
+                root: Box::new(decode_ptr(r, tables)?),
                 cid: r.hash()?,
             })
         }

@@ -210,7 +210,7 @@ fn decode_dir_tree(r: &mut Reader<'_>, tables: &mut DecodeTables, depth: usize) 
             Ok(DirTree::Inline(Arc::new(page)))
         }
         form @ (1 | 2) => Ok(DirTree::Stored {
-            ptr: decode_ptr(r, tables)?,
+            ptr: Box::new(decode_ptr(r, tables)?),
             index: form == 2,
         }),
         _ => Err(r.corrupt("a directory of unknown form")),

@@ -41,8 +41,8 @@ pub enum Xattrs {
     Inline(Arc<XattrMap>),
     /// In a blob of their own: `raw_len` bytes of encoded map.
     OutOfLine {
-        /// Where the blob is.
-        blob: BlobRef,
+        /// Where the blob is. Boxed as it is rare, and there are entries by the million in memory.
+        blob: Box<BlobRef>,
         /// Length of the encoded map, bytes.
         raw_len: u32,
     },

@@ -177,8 +177,8 @@ pub enum Content {
     Paged {
         /// Number of the tier table, 0.
         tier: u8,
-        /// Extent page or index page.
-        root: Ptr,
+        /// Extent page or index page. Boxed: only files of more than [`CHUNKS_INLINE_MAX`] chunks have it.
+        root: Box<Ptr>,
         /// Canonical content id.
         cid: Hash,
     },

@@ -149,8 +149,8 @@ pub enum DirTree {
     Inline(Arc<DirPage>),
     /// Stored in a node of its own: a dir page, or an index page when `index`.
     Stored {
-        /// The node.
-        ptr: Ptr,
+        /// The node. Boxed: entries of files are to be small.
+        ptr: Box<Ptr>,
         /// It is an index page.
         index: bool,
     },

@@ -81,7 +81,7 @@ async fn open_roots(src: &dyn NodeSource, a: &mut [DirTree], b: &mut [DirTree]) 
     let mut places: Vec<(&mut DirTree, Ptr)> = Vec::new();
     for tree in a.iter_mut().chain(b.iter_mut()) {
         if let DirTree::Stored { ptr, index: true } = tree {
-            let ptr = *ptr;
+            let ptr = **ptr;
             places.push((tree, ptr));
         }
     }
@@ -115,7 +115,7 @@ async fn leaves(src: &dyn NodeSource, side: Vec<DirTree>) -> Result<Vec<Arc<DirP
     let ptrs: Vec<Ptr> = side
         .iter()
         .filter_map(|tree| match tree {
-            DirTree::Stored { ptr, .. } => Some(*ptr),
+            DirTree::Stored { ptr, .. } => Some(**ptr),
             _ => None,
         })
         .collect();

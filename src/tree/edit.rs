@@ -115,7 +115,7 @@ fn edit_pages<'a>(
         let wanted: Vec<Ptr> = parts
             .iter()
             .filter_map(|(at, _)| match &pages.slots[*at].child {
-                DirTree::Stored { ptr, .. } => Some(*ptr),
+                DirTree::Stored { ptr, .. } => Some(**ptr),
                 _ => None,
             })
             .collect();

@@ -42,7 +42,7 @@ pub fn chunk_at_loaded(
         }
         Content::Paged { root, .. } => root,
     };
-    let mut ptr = *root;
+    let mut ptr = **root;
     let mut level = None;
     loop {
         let node = src.loaded(&ptr).ok_or(Missing(ptr))?;
@@ -188,7 +188,11 @@ pub async fn edit_chunks(
     }
     let cid = paged_cid(size, 0, slots.iter().filter_map(|slot| slot.page_cid));
     let root = write_root(writer, slots, &edit.base.pages.indexes).await?;
-    Ok(Content::Paged { tier: 0, root, cid })
+    Ok(Content::Paged {
+        tier: 0,
+        root: Box::new(root),
+        cid,
+    })
 }
 
 /// The key of the extent page that holds a chunk, and of those below an index page.
@@ -264,7 +268,7 @@ impl ExtentPages {
                 pages.inline = Some(chunks.clone());
                 return Ok(pages);
             }
-            Content::Paged { root, .. } => *root,
+            Content::Paged { root, .. } => root,
         };
         let count = chunk_count(size);
         // Pages of nothing but holes are equal, so one may stand several times; more than the size needs there are not.
@@ -272,7 +276,7 @@ impl ExtentPages {
         let mut rounds = 0;
         let mut level = vec![IndexSlot {
             first_key: Box::default(),
-            ptr: root,
+            ptr: **root,
             count,
             page_cid: None,
         }];

@@ -149,7 +149,7 @@ pub(crate) fn page_tree(page: &IndexPage) -> PageTree {
         first_key: slot.first_key.clone(),
         count: slot.count,
         child: DirTree::Stored {
-            ptr: slot.ptr,
+            ptr: Box::new(slot.ptr),
             index: page.level > 1,
         },
     });

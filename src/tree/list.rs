@@ -241,7 +241,7 @@ pub async fn prefetch(src: &dyn NodeSource, leaves: &[Leaf]) -> Result<(), TreeE
     let missing: Vec<Ptr> = leaves
         .iter()
         .filter_map(|leaf| match &leaf.tree {
-            DirTree::Stored { ptr, .. } if src.loaded(ptr).is_none() => Some(*ptr),
+            DirTree::Stored { ptr, .. } if src.loaded(ptr).is_none() => Some(**ptr),
             _ => None,
         })
         .collect();
@@ -316,14 +316,14 @@ fn is_leaf(tree: &DirTree) -> bool {
 
 fn stored_index(tree: &DirTree) -> Option<Ptr> {
     match tree {
-        DirTree::Stored { ptr, index: true } => Some(*ptr),
+        DirTree::Stored { ptr, index: true } => Some(**ptr),
         _ => None,
     }
 }
 
 fn stored(tree: &DirTree) -> Option<Ptr> {
     match tree {
-        DirTree::Stored { ptr, .. } => Some(*ptr),
+        DirTree::Stored { ptr, .. } => Some(**ptr),
         _ => None,
     }
 }
@@ -350,7 +350,7 @@ fn step<'a>(src: &dyn NodeSource, part: &Part<'a>) -> Result<Step<'a>, Missing> 
     let (ptr, index, below) = match part {
         Part::Memory(DirTree::Inline(page)) => return Ok(Step::Leaf(page.clone())),
         Part::Memory(DirTree::Pages(pages)) => return Ok(Step::Branch(Branch::Memory(pages))),
-        Part::Memory(DirTree::Stored { ptr, index }) => (*ptr, *index, None),
+        Part::Memory(DirTree::Stored { ptr, index }) => (**ptr, *index, None),
         Part::Stored { ptr, below } => (*ptr, *below > 1, Some(*below)),
     };
     match &*src.loaded(&ptr).ok_or(Missing(ptr))? {

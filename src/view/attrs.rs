@@ -65,7 +65,7 @@ impl View {
                 })?;
             }
             if let (Some(time), Some(inode)) = (set.atime, edit.space.inodes.get_mut(ino)) {
-                inode.atime = Some(moment(time));
+                inode.atime = Some(Box::new(moment(time)));
             }
             edit.look().attr(src, ino)
         })

@@ -75,8 +75,9 @@ impl View {
                 let Some(inode) = edit.space.inodes.get_mut(ino) else {
                     return Err(ViewError::Stale { ino }.into());
                 };
-                let cached = !std::mem::replace(&mut inode.listing_cached, true);
-                Ok((inode.listed.replace(generation) == Some(generation), cached))
+                let dir = inode.dir_mut();
+                let cached = !std::mem::replace(&mut dir.listing_cached, true);
+                Ok((dir.listed.replace(generation) == Some(generation), cached))
             })
             .await?;
         let fh = self.new_fh();
@@ -195,7 +196,7 @@ impl View {
             let cached = removed.lock().cached;
             self.with_edit(|edit| {
                 if cached && let Some(inode) = edit.space.inodes.get_mut(ino) {
-                    inode.listing_cached = false;
+                    inode.dir_mut().listing_cached = false;
                 }
                 edit.space.inodes.unpin(ino);
                 edit.drop_unused(ino);
@@ -335,12 +336,7 @@ fn identity(src: &dyn NodeSource, look: Look<'_>, dir: Ino, line: &Line) -> Resu
             }
         }
         LineWhat::Base(entry) => {
-            let known = look
-                .space
-                .inodes
-                .get(dir)
-                .and_then(|dir| dir.clean.get(&line.name))
-                .copied();
+            let known = look.space.inodes.clean_child(dir, line.name.as_bytes());
             return Ok(Some((shown(look, known, entry.attrs.file_id), entry.kind())));
         }
     };

@@ -111,7 +111,7 @@ impl Edit<'_> {
     }
 
     fn known_clean(&self, dir: Ino, name: &[u8]) -> Option<Ino> {
-        self.space.inodes.get(dir)?.clean.get(name).copied()
+        self.space.inodes.clean_child(dir, name)
     }
 
     /// A child as an answer to the kernel: its inode is made if need be, and a reference counted.

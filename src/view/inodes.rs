@@ -7,9 +7,13 @@
 //!    name where the base has it: a clean directory's entry holds the tree below it, so the children of a known
 //!    directory need no walk from the root.
 //! 4. An inode of an older generation means what it meant before the reload, until it is refreshed.
+//! 5. There are as many as the kernel has looked up, by the million: what few of them have is boxed, a name is kept once
+//!    (at the child, its directory finds it by hash), and a number that shows itself is not written down.
 
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -58,13 +62,21 @@ pub(super) struct Inode {
     pub what: What,
     /// Where a clean entry hangs. Others have none: links have many, nodes have theirs in the overlay.
     pub place: Option<(Ino, Name)>,
-    /// Known clean children, by name.
-    pub clean: HashMap<Name, Ino>,
-    pub atime: Option<Timestamp>,
+    /// When it was set.
+    pub atime: Option<Box<Timestamp>>,
     /// While the file is open.
     pub file: Option<Arc<FileData>>,
     /// Of a local body while the file is closed, once it was asked for.
-    pub local: Mutex<Option<LocalSize>>,
+    pub local: Mutex<Option<Box<LocalSize>>>,
+    /// Of a directory that was looked into.
+    dir: Option<Box<DirInode>>,
+}
+
+/// What only directories have.
+#[derive(Debug, Default)]
+pub(super) struct DirInode {
+    /// Known clean children, by the hash of the name that stands in their [`Inode::place`].
+    clean: HashTable<Ino>,
     /// Generation in which the kernel may have cached the listing.
     pub listed: Option<u64>,
     /// An open handle uses the kernel's cached listing.
@@ -74,12 +86,15 @@ pub(super) struct Inode {
 /// All inodes.
 #[derive(Debug)]
 pub(super) struct Inodes {
-    map: HashMap<Ino, Inode>,
+    map: HashMap<Ino, Box<Inode>>,
     by_node: HashMap<NodeId, Ino>,
     by_link: HashMap<LinkId, Ino>,
-    /// Who shows a number as `st_ino`; of several, the last one that is known to be there.
+    /// Who shows a number as `st_ino`; of several, the last one that is known to be there. Without an entry here it is the
+    /// inode of that number, if that shows it ([`Inodes::shower`]).
     by_shown: HashMap<u64, Ino>,
     next_surrogate: u64,
+    /// Of names. They come from others: their hashes must not be foreseen.
+    hasher: RandomState,
 }
 
 impl Inodes {
@@ -89,28 +104,29 @@ impl Inodes {
             map: HashMap::new(),
             by_node: HashMap::new(),
             by_link: HashMap::new(),
-            by_shown: HashMap::from([(ROOT_INO, ROOT_INO)]),
+            by_shown: HashMap::new(),
             next_surrogate: SURROGATES,
+            hasher: RandomState::new(),
         };
         inodes.by_node.insert(root, ROOT_INO);
         inodes.map.insert(
             ROOT_INO,
-            Inode {
+            Box::new(Inode {
                 // The mount itself: never forgotten.
                 refs: AtomicU64::new(1),
                 shown: ROOT_INO,
                 ..Inode::new(What::Node(root), generation)
-            },
+            }),
         );
         inodes
     }
 
     pub fn get(&self, ino: Ino) -> Option<&Inode> {
-        self.map.get(&ino)
+        self.map.get(&ino).map(AsRef::as_ref)
     }
 
     pub fn get_mut(&mut self, ino: Ino) -> Option<&mut Inode> {
-        self.map.get_mut(&ino)
+        self.map.get_mut(&ino).map(AsMut::as_mut)
     }
 
     pub fn of_node(&self, node: NodeId) -> Option<Ino> {
@@ -122,7 +138,7 @@ impl Inodes {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Ino, &Inode)> {
-        self.map.iter().map(|(ino, inode)| (*ino, inode))
+        self.map.iter().map(|(ino, inode)| (*ino, inode.as_ref()))
     }
 
     pub fn len(&self) -> usize {
@@ -146,7 +162,7 @@ impl Inodes {
             place,
             ..Inode::new(what, generation)
         };
-        self.map.insert(ino, inode);
+        self.map.insert(ino, Box::new(inode));
         self.show(ino, file_id, generation);
         ino
     }
@@ -155,7 +171,7 @@ impl Inodes {
     /// it (they would look like names of one file), or it is no id.
     pub fn free_to_show(&self, file_id: FileId, generation: u64) -> Option<u64> {
         let usable = (FIRST_FILE_ID..SURROGATES).contains(&file_id.0) || file_id == FileId::ROOT;
-        let held = self.by_shown.get(&file_id.0).and_then(|ino| self.map.get(ino));
+        let held = self.shower(file_id.0).and_then(|ino| self.get(ino));
         let lives =
             held.is_some_and(|held| held.generation == generation && !matches!(held.what, What::Gone(_)));
         (usable && !lives).then_some(file_id.0)
@@ -166,13 +182,13 @@ impl Inodes {
         if self
             .map
             .get(&ino)
-            .is_some_and(|inode| inode.shown == file_id.0 && self.by_shown.get(&file_id.0) == Some(&ino))
+            .is_some_and(|inode| inode.shown == file_id.0 && self.shower(file_id.0) == Some(ino))
         {
             return;
         }
         let shown = self
             .free_to_show(file_id, generation)
-            .or_else(|| (!self.by_shown.contains_key(&ino)).then_some(ino))
+            .or_else(|| self.shower(ino).is_none().then_some(ino))
             .unwrap_or_else(|| self.free_surrogate());
         let Some(inode) = self.map.get_mut(&ino) else {
             return;
@@ -181,7 +197,30 @@ impl Inodes {
         if self.by_shown.get(&before) == Some(&ino) {
             self.by_shown.remove(&before);
         }
-        self.by_shown.insert(shown, ino);
+        if shown == ino {
+            self.by_shown.remove(&shown);
+        } else {
+            self.by_shown.insert(shown, ino);
+        }
+    }
+
+    /// Who shows a number.
+    fn shower(&self, number: u64) -> Option<Ino> {
+        let itself = || self.map.get(&number).is_some_and(|inode| inode.shown == number);
+        let other = self.by_shown.get(&number).copied();
+        other.or_else(|| itself().then_some(number))
+    }
+
+    /// The clean child that a directory is known to have under a name.
+    pub fn clean_child(&self, dir: Ino, name: &[u8]) -> Option<Ino> {
+        let clean = &self.map.get(&dir)?.dir.as_ref()?.clean;
+        let found = clean.find(self.hasher.hash_one(name), |ino| self.hangs(*ino, dir, name));
+        found.copied()
+    }
+
+    fn hangs(&self, ino: Ino, dir: Ino, name: &[u8]) -> bool {
+        let place = self.map.get(&ino).and_then(|inode| inode.place.as_ref());
+        place.is_some_and(|(its, its_name)| *its == dir && its_name.as_bytes() == name)
     }
 
     /// Makes an inode mean something else. A clean entry keeps or gets `place`, others lose theirs.
@@ -192,7 +231,7 @@ impl Inodes {
         inode.generation = generation;
         *inode.local.get_mut() = None;
         let old = std::mem::replace(&mut inode.what, what);
-        let old_place = std::mem::replace(&mut inode.place, place.clone());
+        let old_place = (inode.place != place).then(|| inode.place.take());
         match old {
             What::Node(id) if self.by_node.get(&id) == Some(&ino) => {
                 self.by_node.remove(&id);
@@ -211,15 +250,18 @@ impl Inodes {
             }
             _ => {}
         }
-        if old_place == place {
+        let Some(old_place) = old_place else {
             return;
+        };
+        // A directory has its children under the names that stand with them.
+        if let Some((dir, name)) = old_place {
+            self.unhang(ino, dir, &name);
         }
-        // The new place first: the directory must not go in between.
         if let Some((dir, name)) = &place {
             self.hang(ino, *dir, name);
         }
-        if let Some((dir, name)) = old_place {
-            self.unhang(ino, dir, &name);
+        if let Some(inode) = self.map.get_mut(&ino) {
+            inode.place = place;
         }
     }
 
@@ -246,7 +288,7 @@ impl Inodes {
         let mut nodes = Vec::new();
         let mut next = Some(ino);
         while let Some(ino) = next.take() {
-            if !self.map.get(&ino).is_some_and(Inode::is_unused) {
+            if !self.get(ino).is_some_and(Inode::is_unused) {
                 break;
             }
             let Some(inode) = self.map.remove(&ino) else { break };
@@ -284,17 +326,37 @@ impl Inodes {
     }
 
     fn hang(&mut self, ino: Ino, dir: Ino, name: &Name) {
-        if let Some(dir) = self.map.get_mut(&dir) {
-            dir.pins += 1;
-            dir.clean.insert(name.clone(), ino);
+        let Some(inode) = self.map.get_mut(&dir) else {
+            return;
+        };
+        inode.pins += 1;
+        // Taken out meanwhile: the names are with the children, in the same map.
+        let mut clean = std::mem::take(&mut inode.dir_mut().clean);
+        let hash = self.hasher.hash_one(name.as_bytes());
+        match clean.find_mut(hash, |other| {
+            *other == ino || self.hangs(*other, dir, name.as_bytes())
+        }) {
+            Some(other) => *other = ino,
+            None => {
+                clean.insert_unique(hash, ino, |other| {
+                    let place = self.map.get(other).and_then(|inode| inode.place.as_ref());
+                    place.map_or(0, |(_, name)| self.hasher.hash_one(name.as_bytes()))
+                });
+            }
+        }
+        if let Some(inode) = self.map.get_mut(&dir) {
+            inode.dir_mut().clean = clean;
         }
     }
 
     fn unhang(&mut self, ino: Ino, dir: Ino, name: &Name) {
         if let Some(dir) = self.map.get_mut(&dir) {
             dir.pins = dir.pins.saturating_sub(1);
-            if dir.clean.get(name) == Some(&ino) {
-                dir.clean.remove(name);
+            let hash = self.hasher.hash_one(name.as_bytes());
+            if let Some(known) = &mut dir.dir
+                && let Ok(entry) = known.clean.find_entry(hash, |other| *other == ino)
+            {
+                entry.remove();
             }
         }
     }
@@ -328,13 +390,16 @@ impl Inode {
             shown: 0,
             what,
             place: None,
-            clean: HashMap::new(),
             atime: None,
             file: None,
             local: Mutex::new(None),
-            listed: None,
-            listing_cached: false,
+            dir: None,
         }
+    }
+
+    /// What it has as a directory.
+    pub fn dir_mut(&mut self) -> &mut DirInode {
+        self.dir.get_or_insert_default()
     }
 
     /// Counts a reference that goes to the kernel.
@@ -354,5 +419,110 @@ impl Inode {
 
     fn is_unused(&self) -> bool {
         self.pins == 0 && self.refs.load(Ordering::Relaxed) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Attrs, EntryBody};
+
+    const DIRS: [Ino; 2] = [ROOT_INO, 300];
+
+    fn entry(id: u64, body: EntryBody) -> What {
+        let attrs = Attrs {
+            file_id: FileId(id),
+            ..Attrs::default()
+        };
+        What::Clean(Box::new(Entry { attrs, body }))
+    }
+
+    fn name(number: u8) -> Name {
+        Name::new(format!("a name {number}").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn there_is_room_for_millions() {
+        assert!(size_of::<Entry>() <= 176, "{}", size_of::<Entry>());
+        assert!(size_of::<Inode>() <= 128, "{}", size_of::<Inode>());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// An inode of this file id at a place.
+        Insert(u64, usize, u8),
+        /// The n-th inode hangs elsewhere, or nowhere.
+        Move(usize, Option<(usize, u8)>),
+        /// The n-th inode goes.
+        Remove(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (256..300u64, 0..2usize, 0..40u8).prop_map(|(id, dir, name)| Step::Insert(id, dir, name)),
+            2 => (0..64usize, proptest::option::of((0..2usize, 0..40u8))).prop_map(|(n, to)| Step::Move(n, to)),
+            1 => (0..64usize).prop_map(Step::Remove),
+        ]
+    }
+
+    proptest! {
+        /// Against a map from places to the inode that was hung there last: names are found by it, a directory stays as
+        /// long as something hangs in it, and no number is shown by two.
+        #[test]
+        fn names_lead_to_the_inode_that_was_hung_there_last(steps in proptest::collection::vec(step(), 1..200)) {
+            let mut inodes = Inodes::new(1, 1);
+            let dir = inodes.insert(entry(DIRS[1], EntryBody::Fifo), FileId(DIRS[1]), None, 1);
+            prop_assert_eq!(dir, DIRS[1]);
+            inodes.pin(dir);
+            let mut places: HashMap<(Ino, Name), Ino> = HashMap::new();
+            let mut all: Vec<(Ino, Option<(Ino, Name)>)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Insert(id, dir, number) => {
+                        let place = (DIRS[dir], name(number));
+                        let ino = inodes.insert(entry(id, EntryBody::Fifo), FileId(id), Some(place.clone()), 1);
+                        places.insert(place.clone(), ino);
+                        all.push((ino, Some(place)));
+                    }
+                    Step::Move(n, to) if !all.is_empty() => {
+                        let n = n % all.len();
+                        let to = to.map(|(dir, number)| (DIRS[dir], name(number)));
+                        let (ino, before) = all[n].clone();
+                        inodes.become_(ino, entry(0, EntryBody::Socket), to.clone(), 1);
+                        if before != to {
+                            if let Some(before) = before && places.get(&before) == Some(&ino) {
+                                places.remove(&before);
+                            }
+                            if let Some(to) = &to {
+                                places.insert(to.clone(), ino);
+                            }
+                        }
+                        all[n].1 = to;
+                    }
+                    Step::Remove(n) if !all.is_empty() => {
+                        let (ino, place) = all.swap_remove(n % all.len());
+                        inodes.remove_unused(ino);
+                        if let Some(place) = place && places.get(&place) == Some(&ino) {
+                            places.remove(&place);
+                        }
+                        prop_assert!(inodes.get(ino).is_none());
+                    }
+                    Step::Move(..) | Step::Remove(_) => {}
+                }
+                for dir in DIRS {
+                    for number in 0..40 {
+                        let expected = places.get(&(dir, name(number))).copied();
+                        prop_assert_eq!(inodes.clean_child(dir, name(number).as_bytes()), expected);
+                    }
+                    let hanging = all.iter().filter(|(_, place)| matches!(place, Some((its, _)) if *its == dir));
+                    let held = u64::from(dir != ROOT_INO);
+                    prop_assert_eq!(inodes.get(dir).map(|inode| inode.pins - held), Some(hanging.count() as u64));
+                }
+                let shown: std::collections::HashSet<u64> = inodes.iter().map(|(_, inode)| inode.shown).collect();
+                prop_assert_eq!(shown.len(), inodes.len());
+            }
+        }
     }
 }

@@ -408,7 +408,7 @@ impl Edit<'_> {
             return;
         }
         let local = !file.is_clean();
-        *inode.local.get_mut() = local.then(|| file.local_size());
+        *inode.local.get_mut() = local.then(|| Box::new(file.local_size()));
         if let What::Gone(entry) = &mut inode.what
             && let crate::model::EntryBody::File { size, .. } = &mut entry.body
         {

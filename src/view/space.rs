@@ -108,8 +108,8 @@ impl Space {
 
     /// True if the table has an inode of an older generation at this place.
     pub fn has_stale(&self, dir: Ino, name: &[u8]) -> bool {
-        let known = self.inodes.get(dir).and_then(|dir| dir.clean.get(name));
-        let inode = known.and_then(|ino| self.inodes.get(*ino));
+        let known = self.inodes.clean_child(dir, name);
+        let inode = known.and_then(|ino| self.inodes.get(ino));
         inode.is_some_and(|inode| inode.generation != self.generation)
     }
 
@@ -344,7 +344,7 @@ impl<'a> Look<'a> {
         let ino = match child {
             Child::Node(id) => self.space.inodes.of_node(*id)?,
             Child::Link(id, _) => self.space.inodes.of_link(*id)?,
-            Child::Clean(_) => *self.space.inodes.get(dir)?.clean.get(name)?,
+            Child::Clean(_) => self.space.inodes.clean_child(dir, name)?,
         };
         (self.space.inodes.get(ino)?.generation == self.space.generation).then_some(ino)
     }
@@ -425,7 +425,7 @@ impl<'a> Look<'a> {
             rdev,
             size,
             blocks: blocks.unwrap_or(size.div_ceil(512)),
-            atime: inode.atime.unwrap_or(mtime),
+            atime: inode.atime.as_deref().copied().unwrap_or(mtime),
             mtime,
             ctime,
             live: inode.file.as_ref().is_some_and(|file| file.live().is_some()),

@@ -49,9 +49,9 @@ impl Look<'_> {
             return self.body_size(file);
         }
         let mut known = inode.local.lock();
-        match *known {
-            Some(known) => Ok(known),
-            None => Ok(*known.insert(self.body_size(file)?)),
+        match &*known {
+            Some(known) => Ok(**known),
+            None => Ok(**known.insert(Box::new(self.body_size(file)?))),
         }
     }
 

@@ -209,7 +209,10 @@ impl Volume {
             head: head.seq(),
         };
         let (ptr, index) = head.record().root.history.ok_or_else(not_kept)?;
-        let tree = DirTree::Stored { ptr, index };
+        let tree = DirTree::Stored {
+            ptr: Box::new(ptr),
+            index,
+        };
         let found = tree::lookup(src, &tree, history_name(seq).as_bytes()).await;
         match found.map_err(|e| tree_error(&object, e))?.map(|entry| entry.body) {
             Some(EntryBody::Symlink { target }) => {

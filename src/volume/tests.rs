@@ -69,7 +69,10 @@ pub(crate) async fn try_fence(
 ) -> Result<PublishOutcome, VolumeError> {
     let src = RemoteSource::new(volume.clone());
     let old = head.record().root.history;
-    let tree = old.map_or(DirTree::empty(), |(ptr, index)| DirTree::Stored { ptr, index });
+    let tree = old.map_or(DirTree::empty(), |(ptr, index)| DirTree::Stored {
+        ptr: Box::new(ptr),
+        index,
+    });
     let mut entries = Vec::new();
     for seq in head.record().gc.fence..=head.seq() {
         let Some(logged) = slot(volume, seq).await? else {
@@ -128,7 +131,7 @@ pub(crate) async fn try_fence(
         kind: RecordKind::Gc,
         txn: fence_txn(head),
         root: SuperNode {
-            history: Some((*ptr, *index)),
+            history: Some((**ptr, *index)),
             ..head.record().root.clone()
         },
         gc: Some(gc),

@@ -266,7 +266,11 @@ impl Script {
             };
         }
         let (root, cid) = self.pages(plain.size, &chunks).await;
-        Content::Paged { tier: 0, root, cid }
+        Content::Paged {
+            tier: 0,
+            root: Box::new(root),
+            cid,
+        }
     }
 
     async fn pages(&self, size: u64, chunks: &[ChunkRef]) -> (Ptr, crate::model::Hash) {

@@ -135,7 +135,7 @@ impl Gen {
         let xattrs = match self.below(8) {
             0 => Xattrs::from_map(self.xattr_map(1024)),
             1 => Xattrs::OutOfLine {
-                blob: self.blob(60_000),
+                blob: Box::new(self.blob(60_000)),
                 raw_len: 60_000,
             },
             _ => Xattrs::None,
@@ -191,7 +191,7 @@ impl Gen {
                     size,
                     Content::Paged {
                         tier: 0,
-                        root: self.ptr(),
+                        root: Box::new(self.ptr()),
                         cid: self.hash(),
                     },
                 )
@@ -260,7 +260,7 @@ impl Gen {
             return DirTree::Inline(Arc::new(self.dir_page(entries, depth - 1)));
         }
         DirTree::Stored {
-            ptr: self.ptr(),
+            ptr: Box::new(self.ptr()),
             index: self.one_in(2),
         }
     }

@@ -114,7 +114,7 @@ fn page() -> DirPage {
     with_xattrs.attrs.ctime = with_xattrs.attrs.mtime;
     let mut with_blob = file(0x4d00_0000_0006, 5, Content::Tiny(Arc::from(&b"hello"[..])));
     with_blob.attrs.xattrs = Xattrs::OutOfLine {
-        blob: blob(OTHER, 90),
+        blob: Box::new(blob(OTHER, 90)),
         raw_len: 2_000,
     };
     with_blob.attrs.mtime.secs = -2_208_988_800;
@@ -150,7 +150,7 @@ fn page() -> DirPage {
             subdirs: 300,
         },
         tree: DirTree::Stored {
-            ptr: ptr(OTHER, 4_444),
+            ptr: Box::new(ptr(OTHER, 4_444)),
             index,
         },
     };
@@ -192,7 +192,7 @@ fn page() -> DirPage {
                     1 << 40,
                     Content::Paged {
                         tier: 0,
-                        root: ptr(OTHER, 77),
+                        root: Box::new(ptr(OTHER, 77)),
                         cid: Hash([0x11; 32]),
                     },
                 ),
@@ -625,7 +625,10 @@ fn the_worked_example_of_the_specification_is_true() {
     };
     let mut root = attrs(1);
     (root.mtime, root.ctime, root.mode) = (time, time, 0o755);
-    let tree = DirTree::Stored { ptr, index: false };
+    let tree = DirTree::Stored {
+        ptr: Box::new(ptr),
+        index: false,
+    };
     let root = TreeRoot {
         attrs: root,
         totals,

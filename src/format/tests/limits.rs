@@ -165,7 +165,7 @@ fn contents() {
             size,
             Content::Paged {
                 tier: 0,
-                root,
+                root: Box::new(root),
                 cid: Hash([1; 32]),
             },
         )

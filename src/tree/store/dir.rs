@@ -179,7 +179,12 @@ impl Frame {
             [Piece::Leaf { items, .. }] => std::mem::take(items),
             _ => match store_pages::<Dirs>(src, writer, self.level, self.pieces).await? {
                 Paged::Empty => return Ok(DirTree::empty()),
-                Paged::Node { ptr, index } => return Ok(DirTree::Stored { ptr, index }),
+                Paged::Node { ptr, index } => {
+                    return Ok(DirTree::Stored {
+                        ptr: Box::new(ptr),
+                        index,
+                    });
+                }
                 Paged::OneLeaf(entries) => entries,
             },
         };
@@ -197,7 +202,10 @@ impl Frame {
         }
         if len <= params.page_max {
             let ptr = writer.add_node(&Node::Dir(Arc::new(page))).await?;
-            return Ok(DirTree::Stored { ptr, index: false });
+            return Ok(DirTree::Stored {
+                ptr: Box::new(ptr),
+                index: false,
+            });
         }
         let leaf = Piece::Leaf {
             first_key: Box::default(),
@@ -205,10 +213,16 @@ impl Frame {
         };
         match store_pages::<Dirs>(src, writer, 1, vec![leaf]).await? {
             Paged::Empty => Ok(DirTree::empty()),
-            Paged::Node { ptr, index } => Ok(DirTree::Stored { ptr, index }),
+            Paged::Node { ptr, index } => Ok(DirTree::Stored {
+                ptr: Box::new(ptr),
+                index,
+            }),
             Paged::OneLeaf(entries) => {
                 let ptr = writer.add_node(&Node::Dir(Arc::new(DirPage { entries }))).await?;
-                Ok(DirTree::Stored { ptr, index: false })
+                Ok(DirTree::Stored {
+                    ptr: Box::new(ptr),
+                    index: false,
+                })
             }
         }
     }
@@ -231,7 +245,7 @@ fn pieces<'a>(
         {
             return Ok(Piece::Kept(IndexSlot {
                 first_key,
-                ptr: *ptr,
+                ptr: **ptr,
                 count,
                 page_cid: None,
             }));
@@ -332,7 +346,7 @@ pub(super) async fn store_entry(
             *chunks = moved.into();
         }
         Content::Paged { root, .. } if is_foreign(root, writer) => {
-            *root = move_extents(src, writer, *root, *size, 0).await?;
+            **root = move_extents(src, writer, **root, *size, 0).await?;
         }
         Content::Local(_) => return Err(refused(EncodeError::LocalContent)),
         _ => {}
@@ -437,12 +451,12 @@ async fn store_attrs(
             debug_assert_eq!(blob.id, content_id(&encoded));
             // XATTR_BLOB_BYTES_MAX is far below 32 bits.
             attrs.xattrs = Xattrs::OutOfLine {
-                blob,
+                blob: Box::new(blob),
                 raw_len: encoded.len() as u32,
             };
         }
         Xattrs::OutOfLine { blob, raw_len } => {
-            *blob = move_blob(src, writer, blob, u64::from(*raw_len)).await?;
+            **blob = move_blob(src, writer, blob, u64::from(*raw_len)).await?;
         }
     }
     Ok(attrs)

@@ -75,7 +75,10 @@ pub(super) async fn evict(
             && dir_body_len(page) > over
         {
             let ptr = writer.add_node(&Node::Dir(page.clone())).await?;
-            *tree = DirTree::Stored { ptr, index: false };
+            *tree = DirTree::Stored {
+                ptr: Box::new(ptr),
+                index: false,
+            };
         }
     }
     Ok(())

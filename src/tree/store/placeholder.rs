@@ -85,7 +85,7 @@ impl PackIds {
             }
             Content::Paged { tier, root, cid } => Content::Paged {
                 tier,
-                root: self.ptr(root),
+                root: Box::new(self.ptr(*root)),
                 cid,
             },
             other @ (Content::Tiny(_) | Content::Local(_)) => other,
@@ -94,7 +94,7 @@ impl PackIds {
 
     pub(super) fn attrs(&self, mut attrs: Attrs) -> Attrs {
         if let Xattrs::OutOfLine { blob, .. } = &mut attrs.xattrs {
-            *blob = self.blob(*blob);
+            **blob = self.blob(**blob);
         }
         attrs
     }

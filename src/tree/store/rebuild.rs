@@ -63,7 +63,7 @@ impl Frame {
                 done: Vec::with_capacity(pages.slots.len()),
             }),
             DirTree::Stored { ptr, index } => Err(DirTree::Stored {
-                ptr: stored(*ptr),
+                ptr: Box::new(stored(**ptr)),
                 index: *index,
             }),
         }

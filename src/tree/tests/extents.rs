@@ -237,13 +237,13 @@ async fn a_visit_of_a_large_file_checks_its_chunk_list() {
         .count() as u64;
     let Content::Paged {
         tier, root: pages, ..
-    } = content
+    } = &content
     else {
         panic!("not paged")
     };
     let other = Content::Paged {
-        tier,
-        root: pages,
+        tier: *tier,
+        root: pages.clone(),
         cid: content_id(b"another"),
     };
     for (content, trouble) in [(content, 0), (other, 1)] {

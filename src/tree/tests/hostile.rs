@@ -63,7 +63,10 @@ fn tower(src: &MemorySource, bottom: Ptr) -> DirTree {
     for level in 1..=7 {
         ptr = index(src, level, keys(1000).map(|key| (key, ptr, 1)));
     }
-    DirTree::Stored { ptr, index: true }
+    DirTree::Stored {
+        ptr: Box::new(ptr),
+        index: true,
+    }
 }
 
 fn damaged<T: std::fmt::Debug>(result: Result<T, TreeError>) -> String {
@@ -96,14 +99,23 @@ async fn pages_out_of_order_or_of_the_wrong_level_are_refused() {
     let src = MemorySource::new();
     let (a, b) = (leaf(&src, &["a"]), leaf(&src, &["b"]));
     let ptr = index(&src, 1, [(vec![], b, 1), (b"c".to_vec(), a, 1)]);
-    let rule = damaged(entries(&src, &DirTree::Stored { ptr, index: true }).await);
+    let rule = damaged(
+        entries(
+            &src,
+            &DirTree::Stored {
+                ptr: Box::new(ptr),
+                index: true,
+            },
+        )
+        .await,
+    );
     assert!(rule.contains("do not follow"), "{rule}");
     let skipping = index(&src, 5, [(vec![], ptr, 2), (b"c".to_vec(), a, 1)]);
     damaged(
         leaves(
             &src,
             &DirTree::Stored {
-                ptr: skipping,
+                ptr: Box::new(skipping),
                 index: true,
             },
         )
@@ -137,7 +149,7 @@ async fn lists_of_more_chunks_than_the_size_has_are_refused() {
     }
     let content = Content::Paged {
         tier: 0,
-        root: ptr,
+        root: Box::new(ptr),
         cid,
     };
     let size = 100 << 30;
@@ -190,7 +202,7 @@ async fn a_walk_visits_each_node_once_and_holds_repeated_directories_to_their_to
     for _ in 0..40 {
         let both = ["left", "right"].map(|side| {
             let stored = DirTree::Stored {
-                ptr: below.1,
+                ptr: Box::new(below.1),
                 index: false,
             };
             let body = EntryBody::Dir {
@@ -213,7 +225,7 @@ async fn a_walk_visits_each_node_once_and_holds_repeated_directories_to_their_to
     }
     let stored = |ptr| DirTree::Stored { ptr, index: false };
     let mut seen = Seen::default();
-    assert!(visit(&src, &root(below.0, stored(below.1)), &mut seen).await);
+    assert!(visit(&src, &root(below.0, stored(Box::new(below.1))), &mut seen).await);
     assert_eq!(
         (seen.entries, seen.troubles.len()),
         (81, 0),
@@ -226,7 +238,7 @@ async fn a_walk_visits_each_node_once_and_holds_repeated_directories_to_their_to
         attrs: Attrs::default(),
         body: EntryBody::Dir {
             totals: files(claimed),
-            tree: stored(leaf(&src, &["a"])),
+            tree: stored(Box::new(leaf(&src, &["a"]))),
         },
     };
     let entries = [("one", 1), ("two", 2)].map(|(name, claimed)| {
@@ -258,7 +270,7 @@ async fn a_links_tree_of_one_page_named_a_million_times_is_read_once() {
         unreachable!()
     };
     let links = LinksTree {
-        stored: Some((ptr, true)),
+        stored: Some((*ptr, true)),
         count: 1,
         ..LinksTree::default()
     };

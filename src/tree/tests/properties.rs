@@ -147,7 +147,7 @@ async fn assert_no_local(src: &MemorySource, root: &TreeRoot) {
                     panic!()
                 };
                 let below = page.slots.iter().map(|s| DirTree::Stored {
-                    ptr: s.ptr,
+                    ptr: Box::new(s.ptr),
                     index: page.level > 1,
                 });
                 open.extend(below);

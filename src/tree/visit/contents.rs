@@ -18,7 +18,7 @@ impl Walk<'_> {
             Content::Tiny(_) | Content::Local(_) => Ok(()),
             Content::Blob(blob) => self.found(place, Item::Chunk(&ChunkRef::Packed(*blob), size)),
             Content::Chunks { chunks, .. } => self.chunks(place, size, 0, chunks),
-            Content::Paged { root, tier, cid } => self.paged(place, size, *root, *tier, cid).await,
+            Content::Paged { root, tier, cid } => self.paged(place, size, **root, *tier, cid).await,
         }
     }
 

@@ -94,7 +94,7 @@ impl Walk<'_> {
             let mut batch = self.dirs.split_off(self.dirs.len().saturating_sub(FETCHES_MAX));
             batch.reverse();
             let stored = batch.iter().filter_map(|dir| match &dir.tree {
-                DirTree::Stored { ptr, .. } => Some((Place::Dir(&dir.path), Page::root(*ptr))),
+                DirTree::Stored { ptr, .. } => Some((Place::Dir(&dir.path), Page::root(**ptr))),
                 _ => None,
             });
             let stored: Vec<(Place<'_>, Page)> = stored.collect();
@@ -168,7 +168,7 @@ impl Walk<'_> {
                             place,
                             Page {
                                 node: node.take(),
-                                ..Page::root(ptr)
+                                ..Page::root(*ptr)
                             },
                             Repeats::Never,
                         )

@@ -380,7 +380,7 @@ pub async fn record_keys(
             attrs: Attrs::default(),
             totals: Totals::default(),
             tree: DirTree::Stored {
-                ptr: *ptr,
+                ptr: Box::new(*ptr),
                 index: *index,
             },
             links: LinksTree::default(),

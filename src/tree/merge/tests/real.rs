@@ -274,12 +274,12 @@ impl World {
             id: hash_of(1),
         };
         Xattrs::OutOfLine {
-            blob: BlobRef {
+            blob: Box::new(BlobRef {
                 pack,
                 offset: 4,
                 stored_len: 9,
                 id,
-            },
+            }),
             raw_len,
         }
     }
