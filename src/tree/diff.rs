@@ -215,10 +215,6 @@ impl Registers {
 
 /// One difference between two trees.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made one at a time and passed by reference"
-)]
 pub enum Change {
     /// Only in the second tree; a directory stands for all below it.
     Added(Entry),

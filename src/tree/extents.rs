@@ -293,7 +293,7 @@ impl ExtentPages {
             rounds += 1;
             if rounds > LEVELS_MAX || level.len() as u64 > pages_max {
                 return Err(fetch::damaged(
-                    &root,
+                    root,
                     "a list of chunks has more pages than its size needs",
                 ));
             }
@@ -324,7 +324,7 @@ impl ExtentPages {
         }
         if level.len() as u64 > pages_max {
             return Err(fetch::damaged(
-                &root,
+                root,
                 "a list of chunks has more pages than its size needs",
             ));
         }

@@ -99,7 +99,6 @@ pub(super) struct Leaf {
     pub entry: Entry,
 }
 
-#[expect(clippy::large_enum_variant, reason = "short-lived, one name at a time")]
 enum Side {
     Absent,
     Dir(Dir),
@@ -115,7 +114,6 @@ enum Tree {
 }
 
 /// What became of a name.
-#[expect(clippy::large_enum_variant, reason = "short-lived, one name at a time")]
 enum Step {
     Done(Option<Entry>),
     Descend(Box<Open>),
