@@ -154,6 +154,7 @@ impl View {
             contents,
         })?;
         let state = overlay.read();
+        space.know_ways(&before, &state);
         // Places first: an inode that leaves is no longer found by its node.
         let leaves = |(ino, inode): (Ino, &Inode)| match inode.what {
             What::Node(id) if state.node(id).is_none() => Some((ino, id, space.place_of(before.get(&id)?))),
@@ -309,6 +310,33 @@ impl View {
 }
 
 impl super::space::Space {
+    /// Enters the directories of inodes that leave the overlay, where the table does not have them: without a place an
+    /// open file would be another one than its path leads to. The kernel has them as a rule, but not those of a name that
+    /// it has dropped since the file was opened, as it does after a reload.
+    fn know_ways(&mut self, before: &HashMap<NodeId, Arc<OverlayNode>>, state: &OverlayState) {
+        let leaves = |id: NodeId| state.node(id).is_none();
+        let without = |(_, inode): (Ino, &Inode)| match inode.what {
+            What::Node(id) if leaves(id) => {
+                let node = before.get(&id).filter(|node| node.link.is_none())?;
+                let unknown = self.place_of(node).is_none();
+                node.names.first().filter(|_| unknown).map(|(dir, _)| *dir)
+            }
+            _ => None,
+        };
+        let dirs: Vec<NodeId> = self.inodes.iter().filter_map(without).collect();
+        for mut dir in dirs {
+            while self.inodes.of_node(dir).is_none() {
+                let Some(node) = before.get(&dir) else { break };
+                let (what, file_id) = (What::Node(dir), node.attrs.file_id);
+                self.inodes.insert(what, file_id, None, self.generation);
+                match node.names.first() {
+                    Some((parent, _)) if leaves(dir) => dir = *parent,
+                    _ => break,
+                }
+            }
+        }
+    }
+
     /// A directory and name where an overlay node hangs, of those that the table knows.
     pub(super) fn place_of(&self, node: &OverlayNode) -> Option<(Ino, Name)> {
         let mut places = node.names.iter();

@@ -80,6 +80,46 @@ fn a_write_below_a_directory_that_left_the_overlay_at_a_publish_ends() {
     view.release(f, open.fh);
 }
 
+/// Seed 7843 of the simulation: the kernel had dropped the directory that an open file had been moved to. After the commit its
+/// path led to another inode, and what was written there was not seen by who had the file open.
+#[test]
+fn an_open_file_that_was_moved_is_the_same_after_a_publish_though_its_directory_was_forgotten() {
+    let mut world = World::new(|fs| {
+        let from = dir(fs, ROOT, "from");
+        file(fs, from, "f", b"hello".to_vec());
+        let to = dir(fs, ROOT, "to");
+        dir(fs, to, "below");
+    });
+    let view = world.view();
+    let from = known(&view, ROOT_INO, "from").ino;
+    let f = known(&view, from, "f").ino;
+    let open = run(view.open(&CALLER, f, RW)).unwrap();
+    let to = known(&view, ROOT_INO, "to").ino;
+    let below = known(&view, to, "below").ino;
+    run(view.rename(&CALLER, (from, b"f"), (below, b"g"), RenameMode::Replace)).unwrap();
+    view.forget(below, 1);
+    view.forget(to, 1);
+    let model_from = world.fs.lookup(ROOT, b"from").unwrap();
+    let model_to = world.fs.lookup(ROOT, b"to").unwrap();
+    let model_below = world.fs.lookup(model_to, b"below").unwrap();
+    world
+        .fs
+        .rename((model_from, b"f"), (model_below, b"g"), RenameMode::Replace)
+        .unwrap();
+    world.freeze();
+    world.publish();
+
+    let to = known(&view, ROOT_INO, "to").ino;
+    let below = known(&view, to, "below").ino;
+    assert_eq!(known(&view, below, "g").ino, f);
+    let writer = run(view.open(&CALLER, f, RW)).unwrap();
+    run(view.write(f, writer.fh, 5, b" world", false)).unwrap();
+    assert_eq!(run(view.read(f, open.fh, 0, 100)).unwrap(), &b"hello world"[..]);
+    for fh in [open.fh, writer.fh] {
+        view.release(f, fh);
+    }
+}
+
 #[test]
 fn what_is_here_is_answered_at_once() {
     let world = World::new(|fs| {
