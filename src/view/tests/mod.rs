@@ -7,5 +7,6 @@ pub mod model;
 mod passthrough;
 mod posix;
 pub mod programs;
+mod published;
 pub mod side;
 pub mod source;
