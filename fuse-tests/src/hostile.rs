@@ -198,13 +198,7 @@ pub fn dir_of_files(files: u64, ptr: Ptr, index: bool) -> Entry {
         files,
         ..Totals::default()
     };
-    dir_with(
-        totals,
-        DirTree::Stored {
-            ptr: Box::new(ptr),
-            index,
-        },
-    )
+    dir_with(totals, DirTree::stored(ptr, index))
 }
 
 /// A page with these entries, sorted by name.

@@ -348,10 +348,7 @@ fn lies(h: &Hostile) -> BTreeMap<&'static str, (Entry, Found)> {
     );
     for _ in 0..40 {
         let both = ["left", "right"].map(|side| {
-            let stored = DirTree::Stored {
-                ptr: Box::new(tree.1),
-                index: false,
-            };
+            let stored = DirTree::stored(tree.1, false);
             (name(side), dir_with(tree.0, stored))
         });
         let both = page(both);
@@ -360,10 +357,7 @@ fn lies(h: &Hostile) -> BTreeMap<&'static str, (Entry, Found)> {
             h.encoded(&Node::Dir(Arc::new(both))),
         );
     }
-    let stored = DirTree::Stored {
-        ptr: Box::new(tree.1),
-        index: false,
-    };
+    let stored = DirTree::stored(tree.1, false);
     add("names-2^40", dir_with(tree.0, stored), Found::Never);
     let mut deep = inline([(name("f"), tiny(b"x"))]);
     for n in 1..1500 {
@@ -377,13 +371,7 @@ fn lies(h: &Hostile) -> BTreeMap<&'static str, (Entry, Found)> {
                 unreachable!()
             };
             let ptr = h.encoded(&Node::Dir(page.clone()));
-            deep = dir_with(
-                *totals,
-                DirTree::Stored {
-                    ptr: Box::new(ptr),
-                    index: false,
-                },
-            );
+            deep = dir_with(*totals, DirTree::stored(ptr, false));
         }
     }
     add("deep", deep, Found::Check);

@@ -209,10 +209,7 @@ fn decode_dir_tree(r: &mut Reader<'_>, tables: &mut DecodeTables, depth: usize) 
             body.finish()?;
             Ok(DirTree::Inline(Arc::new(page)))
         }
-        form @ (1 | 2) => Ok(DirTree::Stored {
-            ptr: Box::new(decode_ptr(r, tables)?),
-            index: form == 2,
-        }),
+        form @ (1 | 2) => Ok(DirTree::stored(decode_ptr(r, tables)?, form == 2)),
         _ => Err(r.corrupt("a directory of unknown form")),
     }
 }

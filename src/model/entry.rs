@@ -159,6 +159,12 @@ pub enum DirTree {
 }
 
 impl DirTree {
+    /// A directory in a node of its own; `index`: an index page.
+    pub fn stored(ptr: Ptr, index: bool) -> DirTree {
+        let ptr = Box::new(ptr);
+        DirTree::Stored { ptr, index }
+    }
+
     /// A directory without entries.
     pub fn empty() -> DirTree {
         DirTree::Inline(Arc::new(DirPage::default()))

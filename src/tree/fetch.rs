@@ -148,10 +148,7 @@ pub(crate) fn page_tree(page: &IndexPage) -> PageTree {
     let slots = page.slots.iter().map(|slot| PageSlot {
         first_key: slot.first_key.clone(),
         count: slot.count,
-        child: DirTree::Stored {
-            ptr: Box::new(slot.ptr),
-            index: page.level > 1,
-        },
+        child: DirTree::stored(slot.ptr, page.level > 1),
     });
     PageTree {
         level: page.level,

@@ -219,8 +219,12 @@ impl Inodes {
     }
 
     fn hangs(&self, ino: Ino, dir: Ino, name: &[u8]) -> bool {
-        let place = self.map.get(&ino).and_then(|inode| inode.place.as_ref());
+        let place = self.place(ino);
         place.is_some_and(|(its, its_name)| *its == dir && its_name.as_bytes() == name)
+    }
+
+    fn place(&self, ino: Ino) -> Option<&(Ino, Name)> {
+        self.map.get(&ino)?.place.as_ref()
     }
 
     /// Makes an inode mean something else. A clean entry keeps or gets `place`, others lose theirs.
@@ -333,14 +337,13 @@ impl Inodes {
         // Taken out meanwhile: the names are with the children, in the same map.
         let mut clean = std::mem::take(&mut inode.dir_mut().clean);
         let hash = self.hasher.hash_one(name.as_bytes());
-        match clean.find_mut(hash, |other| {
-            *other == ino || self.hangs(*other, dir, name.as_bytes())
-        }) {
+        let same = |other: &Ino| *other == ino || self.hangs(*other, dir, name.as_bytes());
+        match clean.find_mut(hash, same) {
             Some(other) => *other = ino,
             None => {
                 clean.insert_unique(hash, ino, |other| {
-                    let place = self.map.get(other).and_then(|inode| inode.place.as_ref());
-                    place.map_or(0, |(_, name)| self.hasher.hash_one(name.as_bytes()))
+                    let name = self.place(*other).map(|(_, name)| name.as_bytes());
+                    name.map_or(0, |name| self.hasher.hash_one(name))
                 });
             }
         }

@@ -209,10 +209,7 @@ impl Volume {
             head: head.seq(),
         };
         let (ptr, index) = head.record().root.history.ok_or_else(not_kept)?;
-        let tree = DirTree::Stored {
-            ptr: Box::new(ptr),
-            index,
-        };
+        let tree = DirTree::stored(ptr, index);
         let found = tree::lookup(src, &tree, history_name(seq).as_bytes()).await;
         match found.map_err(|e| tree_error(&object, e))?.map(|entry| entry.body) {
             Some(EntryBody::Symlink { target }) => {

@@ -69,10 +69,7 @@ pub(crate) async fn try_fence(
 ) -> Result<PublishOutcome, VolumeError> {
     let src = RemoteSource::new(volume.clone());
     let old = head.record().root.history;
-    let tree = old.map_or(DirTree::empty(), |(ptr, index)| DirTree::Stored {
-        ptr: Box::new(ptr),
-        index,
-    });
+    let tree = old.map_or(DirTree::empty(), |(ptr, index)| DirTree::stored(ptr, index));
     let mut entries = Vec::new();
     for seq in head.record().gc.fence..=head.seq() {
         let Some(logged) = slot(volume, seq).await? else {

@@ -259,10 +259,7 @@ impl Gen {
             let entries = self.below(6);
             return DirTree::Inline(Arc::new(self.dir_page(entries, depth - 1)));
         }
-        DirTree::Stored {
-            ptr: Box::new(self.ptr()),
-            index: self.one_in(2),
-        }
+        DirTree::stored(self.ptr(), self.one_in(2))
     }
 
     pub fn name(&mut self) -> Name {

@@ -149,10 +149,7 @@ fn page() -> DirPage {
             links: 2,
             subdirs: 300,
         },
-        tree: DirTree::Stored {
-            ptr: Box::new(ptr(OTHER, 4_444)),
-            index,
-        },
+        tree: DirTree::stored(ptr(OTHER, 4_444), index),
     };
     let entry = |id, body| Entry {
         attrs: attrs(id),
@@ -625,10 +622,7 @@ fn the_worked_example_of_the_specification_is_true() {
     };
     let mut root = attrs(1);
     (root.mtime, root.ctime, root.mode) = (time, time, 0o755);
-    let tree = DirTree::Stored {
-        ptr: Box::new(ptr),
-        index: false,
-    };
+    let tree = DirTree::stored(ptr, false);
     let root = TreeRoot {
         attrs: root,
         totals,

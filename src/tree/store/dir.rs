@@ -180,10 +180,7 @@ impl Frame {
             _ => match store_pages::<Dirs>(src, writer, self.level, self.pieces).await? {
                 Paged::Empty => return Ok(DirTree::empty()),
                 Paged::Node { ptr, index } => {
-                    return Ok(DirTree::Stored {
-                        ptr: Box::new(ptr),
-                        index,
-                    });
+                    return Ok(DirTree::stored(ptr, index));
                 }
                 Paged::OneLeaf(entries) => entries,
             },
@@ -202,10 +199,7 @@ impl Frame {
         }
         if len <= params.page_max {
             let ptr = writer.add_node(&Node::Dir(Arc::new(page))).await?;
-            return Ok(DirTree::Stored {
-                ptr: Box::new(ptr),
-                index: false,
-            });
+            return Ok(DirTree::stored(ptr, false));
         }
         let leaf = Piece::Leaf {
             first_key: Box::default(),
@@ -213,16 +207,10 @@ impl Frame {
         };
         match store_pages::<Dirs>(src, writer, 1, vec![leaf]).await? {
             Paged::Empty => Ok(DirTree::empty()),
-            Paged::Node { ptr, index } => Ok(DirTree::Stored {
-                ptr: Box::new(ptr),
-                index,
-            }),
+            Paged::Node { ptr, index } => Ok(DirTree::stored(ptr, index)),
             Paged::OneLeaf(entries) => {
                 let ptr = writer.add_node(&Node::Dir(Arc::new(DirPage { entries }))).await?;
-                Ok(DirTree::Stored {
-                    ptr: Box::new(ptr),
-                    index: false,
-                })
+                Ok(DirTree::stored(ptr, false))
             }
         }
     }

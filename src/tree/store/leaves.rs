@@ -75,10 +75,7 @@ pub(super) async fn evict(
             && dir_body_len(page) > over
         {
             let ptr = writer.add_node(&Node::Dir(page.clone())).await?;
-            *tree = DirTree::Stored {
-                ptr: Box::new(ptr),
-                index: false,
-            };
+            *tree = DirTree::stored(ptr, false);
         }
     }
     Ok(())

@@ -62,10 +62,7 @@ impl Frame {
                 slots: pages.slots.clone(),
                 done: Vec::with_capacity(pages.slots.len()),
             }),
-            DirTree::Stored { ptr, index } => Err(DirTree::Stored {
-                ptr: Box::new(stored(**ptr)),
-                index: *index,
-            }),
+            DirTree::Stored { ptr, index } => Err(DirTree::stored(stored(**ptr), *index)),
         }
     }
 

@@ -63,10 +63,7 @@ fn tower(src: &MemorySource, bottom: Ptr) -> DirTree {
     for level in 1..=7 {
         ptr = index(src, level, keys(1000).map(|key| (key, ptr, 1)));
     }
-    DirTree::Stored {
-        ptr: Box::new(ptr),
-        index: true,
-    }
+    DirTree::stored(ptr, true)
 }
 
 fn damaged<T: std::fmt::Debug>(result: Result<T, TreeError>) -> String {
@@ -99,28 +96,10 @@ async fn pages_out_of_order_or_of_the_wrong_level_are_refused() {
     let src = MemorySource::new();
     let (a, b) = (leaf(&src, &["a"]), leaf(&src, &["b"]));
     let ptr = index(&src, 1, [(vec![], b, 1), (b"c".to_vec(), a, 1)]);
-    let rule = damaged(
-        entries(
-            &src,
-            &DirTree::Stored {
-                ptr: Box::new(ptr),
-                index: true,
-            },
-        )
-        .await,
-    );
+    let rule = damaged(entries(&src, &DirTree::stored(ptr, true)).await);
     assert!(rule.contains("do not follow"), "{rule}");
     let skipping = index(&src, 5, [(vec![], ptr, 2), (b"c".to_vec(), a, 1)]);
-    damaged(
-        leaves(
-            &src,
-            &DirTree::Stored {
-                ptr: Box::new(skipping),
-                index: true,
-            },
-        )
-        .await,
-    );
+    damaged(leaves(&src, &DirTree::stored(skipping, true)).await);
 }
 
 #[tokio::test]
@@ -201,10 +180,7 @@ async fn a_walk_visits_each_node_once_and_holds_repeated_directories_to_their_to
     let mut below = (files(1), leaf(&src, &["a"]));
     for _ in 0..40 {
         let both = ["left", "right"].map(|side| {
-            let stored = DirTree::Stored {
-                ptr: Box::new(below.1),
-                index: false,
-            };
+            let stored = DirTree::stored(below.1, false);
             let body = EntryBody::Dir {
                 totals: below.0,
                 tree: stored,

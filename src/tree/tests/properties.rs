@@ -146,10 +146,7 @@ async fn assert_no_local(src: &MemorySource, root: &TreeRoot) {
                 let Node::Index(page) = &*src.node(ptr).await.unwrap() else {
                     panic!()
                 };
-                let below = page.slots.iter().map(|s| DirTree::Stored {
-                    ptr: Box::new(s.ptr),
-                    index: page.level > 1,
-                });
+                let below = page.slots.iter().map(|s| DirTree::stored(s.ptr, page.level > 1));
                 open.extend(below);
                 continue;
             }

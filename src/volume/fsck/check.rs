@@ -80,15 +80,7 @@ impl Volume {
                 continue;
             };
             collector.aside = Some(what);
-            complete = tree::visit_dir(
-                nodes,
-                &DirTree::Stored {
-                    ptr: Box::new(ptr),
-                    index,
-                },
-                &mut collector,
-            )
-            .await;
+            complete = tree::visit_dir(nodes, &DirTree::stored(ptr, index), &mut collector).await;
         }
         match collector.stopped {
             Some(error) => Err(stopped(error)),

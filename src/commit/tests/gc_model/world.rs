@@ -379,10 +379,7 @@ pub async fn record_keys(
         let history = TreeRoot {
             attrs: Attrs::default(),
             totals: Totals::default(),
-            tree: DirTree::Stored {
-                ptr: Box::new(*ptr),
-                index: *index,
-            },
+            tree: DirTree::stored(*ptr, *index),
             links: LinksTree::default(),
         };
         keys.extend(tree_keys(src, volume, &history).await?);
