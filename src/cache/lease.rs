@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 /// What is asked of a file.
@@ -32,8 +32,14 @@ pub fn is_unused(handle: impl AsFd, unused: Unused) -> bool {
     file.and_then(|file| grant(&file, lease)).is_ok()
 }
 
-fn grant(file: &File, lease: libc::c_int) -> io::Result<()> {
-    let fd = file.as_raw_fd();
+/// The same as [`Unused::ForWriting`] of a file that `handle` has open for reading, which saves opening it. One question at a
+/// time: another one would give the lease back.
+pub fn has_no_writer(handle: BorrowedFd<'_>) -> bool {
+    grant(handle, libc::F_RDLCK).is_ok()
+}
+
+fn grant(file: impl AsFd, lease: libc::c_int) -> io::Result<()> {
+    let fd = file.as_fd().as_raw_fd();
     let ask = |command: libc::c_int, argument: libc::c_int| {
         // SAFETY: fcntl with an integer argument on a descriptor that is open.
         match unsafe { libc::fcntl(fd, command, argument) } {
@@ -63,10 +69,10 @@ mod tests {
             .custom_flags(libc::O_PATH)
             .open(&path)
             .unwrap();
-        assert!(!is_unused(&handle, Unused::ForWriting));
-        drop(writer);
-        assert!(is_unused(&handle, Unused::ForWriting));
         let reader = File::open(&path).unwrap();
+        assert!(!is_unused(&handle, Unused::ForWriting) && !has_no_writer(reader.as_fd()));
+        drop(writer);
+        assert!(is_unused(&handle, Unused::ForWriting) && has_no_writer(reader.as_fd()));
         assert!(is_unused(&handle, Unused::ForWriting) && !is_unused(&handle, Unused::AtAll));
         std::fs::remove_file(&path).unwrap();
         assert!(!is_unused(&handle, Unused::AtAll));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, FallocateFlags, SeekFrom, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps};
 
 use super::error::{AtPath, OverlayError};
 use super::state::BodyId;
@@ -20,7 +20,8 @@ use crate::model::Timestamp;
 pub struct Body {
     id: BodyId,
     path: PathBuf,
-    /// O_PATH: names the file and counts as nobody's use of it, so it stands in the way of no lease.
+    /// Open for reading: that is in nobody's way who asks whether the file can be written, and such a question can be asked
+    /// of it as it is.
     handle: OwnedFd,
     /// Open for reading and writing, from the first use by this process until [`Body::let_go`].
     file: Mutex<Option<Arc<File>>>,
@@ -70,29 +71,24 @@ impl BodyStat {
 
 impl Body {
     pub(super) fn create(id: BodyId, path: PathBuf) -> Result<Body, OverlayError> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .at(&path)?;
-        let body = Body::open(id, path)?;
-        *body.file.lock() = Some(Arc::new(file));
+        let body = Body::opened(id, path, OFlags::CREATE | OFlags::EXCL)?;
         body.set_mtime(UNWRITTEN)?;
         Ok(body)
     }
 
     pub(super) fn open(id: BodyId, path: PathBuf) -> Result<Body, OverlayError> {
-        let handle = File::options()
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
-            .open(&path)
-            .at(&path)?;
+        Body::opened(id, path, OFlags::NOFOLLOW)
+    }
+
+    fn opened(id: BodyId, path: PathBuf, flags: OFlags) -> Result<Body, OverlayError> {
+        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).at(&path)?;
+        let file = Mutex::new(None);
         Ok(Body {
             id,
             path,
-            handle: handle.into(),
-            file: Mutex::new(None),
+            handle,
+            file,
         })
     }
 
@@ -148,14 +144,21 @@ impl Body {
         &self.path
     }
 
-    /// Names the file (O_PATH): for passthrough, and for opening it.
+    /// Open for reading: for passthrough, and for opening it.
     pub fn handle(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
     }
 
+    /// Asks something of the handle while this process has it open for reading only, one question at a time.
+    pub fn ask<T>(&self, question: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+        let mut file = self.file.lock();
+        *file = None;
+        question(self.handle.as_fd())
+    }
+
     /// Takes over all bytes of `source` by reflink; false where the filesystem cannot.
     pub fn reflink_from(&self, source: &Body) -> Result<bool, OverlayError> {
-        Ok(rustix::fs::ioctl_ficlone(&*self.file()?, &*source.file()?).is_ok())
+        Ok(rustix::fs::ioctl_ficlone(&*self.file()?, &source.handle).is_ok())
     }
 
     /// Asks the filesystem.
@@ -176,13 +179,12 @@ impl Body {
 
     /// Fills `out` from there; returns how much there was before the end.
     pub fn read_at(&self, out: &mut [u8], offset: u64) -> Result<usize, OverlayError> {
-        let file = self.file()?;
         let mut done = 0;
         while done < out.len() {
-            match file.read_at(&mut out[done..], offset.saturating_add(done as u64)) {
+            match rustix::io::pread(&self.handle, &mut out[done..], offset.saturating_add(done as u64)) {
                 Ok(0) => break,
                 Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e).at(&self.path),
             }
         }
@@ -236,7 +238,7 @@ impl Body {
 
     /// The first byte from `offset` on that is no hole; `None`: there is none.
     pub fn next_data(&self, offset: u64) -> Result<Option<u64>, OverlayError> {
-        match rustix::fs::seek(&*self.file()?, SeekFrom::Data(offset)) {
+        match rustix::fs::seek(&self.handle, SeekFrom::Data(offset)) {
             Ok(at) => Ok(Some(at)),
             Err(rustix::io::Errno::NXIO) => Ok(None),
             Err(e) => Err(e).at(&self.path),
@@ -245,7 +247,7 @@ impl Body {
 
     /// The first hole from `offset` on; the end is one. `None` behind the end.
     pub fn next_hole(&self, offset: u64) -> Result<Option<u64>, OverlayError> {
-        match rustix::fs::seek(&*self.file()?, SeekFrom::Hole(offset)) {
+        match rustix::fs::seek(&self.handle, SeekFrom::Hole(offset)) {
             Ok(at) => Ok(Some(at)),
             Err(rustix::io::Errno::NXIO) => Ok(None),
             Err(e) => Err(e).at(&self.path),
@@ -254,15 +256,7 @@ impl Body {
 
     /// fdatasync. To say so in the journal too, use [`super::Overlay::sync_bodies`].
     pub fn sync(&self) -> Result<(), OverlayError> {
-        let open = self.file.lock().clone();
-        match open {
-            Some(file) => file.sync_data().at(&self.path),
-            // To read is enough, and is not in the way of those who ask whether somebody can write.
-            None => self
-                .reopen(File::options().read(true))?
-                .sync_data()
-                .at(&self.path),
-        }
+        rustix::fs::fdatasync(&self.handle).at(&self.path)
     }
 
     /// Becomes a copy of `source` as it is now: by reflink where the filesystem can, else of what is no hole.
@@ -285,11 +279,11 @@ impl Body {
     }
 
     fn copy_range(&self, source: &Body, start: u64, end: u64) -> Result<(), OverlayError> {
-        let (source_file, file) = (source.file()?, self.file()?);
+        let file = self.file()?;
         let (mut from, mut to) = (start, start);
         while from < end {
             let len = usize::try_from(end - from).unwrap_or(usize::MAX).min(1 << 30);
-            match rustix::fs::copy_file_range(&*source_file, Some(&mut from), &*file, Some(&mut to), len) {
+            match rustix::fs::copy_file_range(&source.handle, Some(&mut from), &*file, Some(&mut to), len) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(rustix::io::Errno::XDEV | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {

@@ -132,6 +132,19 @@ impl FileData {
         ))
     }
 
+    /// Of a new file, which got its body in the step that made it.
+    pub fn new_local(ino: Ino, node: NodeId, body: Arc<Body>) -> FileData {
+        let local = Local {
+            node: Some(node),
+            body: body.clone(),
+            present: None,
+            base: None,
+            base_valid: 0,
+            fresh: true,
+        };
+        FileData::new(ino, FileBytes::Local(local), 0, 0, Some((body, false)))
+    }
+
     fn new(ino: Ino, bytes: FileBytes, size: u64, blocks: u64, body: Option<(Arc<Body>, bool)>) -> FileData {
         FileData {
             ino,

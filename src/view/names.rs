@@ -12,7 +12,7 @@ use super::types::{Attr, Caller, Fh, Ino, Known, NodeKind};
 use super::usage::signed;
 use super::{View, ViewError};
 use crate::model::{Attrs, Kind, LinkId, MODE_MASK, Name, PATH_DEPTH_MAX, SYMLINK_BYTES_MAX, Xattrs};
-use crate::overlay::{NewBody, NodeBody, NodeId, Op, Place};
+use crate::overlay::{Body, NewBody, NodeBody, NodeId, Op, Place};
 use crate::tree::NodeSource;
 
 /// setgid.
@@ -147,7 +147,7 @@ impl View {
             if edit.look().child(src, dir, name.as_bytes())?.is_some() {
                 return Err(ViewError::Exists.into());
             }
-            let id = edit.make(self, src, caller, dir, &name, mode, body)?;
+            let id = edit.make(self, src, caller, dir, &name, mode, body, None)?;
             edit.answer(src, dir, name.as_bytes(), Child::Node(id))
         })
         .await
@@ -252,7 +252,7 @@ pub(super) struct Doomed {
 }
 
 impl Edit<'_> {
-    /// A new inode at a free name.
+    /// A new inode at a free name; a file with the body that is given.
     #[allow(clippy::too_many_arguments)]
     pub fn make(
         &mut self,
@@ -263,6 +263,7 @@ impl Edit<'_> {
         name: &Name,
         mode: u16,
         body: &NewBody,
+        file_body: Option<&Arc<Body>>,
     ) -> Result<NodeId, Ask> {
         let now = view.now();
         let look = self.look();
@@ -286,7 +287,7 @@ impl Edit<'_> {
         self.vanished(dir, name.as_bytes());
         let parent = self.adopt(dir)?;
         let id = self.state.next_node;
-        self.apply(&Op::Create {
+        let create = Op::Create {
             id,
             place: Place {
                 parent,
@@ -296,7 +297,20 @@ impl Edit<'_> {
             attrs,
             body: body.clone(),
             time: now,
-        })?;
+        };
+        match file_body {
+            None => self.apply(&create)?,
+            Some(file_body) => self.apply_all(&[
+                create,
+                Op::GiveBody {
+                    id,
+                    body: file_body.id(),
+                    present: None,
+                    base_valid: 0,
+                    dirty: true,
+                },
+            ])?,
+        }
         self.space.usage.add_inodes(1);
         Ok(id)
     }

@@ -1,7 +1,7 @@
 //! Opening and closing files.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::backing::Offer;
 use super::edit::Edit;
@@ -11,8 +11,8 @@ use super::space::{Ask, Child};
 use super::types::{Caller, Fh, Ino, Known, OpenFile, OpenFlags};
 use super::view::FileHandle;
 use super::{View, ViewError};
-use crate::model::{Content, EntryBody, Kind, Name};
-use crate::overlay::{NewBody, NodeBody, NodeId, Op};
+use crate::model::{Content, EntryBody, Kind, Name, Timestamp};
+use crate::overlay::{Body, NewBody, NodeBody, NodeId, Op};
 
 impl View {
     /// Opens a file.
@@ -52,6 +52,9 @@ impl View {
     ) -> Result<(Known, OpenFile), ViewError> {
         self.check_writable()?;
         let name = Name::new(name)?;
+        let copying = self.readers.lock().just_read(caller.pid, self.now());
+        let body = self.body_for_new(flags, copying);
+        let named = AtomicBool::new(false);
         let made = self
             .edit(|src, edit| {
                 if let Some(child) = edit.look().child(src, dir, name.as_bytes())? {
@@ -60,19 +63,29 @@ impl View {
                     }
                     return Ok((edit.answer(src, dir, name.as_bytes(), child)?, None));
                 }
-                let id = edit.make(self, src, caller, dir, &name, mode, &NewBody::File(None))?;
+                let new = NewBody::File(None);
+                let id = edit.make(self, src, caller, dir, &name, mode, &new, body.as_ref())?;
+                named.store(true, Ordering::Relaxed);
                 let known = edit.answer(src, dir, name.as_bytes(), Child::Node(id))?;
+                if let Some(body) = &body {
+                    edit.open_new(known.ino, id, body);
+                }
                 Ok((known, Some(edit.open_file(known.ino, flags.write)?)))
             })
-            .await?;
-        match made {
+            .await;
+        if !named.into_inner()
+            && let (Some(overlay), Some(body)) = (self.overlay(), body)
+        {
+            overlay.discard_body(body);
+        }
+        match made? {
             (known, Some(file)) => {
                 let opened = Opened {
                     view: self,
                     file: &file,
                     writer: flags.write,
                 };
-                if self.readers.lock().just_read(caller.pid, self.now()) {
+                if copying {
                     file.set_route(Route::Daemon);
                 }
                 let offer = match self.offer(&file, flags).await {
@@ -97,6 +110,17 @@ impl View {
                 }
             },
         }
+    }
+
+    /// What is written from the start, by the kernel, gets its body in the same step as its name. `None` where that is not
+    /// so, and when the disk gives none: then whoever writes first is told.
+    fn body_for_new(&self, flags: OpenFlags, copying: bool) -> Option<Arc<Body>> {
+        if !flags.write || copying || !self.passthrough().bodies {
+            return None;
+        }
+        let made = self.overlay()?.create_body();
+        made.inspect_err(|error| tracing::debug!(%error, "a body for a new file"))
+            .ok()
     }
 
     fn new_handle(&self, ino: Ino, flags: OpenFlags, file: Arc<FileData>, offer: Option<Offer>) -> OpenFile {
@@ -171,7 +195,7 @@ impl View {
                 return;
             }
             if last && !live {
-                edit.forget_file(file);
+                edit.forget_file(file, None);
             }
             edit.space.inodes.unpin(file.ino);
             edit.drop_unused(file.ino);
@@ -234,6 +258,13 @@ impl Edit<'_> {
             inode.file = Some(file.clone());
         }
         Ok(file)
+    }
+
+    /// The file of an inode that was made with a body, before it is opened.
+    pub fn open_new(&mut self, ino: Ino, id: NodeId, body: &Arc<Body>) {
+        if let Some(inode) = self.space.inodes.get_mut(ino) {
+            inode.file = Some(Arc::new(FileData::new_local(ino, id, body.clone())));
+        }
     }
 
     /// The node of an open file that is about to be changed, adopted for it. `None`: it has become something else, or has
@@ -310,28 +341,33 @@ impl Edit<'_> {
         let Some(written) = file.unsettled() else {
             return Ok(());
         };
-        let Some(inode) = self.space.inodes.get_mut(file.ino) else {
-            return Ok(());
-        };
+        if let Some(op) = self.settling(file, written) {
+            self.apply(&op)?;
+        }
+        if let Some(inode) = self.space.inodes.get(file.ino)
+            && matches!(inode.what, What::Node(_) | What::Gone(_))
+        {
+            file.settled(written);
+        }
+        Ok(())
+    }
+
+    /// What tells the overlay that a file was written then, if it is not known; what has no name is told here.
+    pub fn settling(&mut self, file: &FileData, written: Timestamp) -> Option<Op> {
+        let inode = self.space.inodes.get_mut(file.ino)?;
         let id = match &mut inode.what {
             What::Node(id) => *id,
             What::Gone(entry) => {
                 (entry.attrs.mtime, entry.attrs.ctime) = (written, written);
-                file.settled(written);
-                return Ok(());
+                return None;
             }
-            What::Clean(_) | What::Link(..) => return Ok(()),
+            What::Clean(_) | What::Link(..) => return None,
         };
-        if let Some(node) = self.state.node(id) {
-            let mut attrs = node.attrs.clone();
-            attrs.mtime = written;
-            attrs.ctime = attrs.ctime.max(written);
-            if attrs != node.attrs {
-                self.apply(&Op::SetAttrs { id, attrs })?;
-            }
-        }
-        file.settled(written);
-        Ok(())
+        let node = self.state.node(id)?;
+        let mut attrs = node.attrs.clone();
+        attrs.mtime = written;
+        attrs.ctime = attrs.ctime.max(written);
+        (attrs != node.attrs).then_some(Op::SetAttrs { id, attrs })
     }
 }
 

@@ -22,18 +22,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::backing::{Backing, Offer, Passthrough};
+use super::clock::saw_written;
 use super::data::{Brought, Fill, Step};
 use super::edit::Edit;
 use super::file::{FileBytes, FileData, Local, Route};
-use super::inodes::What;
+use super::inodes::{LocalSize, What};
 use super::types::OpenFlags;
 use super::{View, ViewError};
-use crate::cache::{Unused, is_unused};
+use crate::cache::has_no_writer;
 use crate::model::{Content, Timestamp};
-use crate::overlay::{Body, Op};
+use crate::overlay::{Body, BodyStat, Op};
 
 /// Who opened a clean file a moment ago and now makes another one is likely to copy it.
 const COPY_WITHIN_NANOS: i128 = 20_000_000;
+/// Files that are settled by one write to the journal, and by one hold of the locks.
+const SETTLED_AT_ONCE: usize = 32;
 /// Readers that are remembered.
 const READERS_MAX: usize = 16;
 
@@ -323,24 +326,45 @@ impl View {
     pub fn settle_closed(&self) -> bool {
         let pending = std::mem::take(&mut *self.closing.lock());
         let mut left = Vec::new();
-        for file in pending {
-            file.queued.store(false, Ordering::Relaxed);
-            let _bytes = file.bytes.write();
-            let settled = self.with_edit(|edit| edit.close_live(&file));
-            match settled {
-                Ok(true) => {}
-                Ok(false) => left.push(file.clone()),
-                Err(error) => {
-                    // The body keeps the time, as long as it is not committed.
-                    tracing::warn!(ino = file.ino, %error, "what was written is not in the overlay");
-                    left.push(file.clone());
-                }
-            }
+        for batch in pending.chunks(SETTLED_AT_ONCE) {
+            self.settle_batch(batch, &mut left);
         }
         let mut closing = self.closing.lock();
         left.retain(|file| !file.queued.swap(true, Ordering::Relaxed));
         closing.append(&mut left);
         !closing.is_empty()
+    }
+
+    /// Their times get into the overlay by one write to the journal.
+    fn settle_batch(&self, batch: &[Arc<FileData>], left: &mut Vec<Arc<FileData>>) {
+        let mut looked = Vec::with_capacity(batch.len());
+        let mut locks = Vec::with_capacity(batch.len());
+        for file in batch {
+            file.queued.store(false, Ordering::Relaxed);
+            // Never waited for: these are the only locks of files of which several are held at once.
+            match file.bytes.try_write() {
+                Some(lock) => locks.push(lock),
+                None => {
+                    left.push(file.clone());
+                    continue;
+                }
+            }
+            match look_at_closed(file) {
+                Ok(look) => looked.push((file, look)),
+                Err(error) => {
+                    tracing::warn!(ino = file.ino, %error, "a file that was closed");
+                    left.push(file.clone());
+                }
+            }
+        }
+        match self.with_edit(|edit| edit.close_all(&looked)) {
+            Ok(still) => left.extend(still),
+            Err(error) => {
+                // The bodies keep the times, as long as they are not committed.
+                tracing::warn!(%error, "when files were written is not in the overlay");
+                left.extend(looked.into_iter().map(|(file, _)| file.clone()));
+            }
+        }
     }
 
     /// Waits until a file that the kernel could write was closed.
@@ -358,49 +382,67 @@ impl Edit<'_> {
     /// A live file whose handles for writing are closed is settled, and no longer live if nobody can write it. False: it
     /// may still be written through a mapping.
     pub fn close_live(&mut self, file: &Arc<FileData>) -> Result<bool, ViewError> {
-        let Some(live) = file.live() else {
-            self.unretain(file);
-            return Ok(true);
-        };
-        if file.writers() > 0 {
-            // Its next close brings it here again.
-            return Ok(true);
+        let look = look_at_closed(file)?;
+        Ok(self.close_all(&[(file, look)])?.is_empty())
+    }
+
+    /// The same of several that were looked at with their locks held; gives those that may still be written.
+    fn close_all(&mut self, files: &[(&Arc<FileData>, ClosedLook)]) -> Result<Vec<Arc<FileData>>, ViewError> {
+        let mut ops = Vec::new();
+        let mut written = Vec::new();
+        for (file, look) in files {
+            let ClosedLook::Body { stat, .. } = look else {
+                continue;
+            };
+            let seen = file.live().map(|live| live.seen);
+            if file.writers() == 0 && seen.is_some_and(|seen| seen != stat.mtime) {
+                saw_written(stat.mtime);
+                ops.extend(self.settling(file, stat.mtime));
+                written.push((file, stat.mtime));
+            }
         }
-        let Some(body) = file.current_body() else {
-            return Ok(true);
-        };
-        body.let_go();
-        let closed = is_unused(body.handle(), Unused::ForWriting);
-        self.settle(file)?;
-        if !closed {
-            return Ok(false);
+        if !ops.is_empty() {
+            self.apply_all(&ops)?;
         }
-        let now = body.stat()?.mtime;
-        if now != file.live().map_or(live.seen, |live| live.seen) {
-            // Between the look and the lease; nothing can come after it.
-            self.settle(file)?;
+        for (file, mtime) in written {
+            file.settled(mtime);
         }
-        self.space.observe(file);
-        file.set_live(None);
-        self.space.live_files.remove(&file.ino);
-        self.unretain(file);
-        Ok(true)
+        let mut left = Vec::new();
+        for (file, look) in files {
+            match look {
+                ClosedLook::NotLive => self.unretain(file, None),
+                ClosedLook::NoBody => {}
+                // Its next close brings it here again.
+                ClosedLook::Body { .. } if file.writers() > 0 => {}
+                ClosedLook::Body { closed: false, .. } => left.push((*file).clone()),
+                ClosedLook::Body { stat, closed: true } => {
+                    // Nothing can come after this look: who wants to write gets his handle under the file's lock.
+                    file.set_size(stat.len);
+                    self.space.observe_size(file, stat.len);
+                    file.set_live(None);
+                    self.space.live_files.remove(&file.ino);
+                    self.unretain(file, Some(stat));
+                }
+            }
+        }
+        Ok(left)
     }
 
     /// An open file that was kept only because it was live.
-    fn unretain(&mut self, file: &Arc<FileData>) {
+    fn unretain(&mut self, file: &Arc<FileData>, stat: Option<&BodyStat>) {
         if !file.retained.swap(false, Ordering::Relaxed) {
             return;
         }
         if file.opens.load(Ordering::Relaxed) == 0 {
-            self.forget_file(file);
+            self.forget_file(file, stat);
         }
         self.space.inodes.unpin(file.ino);
         self.drop_unused(file.ino);
     }
 
-    /// The last handle is closed: the inode knows by itself what the file was.
-    pub fn forget_file(&mut self, file: &Arc<FileData>) {
+    /// The last handle is closed: the inode knows by itself what the file was. `stat`: what its whole body says now, if that
+    /// is known.
+    pub fn forget_file(&mut self, file: &Arc<FileData>, stat: Option<&BodyStat>) {
         let Some(inode) = self.space.inodes.get_mut(file.ino) else {
             return;
         };
@@ -408,7 +450,15 @@ impl Edit<'_> {
             return;
         }
         let local = !file.is_clean();
-        *inode.local.get_mut() = local.then(|| Box::new(file.local_size()));
+        *inode.local.get_mut() = local.then(|| {
+            Box::new(match stat {
+                Some(stat) => LocalSize {
+                    size: stat.len,
+                    blocks: stat.allocated / 512,
+                },
+                None => file.local_size(),
+            })
+        });
         if let What::Gone(entry) = &mut inode.what
             && let crate::model::EntryBody::File { size, .. } = &mut entry.body
         {
@@ -418,12 +468,35 @@ impl Edit<'_> {
     }
 }
 
+/// What was found of a file that is being closed.
+enum ClosedLook {
+    /// The kernel does not write to it by itself.
+    NotLive,
+    /// A commit took its body.
+    NoBody,
+    /// `closed`: nobody can write it, and what `stat` says is the last.
+    Body { stat: BodyStat, closed: bool },
+}
+
+/// With the file's lock held, or the space's.
+fn look_at_closed(file: &FileData) -> Result<ClosedLook, ViewError> {
+    if file.live().is_none() {
+        return Ok(ClosedLook::NotLive);
+    }
+    let Some(body) = file.current_body() else {
+        return Ok(ClosedLook::NoBody);
+    };
+    // In this order: what was written before the lease is seen.
+    let closed = file.writers() == 0 && body.ask(has_no_writer);
+    let stat = body.stat()?;
+    Ok(ClosedLook::Body { stat, closed })
+}
+
 /// True if somebody can still write to an open file: by a handle, or by a mapping.
 pub(super) fn can_be_written(file: &FileData) -> bool {
     file.writers() > 0
         || (file.live().is_some()
-            && file.current_body().is_some_and(|body: Arc<Body>| {
-                body.let_go();
-                !is_unused(body.handle(), Unused::ForWriting)
-            }))
+            && file
+                .current_body()
+                .is_some_and(|body: Arc<Body>| !body.ask(has_no_writer)))
 }

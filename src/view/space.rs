@@ -129,7 +129,11 @@ impl Space {
 
     /// The same of one.
     pub fn observe(&self, file: &FileData) {
-        let now = file.size();
+        self.observe_size(file, file.size());
+    }
+
+    /// A file has this size.
+    pub fn observe_size(&self, file: &FileData, now: u64) {
         let before = file.accounted.swap(now, Ordering::Relaxed);
         if before != now && file.counted.load(Ordering::Relaxed) {
             self.usage.resized(before, now);
