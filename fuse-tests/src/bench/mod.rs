@@ -8,12 +8,14 @@
 //! - [`settings`]: sizes, networks, which workloads.
 //! - [`place`]: the server, our mounts, scratch directories.
 //! - [`peers`]: the controls that are programs.
+//! - [`floor`]: a control that is a file system in user space and does nothing.
 //! - [`files`]: what is done to files.
 //! - [`measure`]: one run, pairs, medians.
 //! - [`report`]: rows of the table.
 //! - [`workloads`]: the rows of issue 4's table, with their targets.
 
 mod files;
+mod floor;
 mod measure;
 mod peers;
 mod place;
@@ -31,6 +33,9 @@ pub use settings::Args;
 /// # Errors
 /// There is no such workload or network, or the server cannot be started.
 pub fn run(args: &Args) -> Result<()> {
+    if let Some(dir) = &args.serve_empty {
+        return floor::serve(dir);
+    }
     let chosen = workloads::chosen(&args.workloads)?;
     if args.list {
         for workload in &chosen {

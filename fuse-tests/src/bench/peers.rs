@@ -167,7 +167,8 @@ pub(super) fn run(mut command: Command) -> Result<()> {
     Ok(())
 }
 
-fn is_mounted(dir: &Path) -> bool {
+/// True if something is mounted there.
+pub(super) fn is_mounted(dir: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let dir = dir.to_string_lossy();
     mounts.lines().any(|line| line.split(' ').nth(4) == Some(&*dir))

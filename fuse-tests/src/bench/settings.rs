@@ -27,6 +27,9 @@ pub struct Args {
     /// Also writes the rows as JSON lines
     #[arg(long)]
     pub json: Option<PathBuf>,
+    /// Serves the empty file system there: how this program starts one of its controls
+    #[arg(long, hide = true)]
+    pub serve_empty: Option<PathBuf>,
     /// The python3 whose `venv` and `pip` make the environment with numpy
     #[arg(long, default_value = "python3")]
     pub python: String,

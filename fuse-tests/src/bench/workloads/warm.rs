@@ -1,11 +1,12 @@
 //! Local work, against the same on the local file system.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::bench::files::*;
-use crate::bench::measure::Pairs;
+use crate::bench::floor::Floor;
+use crate::bench::measure::{Pairs, Sample, measure, median};
 use crate::bench::place::Bench;
 use crate::bench::report::Row;
 use crate::bench::settings::SMALL_BYTES;
@@ -103,25 +104,42 @@ pub(super) fn creates(bench: &Bench) -> Result<()> {
     let count = bench.sizes.created;
     let local = bench.fresh(LOCAL)?;
     let mounted = bench.volume()?;
-    let mut pairs = Pairs::default();
+    let floor = Floor::mount(&bench.scratch("empty"))?;
+    let (mut pairs, mut least) = (Pairs::default(), Pairs::default());
     for n in 0..bench.pairs as u64 {
         let name = format!("set-{n}");
-        let (ours, theirs) = (mounted.path(&name), local.join(&name));
-        pairs
-            .ours
-            .push(bench.ours(&mounted, || create_files(&ours, count, SMALL_BYTES, n))?);
-        pairs
-            .control
-            .push(bench.control(|| create_files(&theirs, count, SMALL_BYTES, n))?);
+        let create = |dir: &Path| create_files(&dir.join(&name), count, SMALL_BYTES, n);
+        pairs.ours.push(bench.ours(&mounted, || create(&mounted.dir()))?);
+        let control = bench.control(|| create(&local))?;
+        pairs.control.push(control.clone());
+        least.control.push(control);
+        let daemon = [floor.daemon()];
+        least.ours.push(measure(&bench.server, &daemon, || {
+            create(floor.dir()).map(|()| None)
+        })?);
     }
-    let cpu: Vec<f64> = pairs
-        .ours
-        .iter()
-        .map(|s| s.cpu_seconds * 1e6 / count as f64)
-        .collect();
-    let row = Row::of(format!("create {count} files of 4 KiB"), "-", "ext4", &pairs)
-        .at_least(0.25)
-        .at_most("daemon us each", 45.0, crate::bench::measure::median(&cpu));
+    let us_each = |samples: &[Sample]| {
+        let each: Vec<f64> = samples
+            .iter()
+            .map(|s| s.cpu_seconds * 1e6 / count as f64)
+            .collect();
+        median(&each)
+    };
+    let name = format!("create {count} files of 4 KiB");
+    let row = Row::of(&name, "-", "ext4", &pairs).at_least(0.25).at_most(
+        "daemon us each",
+        45.0,
+        us_each(&pairs.ours),
+    );
     bench.report.row(row);
+    // What the kernel's questions alone take: no file system in user space can do better.
+    let row = Row::of(
+        format!("{name}, by an empty FUSE file system"),
+        "-",
+        "ext4",
+        &least,
+    );
+    let us = format!("{:.1}", us_each(&least.ours));
+    bench.report.row(row.holds("daemon us each", true, us));
     Ok(())
 }
