@@ -340,7 +340,12 @@ fn check_endpoint(text: &str, value: &str) -> Result<String, StoreUrlError> {
     let url = Url::parse(&full).map_err(|error| syntax(text, &format!("endpoint: {error}")))?;
     // The parser drops some of these; others would be read as something else when the URL is shown and read again.
     let odd = |c: char| c.is_control() || c.is_whitespace() || "#&+%".contains(c);
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || full.contains(odd) {
+    // It also mends what begins otherwise, such as http:host.
+    let begins = ["http://", "https://"].iter().any(|scheme| {
+        full.get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    });
+    if !begins || url.host_str().is_none() || full.contains(odd) {
         return Err(syntax(
             text,
             "endpoint has to be http://host:port or https://host:port",
@@ -435,6 +440,7 @@ mod tests {
             "s3://bucket/name?endpoint=http://127.0.0.1:9000%00%00",
             "s3://bucket/name?endpoint=http://x/%26region=y",
             "s3://bucket/name?endpoint=http://x/%2B",
+            "s3://bucket/name?endpoint=http:2/is3://",
             "s3://bucket/name?path_style=yes",
             "s3://bucket/name?secret=x",
             "s3://bucket/a#b",

@@ -166,6 +166,7 @@ pub(super) fn of_transport(url: &S3Url, error: &(dyn Error + 'static)) -> Failur
 fn of_answer(url: &S3Url, answer: &HttpResponse, code: Option<&str>, message: Option<&str>) -> Failure {
     let status = answer.status().as_u16();
     let shown = shown(status, code, message);
+    let by_store = || format!("{}: {shown}", place(url));
     let header = |name: &str| answer.headers().try_get(name).and_then(Result::ok);
     let (kind, reason) = match (status, code.unwrap_or("")) {
         (_, "NoSuchBucket") => (
@@ -214,13 +215,13 @@ fn of_answer(url: &S3Url, answer: &HttpResponse, code: Option<&str>, message: Op
             format!("{shown}: the range begins behind the end"),
         ),
         (429, _) | (_, "SlowDown" | "TooManyRequests" | "RequestLimitExceeded" | "Throttling") => {
-            (Kind::Throttled, shown)
+            (Kind::Throttled, by_store())
         }
         (507, _) | (_, "QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage") => {
-            (Kind::NoSpace, format!("{}: {shown}", place(url)))
+            (Kind::NoSpace, by_store())
         }
-        (501, _) | (_, "NotImplemented") => (Kind::NotImplemented, format!("{}: {shown}", place(url))),
-        (503, _) => (Kind::Throttled, shown),
+        (501, _) | (_, "NotImplemented") => (Kind::NotImplemented, by_store()),
+        (503, _) => (Kind::Throttled, by_store()),
         (401 | 403, _) => {
             let reason = format!(
                 "{shown}: the access key has no permission for this in bucket {} (AWS answers so for a missing object too \
@@ -231,14 +232,14 @@ fn of_answer(url: &S3Url, answer: &HttpResponse, code: Option<&str>, message: Op
         }
         // A request or a connection that took too long to arrive.
         (408 | 409 | 425, _) | (400, "RequestTimeout" | "IncompleteBody" | "BadDigest") => {
-            (Kind::Server, shown)
+            (Kind::Server, by_store())
         }
         // HEAD has no body: an expired token is a bare 400 there.
         (400, "") => (
             Kind::Refused,
             format!("{shown}: the request was refused, maybe its credentials"),
         ),
-        (500..=599, _) => (Kind::Server, shown),
+        (500..=599, _) => (Kind::Server, by_store()),
         _ => (
             Kind::Misconfigured,
             format!("{} refuses the request: {shown}", place(url)),
