@@ -8,12 +8,12 @@ use futures::FutureExt;
 use crate::model::*;
 use crate::tree::{self, Hint, Item, MemorySource, Place, TreeError, Visit, Visitor};
 
-/// Names of entries; few, so that the three trees meet.
-const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+/// Names of entries; few, so that the three trees meet, and that ten million of them can be merged in an hour.
+const NAMES: [&str; 3] = ["a", "b", "c"];
 /// Inodes with several names.
 const LINKS: u8 = 3;
 /// Directories in one another.
-const DEPTH_MAX: u8 = 3;
+const DEPTH_MAX: u8 = 2;
 
 struct Choices<'a>(&'a [u8]);
 
@@ -134,7 +134,7 @@ impl Visitor for Rules {
 
 fn hints(choices: &mut Choices<'_>) -> Vec<Hint> {
     let mut path = |len: u8| {
-        let names = (0..=len % 3).map(|_| NAMES[usize::from(choices.next() % 4)]);
+        let names = (0..=len % 3).map(|_| NAMES[usize::from(choices.next()) % NAMES.len()]);
         VolPath(names.map(|name| Name::new(name.as_bytes()).expect("a name")).collect())
     };
     let mut all = Vec::new();
