@@ -75,6 +75,70 @@ fn a_new_file_is_written_without_the_view_and_committed_when_nobody_can_write_it
 }
 
 #[test]
+fn files_that_were_closed_are_settled_together_but_for_what_can_still_be_written() {
+    let (world, _) = world();
+    let view = world.view();
+    let names: Vec<String> = (0..80).map(|n| format!("new {n}")).collect();
+    let mut mapped = None;
+    let mut inos = Vec::new();
+    for (n, name) in names.iter().enumerate() {
+        let (made, handle) = run(view.create(&MAKER, ROOT_INO, name.as_bytes(), 0o644, WRITE)).unwrap();
+        let file = handle.offer.expect("new files are offered").open();
+        file.write_all_at(&[1; 10], n as u64).unwrap();
+        if n == 41 {
+            mapped = Some(file);
+        }
+        view.release(made.ino, handle.fh);
+        inos.push(made.ino);
+    }
+    let seen = |ino: &Ino| run(view.getattr(&CALLER, *ino, None)).unwrap();
+    let before: Vec<_> = inos.iter().map(seen).collect();
+    assert!(view.settle_closed(), "one can still be written");
+    assert_eq!(view.open_for_write().len(), 1);
+    for (n, (ino, before)) in inos.iter().zip(before).enumerate() {
+        let after = seen(ino);
+        assert_eq!((after.live, after.size), (n == 41, n as u64 + 10));
+        assert_eq!((after.mtime, after.ctime), (before.mtime, before.ctime));
+        // What the overlay says by itself is what a restart will say.
+        let state = world.overlay.as_ref().unwrap().read();
+        let times = state
+            .nodes
+            .values()
+            .filter(|node| node.attrs.mtime == before.mtime);
+        assert!(times.count() > 0, "{n}");
+    }
+    drop(mapped);
+    assert!(!view.settle_closed() && !view.has_live_files());
+}
+
+#[test]
+fn a_file_that_is_not_made_leaves_no_body() {
+    let (world, _) = world();
+    let view = world.view();
+    let overlay = world.overlay.as_ref().unwrap();
+    let bodies = || {
+        overlay.maintain().unwrap();
+        let shards = std::fs::read_dir(overlay.dir().join("bodies")).unwrap();
+        let files = shards.map(|shard| std::fs::read_dir(shard.unwrap().path()).unwrap().count());
+        files.sum::<usize>()
+    };
+    let exclusive = OpenFlags {
+        exclusive: true,
+        ..WRITE
+    };
+    let (made, handle) = run(view.create(&MAKER, ROOT_INO, b"new", 0o644, exclusive)).unwrap();
+    let before = bodies();
+    for _ in 0..5 {
+        let refused = run(view.create(&MAKER, ROOT_INO, b"new", 0o644, exclusive));
+        assert!(matches!(refused, Err(ViewError::Exists)));
+        let (again, opened) = run(view.create(&MAKER, ROOT_INO, b"new", 0o644, WRITE)).unwrap();
+        view.release(again.ino, opened.fh);
+    }
+    assert_eq!(bodies(), before);
+    view.release(made.ino, handle.fh);
+}
+
+#[test]
 fn what_is_frozen_is_copied_before_it_is_written_again() {
     let (world, _) = world();
     let view = world.view();
