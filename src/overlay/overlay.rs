@@ -11,9 +11,9 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::bodies::Bodies;
-use super::body::Body;
+use super::body::{Body, BodyStat};
 use super::dir::{Bases, DirLock, boot_id};
-use super::error::OverlayError;
+use super::error::{AtPath, OverlayError};
 use super::frame::{BootId, CLOSED, Header};
 use super::journal::{Journal, sync_dir};
 use super::manifest::Manifest;
@@ -184,6 +184,13 @@ impl Overlay {
     /// A body of the overlay or a stash. Each call opens it anew.
     pub fn body(&self, id: BodyId) -> Result<Arc<Body>, OverlayError> {
         self.bodies.open(id)
+    }
+
+    /// What the filesystem says of a body, without opening it.
+    pub fn body_stat(&self, id: BodyId) -> Result<BodyStat, OverlayError> {
+        let path = self.bodies.path(id);
+        let meta = std::fs::symlink_metadata(&path);
+        meta.map(|meta| BodyStat::of(&meta)).at(&path)
     }
 
     /// A body with the bytes that another has now. Not on disk yet: it must not take the place of one that was synced (J7).

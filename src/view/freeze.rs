@@ -257,18 +257,27 @@ impl View {
     /// Bytes of a frozen file. Of one that was open for writing: as many as there are now.
     pub fn frozen_size(&self, frozen: &FrozenView, node: NodeId) -> Result<u64, ViewError> {
         let file = body_of(&frozen.state, node).ok_or_else(|| lost(node))?;
-        match self.frozen_body(node, file)? {
-            Some(body) => Ok(body.len()?),
+        if let Some(copy) = self.thawed_body(node, file) {
+            return Ok(copy.len()?);
+        }
+        let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
+        match file.body {
+            Some(body) => Ok(overlay.body_stat(body)?.len),
             None => Ok(file.base.as_ref().map_or(0, |(size, _)| *size)),
         }
     }
 
+    /// The copy that was made of a frozen file, which was written since.
+    fn thawed_body(&self, node: NodeId, file: &FileState) -> Option<Arc<Body>> {
+        let space = self.space.read();
+        let (of, copy) = space.thawed.get(&node)?;
+        (file.body == Some(*of)).then(|| copy.clone())
+    }
+
     fn frozen_body(&self, node: NodeId, file: &FileState) -> Result<Option<Arc<Body>>, ViewError> {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
-        if let Some((of, copy)) = self.space.read().thawed.get(&node)
-            && file.body == Some(*of)
-        {
-            return Ok(Some(copy.clone()));
+        if let Some(copy) = self.thawed_body(node, file) {
+            return Ok(Some(copy));
         }
         Ok(file.body.map(|body| overlay.body(body)).transpose()?)
     }

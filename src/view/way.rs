@@ -67,7 +67,7 @@ impl Look<'_> {
             });
         };
         let overlay = self.overlay.ok_or(ViewError::ReadOnly)?;
-        let stat = overlay.body(body)?.stat()?;
+        let stat = overlay.body_stat(body)?;
         let blocks = stat.allocated / 512;
         let blocks = if file.present.is_some() {
             blocks.max(stat.len.div_ceil(512))
