@@ -1,6 +1,7 @@
 //! Waiting for a store that is away, for as long as the caller will.
 //!
-//! What counts is the time without any sign of life: a transfer over a slow line may take as long as it needs.
+//! What counts is the time without any sign of life while an answer is awaited: a transfer over a slow line may take as
+//! long as it needs, and so may our own work on a million files, during which the store is asked nothing.
 
 use std::future::Future;
 use std::time::Duration;
@@ -46,7 +47,8 @@ impl Mount {
                 Err(error) if (waiting.is_away)(&error) => error,
                 other => return other,
             };
-            if self.last_move(begun).elapsed() + pause >= waiting.limit {
+            let silent = self.silent_since(begun).unwrap_or(begun);
+            if silent.elapsed() + pause >= waiting.limit {
                 return Err(error);
             }
             tracing::info!(%error, ?pause, "waiting for the store");
@@ -55,19 +57,22 @@ impl Mount {
         }
     }
 
-    /// When the store gave a sign of life last, not before `begun`.
-    fn last_move(&self, begun: Instant) -> Instant {
-        let moved = self.volume.store().last_moves().and_then(|moves| moves.any());
-        moved.map_or(begun, |moved| moved.max(begun))
+    /// Since when the store gives no sign of life although it was asked, not before `begun`; `None`: nothing is asked, or it
+    /// does not tell.
+    fn silent_since(&self, begun: Instant) -> Option<Instant> {
+        let moves = self.volume.store().last_moves()?;
+        moves.silent_since().map(|silent| silent.max(begun))
     }
 
-    /// Ends when nothing has moved to or from the store for the limit; never for a store that does not tell.
+    /// Ends when an answer has been awaited for the limit and nothing has moved to or from the store; never for a store that
+    /// does not tell.
     async fn nothing_moves(&self, begun: Instant, limit: Duration) {
         if self.volume.store().last_moves().is_none() {
             return std::future::pending().await;
         }
         loop {
-            let end = self.last_move(begun) + limit;
+            let since = self.silent_since(begun);
+            let end = since.map_or_else(|| Instant::now() + limit.min(PAUSE_MAX), |since| since + limit);
             if Instant::now() >= end {
                 return;
             }

@@ -100,16 +100,30 @@ impl Verb {
 /// One running call; dropped without [`Call::end`] it counts as failed.
 struct Call<'a> {
     verb: &'a Verb,
-    offline: &'a Mutex<Option<Instant>>,
+    store: &'a CountingStore,
     ended: bool,
 }
 
+/// Who waits for answers.
+#[derive(Debug)]
+struct Waiting {
+    calls: u64,
+    /// Since there are any; calls that had no answer and are made again are one wait.
+    since: tokio::time::Instant,
+}
+
 impl<'a> Call<'a> {
-    fn begin(verb: &'a Verb, offline: &'a Mutex<Option<Instant>>) -> Call<'a> {
+    fn begin(verb: &'a Verb, store: &'a CountingStore) -> Call<'a> {
         verb.calls.fetch_add(1, Relaxed);
+        let offline = store.offline.lock().is_some();
+        let mut waiting = store.waiting.lock();
+        if waiting.calls == 0 && !offline {
+            waiting.since = tokio::time::Instant::now();
+        }
+        waiting.calls += 1;
         Call {
             verb,
-            offline,
+            store,
             ended: false,
         }
     }
@@ -120,7 +134,7 @@ impl<'a> Call<'a> {
             result,
             Err(StoreError::Unreachable { .. } | StoreError::Unknown { .. })
         );
-        let mut offline = self.offline.lock();
+        let mut offline = self.store.offline.lock();
         match (silent, offline.is_some()) {
             (true, false) => *offline = Some(Instant::now()),
             // Whatever it said, it said something.
@@ -145,6 +159,9 @@ impl<'a> Call<'a> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
+        let mut waiting = self.store.waiting.lock();
+        waiting.calls = waiting.calls.saturating_sub(1);
+        drop(waiting);
         if !self.ended {
             self.verb.failed.fetch_add(1, Relaxed);
         }
@@ -163,6 +180,7 @@ pub struct CountingStore {
     delete: Verb,
     /// Since when there was no answer to any call.
     offline: Mutex<Option<Instant>>,
+    waiting: Mutex<Waiting>,
 }
 
 impl CountingStore {
@@ -177,6 +195,10 @@ impl CountingStore {
             list: Verb::default(),
             delete: Verb::default(),
             offline: Mutex::new(None),
+            waiting: Mutex::new(Waiting {
+                calls: 0,
+                since: tokio::time::Instant::now(),
+            }),
         }
     }
 
@@ -210,7 +232,7 @@ impl CountingStore {
 #[async_trait]
 impl ObjectStore for CountingStore {
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, StoreError> {
-        let call = Call::begin(&self.get, &self.offline);
+        let call = Call::begin(&self.get, self);
         let result = self.inner.get(key, range).await;
         call.end(
             &result,
@@ -224,7 +246,7 @@ impl ObjectStore for CountingStore {
             PutMode::Overwrite => &self.put,
             PutMode::IfAbsent => &self.put_if_absent,
         };
-        let call = Call::begin(verb, &self.offline);
+        let call = Call::begin(verb, self);
         let bytes = body.len() as u64;
         let result = self.inner.put(key, body, mode).await;
         call.end(&result, bytes);
@@ -232,7 +254,7 @@ impl ObjectStore for CountingStore {
     }
 
     async fn head(&self, key: &str) -> Result<Option<u64>, StoreError> {
-        let call = Call::begin(&self.head, &self.offline);
+        let call = Call::begin(&self.head, self);
         let result = self.inner.head(key).await;
         call.end(&result, 0);
         result
@@ -244,14 +266,14 @@ impl ObjectStore for CountingStore {
         start_after: Option<&str>,
         limit: usize,
     ) -> Result<Listed, StoreError> {
-        let call = Call::begin(&self.list, &self.offline);
+        let call = Call::begin(&self.list, self);
         let result = self.inner.list(prefix, start_after, limit).await;
         call.end(&result, 0);
         result
     }
 
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
-        let call = Call::begin(&self.delete, &self.offline);
+        let call = Call::begin(&self.delete, self);
         let result = self.inner.delete(keys).await;
         call.end(&result, 0);
         result
@@ -261,7 +283,7 @@ impl ObjectStore for CountingStore {
         let sizes: Vec<u64> = bodies.iter().map(|body| body.len() as u64).collect();
         let calls: Vec<Call<'_>> = sizes
             .iter()
-            .map(|_| Call::begin(&self.put_if_absent, &self.offline))
+            .map(|_| Call::begin(&self.put_if_absent, self))
             .collect();
         let results = self.inner.race_to_create(key, bodies).await;
         for ((call, result), bytes) in calls.into_iter().zip(&results).zip(sizes) {
@@ -271,7 +293,13 @@ impl ObjectStore for CountingStore {
     }
 
     fn last_moves(&self) -> Option<LastMoves> {
-        self.inner.last_moves()
+        let moves = self.inner.last_moves()?;
+        let offline = self.offline.lock().is_some();
+        let waiting = self.waiting.lock();
+        Some(LastMoves {
+            awaited: (offline || waiting.calls > 0).then_some(waiting.since),
+            ..moves
+        })
     }
 
     fn describe(&self) -> String {
@@ -283,6 +311,102 @@ impl ObjectStore for CountingStore {
 mod tests {
     use super::*;
     use crate::store::MemoryStore;
+
+    /// A store that tells of moves, and answers when it is let.
+    #[derive(Debug)]
+    struct Slow {
+        answer: tokio::sync::Semaphore,
+        silent: std::sync::atomic::AtomicBool,
+    }
+
+    #[async_trait]
+    impl ObjectStore for Slow {
+        async fn get(&self, _: &str, _: Option<Range<u64>>) -> Result<Fetched, StoreError> {
+            unreachable!()
+        }
+
+        async fn put(&self, _: &str, _: Bytes, _: PutMode) -> Result<PutDone, StoreError> {
+            unreachable!()
+        }
+
+        async fn head(&self, key: &str) -> Result<Option<u64>, StoreError> {
+            self.answer.acquire().await.unwrap().forget();
+            match self.silent.load(Relaxed) {
+                true => Err(StoreError::Unreachable {
+                    reason: key.to_owned(),
+                }),
+                false => Ok(None),
+            }
+        }
+
+        async fn list(&self, _: &str, _: Option<&str>, _: usize) -> Result<Listed, StoreError> {
+            unreachable!()
+        }
+
+        async fn delete(&self, _: &[String]) -> Result<(), StoreError> {
+            unreachable!()
+        }
+
+        fn last_moves(&self) -> Option<LastMoves> {
+            Some(LastMoves::default())
+        }
+
+        fn describe(&self) -> String {
+            String::new()
+        }
+    }
+
+    /// What the owner of the store does by itself is no silence of the store.
+    #[tokio::test]
+    async fn a_store_is_waited_for_only_while_it_is_asked() {
+        let slow = Arc::new(Slow {
+            answer: tokio::sync::Semaphore::new(0),
+            silent: false.into(),
+        });
+        let store = Arc::new(CountingStore::new(slow.clone()));
+        let awaited = || store.last_moves().unwrap().awaited;
+        assert_eq!(awaited(), None);
+        let ask = || {
+            let asking = store.clone();
+            tokio::spawn(async move { asking.head("k").await })
+        };
+        let asked = async |calls| {
+            while store.counters().in_flight < calls {
+                tokio::task::yield_now().await;
+            }
+        };
+        let begun = tokio::time::Instant::now();
+        let first = ask();
+        asked(1).await;
+        let since = awaited().unwrap();
+        assert!(since >= begun);
+        let second = ask();
+        asked(2).await;
+        assert_eq!(awaited(), Some(since), "one wait");
+        slow.answer.add_permits(2);
+        for call in [first, second] {
+            call.await.unwrap().unwrap();
+        }
+        assert_eq!(awaited(), None);
+        // So are calls that have no answer, and the pauses between them.
+        slow.silent.store(true, Relaxed);
+        let mut since = None;
+        for _ in 0..2 {
+            let call = ask();
+            asked(1).await;
+            assert!(since.is_none() || since == awaited());
+            since = awaited();
+            slow.answer.add_permits(1);
+            call.await.unwrap().unwrap_err();
+            assert_eq!(awaited(), since);
+        }
+        slow.silent.store(false, Relaxed);
+        let call = ask();
+        asked(1).await;
+        slow.answer.add_permits(1);
+        call.await.unwrap().unwrap();
+        assert_eq!(awaited(), None);
+    }
 
     #[tokio::test]
     async fn counts_calls_bytes_and_failures_by_verb() {
@@ -333,7 +457,7 @@ mod tests {
     #[test]
     fn a_call_that_was_given_up_is_not_in_flight() {
         let store = CountingStore::new(Arc::new(MemoryStore::new()));
-        drop(Call::begin(&store.get, &store.offline));
+        drop(Call::begin(&store.get, &store));
         let counters = store.counters();
         assert_eq!((counters.get.failed, counters.in_flight), (1, 0));
     }

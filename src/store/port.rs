@@ -66,12 +66,16 @@ pub struct LastMoves {
     pub received: Option<Instant>,
     /// Bytes of a request's body were taken by the connection.
     pub sent: Option<Instant>,
+    /// Since when somebody waits for an answer; `None`: nothing was asked that is not answered.
+    pub awaited: Option<Instant>,
 }
 
 impl LastMoves {
-    /// Either of them.
-    pub fn any(&self) -> Option<Instant> {
-        self.received.max(self.sent)
+    /// Since when the store is silent although somebody waits; `None` when nobody does.
+    pub fn silent_since(&self) -> Option<Instant> {
+        let moved = self.received.max(self.sent);
+        self.awaited
+            .map(|asked| moved.map_or(asked, |moved| moved.max(asked)))
     }
 }
 

@@ -127,9 +127,22 @@ impl Drop for Racer {
 }
 
 /// When bytes moved last, by all requests of a store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Line {
     moves: Mutex<LastMoves>,
+}
+
+impl Default for Line {
+    fn default() -> Line {
+        // Who waits is not known here: always.
+        let awaited = Some(Instant::now());
+        Line {
+            moves: Mutex::new(LastMoves {
+                awaited,
+                ..LastMoves::default()
+            }),
+        }
+    }
 }
 
 impl Line {
