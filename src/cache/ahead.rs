@@ -5,6 +5,10 @@
 //! the run has more gaps than bytes. From the third read of a run on, what lies ahead is wanted: as much as the run has read already, at least to the end of
 //! the group of 8 frames, at most a bound. So a random reader never pays for more than its frame, and a copy of a large
 //! file has its full window after some megabytes.
+//!
+//! The window is wider than what may be on its way at a time. What found no place is asked for when something has arrived
+//! ([`Streams::more`]), not only when the reader has moved: fetches that were begun together end together, and the link
+//! would be idle while the reader takes what they have brought.
 
 use std::ops::Range;
 
@@ -35,6 +39,8 @@ struct Run {
     bytes: u64,
     /// Everything before has been asked for.
     planned: u64,
+    /// Everything before is wanted.
+    target: u64,
     used: u64,
 }
 
@@ -61,15 +67,14 @@ impl Streams {
             return None;
         }
         let wanted = (run.next + window).next_multiple_of(GROUP_BYTES);
-        let target = wanted.min(run.next.saturating_add(ahead_max)).min(size);
-        let from = run.planned.max(run.next);
-        // Half a group at a time: requests are worth their round trip, and the reader never catches up.
-        let enough = target.saturating_sub(from) >= GROUP_BYTES / 2 || target == size;
-        if target <= from || !enough {
-            return None;
-        }
-        run.planned = target;
-        Some(from..target)
+        run.target = wanted.min(run.next.saturating_add(ahead_max)).min(size);
+        run.plan(size)
+    }
+
+    /// Something that was fetched ahead has arrived. Returns what should be fetched ahead now, if anything.
+    pub fn more(&mut self, size: u64) -> Option<Range<u64>> {
+        let behind = self.runs.iter_mut().filter(|run| run.planned < run.target);
+        behind.max_by_key(|run| run.used)?.plan(size)
     }
 
     /// What lies behind `offset` was not asked for after all.
@@ -93,8 +98,22 @@ impl Streams {
             reads: 0,
             bytes: end.saturating_sub(offset),
             planned: end,
+            target: end,
             used: self.clock,
         });
+    }
+}
+
+impl Run {
+    fn plan(&mut self, size: u64) -> Option<Range<u64>> {
+        let (from, target) = (self.planned.max(self.next), self.target);
+        // Half a group at a time: requests are worth their round trip, and the reader never catches up.
+        let enough = target.saturating_sub(from) >= GROUP_BYTES / 2 || target == size;
+        if target <= from || !enough {
+            return None;
+        }
+        self.planned = target;
+        Some(from..target)
     }
 }
 
@@ -163,5 +182,11 @@ mod tests {
         streams.retract(first.start);
         let again = streams.note(4 << 20, 1 << 20, size, AHEAD).unwrap();
         assert_eq!(again.start, 5 << 20);
+        // Or when something has arrived, without a read; and once only.
+        assert_eq!(streams.more(size), None);
+        streams.retract(again.start + (2 << 20));
+        let rest = again.start + (2 << 20)..again.end;
+        assert_eq!(streams.more(size), Some(rest));
+        assert_eq!(streams.more(size), None);
     }
 }

@@ -261,6 +261,11 @@ impl Contents {
         streams.lock().note(offset, len, file.size, ahead_max)
     }
 
+    /// Something of the content that was fetched ahead has arrived; returns what should be fetched ahead now.
+    pub fn more_ahead(&self, file: &Chunked) -> Option<Range<u64>> {
+        self.streams_of(&file.cid).lock().more(file.size)
+    }
+
     /// What lies behind `offset` could not be fetched ahead.
     pub fn retract(&self, file: &Chunked, offset: u64) {
         self.streams_of(&file.cid).lock().retract(offset);

@@ -230,8 +230,15 @@ impl Cache {
         };
         let this = self.clone();
         self.runtime.spawn(async move {
+            let file = ahead.is_some().then(|| run.file.clone());
             this.fetch_run(run).await;
             drop(ahead);
+            // Its place is free.
+            if let Some(file) = file
+                && let Some(range) = this.contents.more_ahead(&file)
+            {
+                this.fetch_ahead(&file, range);
+            }
         });
     }
 
