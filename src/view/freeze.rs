@@ -48,22 +48,15 @@ impl View {
     /// A commit is under way already; the journal refuses.
     pub fn freeze(&self) -> Result<FrozenView, ViewError> {
         self.with_edit(|edit| {
-            let files: Vec<_> = edit
-                .space
-                .inodes
-                .iter()
-                .filter_map(|(_, inode)| inode.file.clone())
-                .collect();
-            for file in &files {
+            for file in &edit.open_files() {
                 // No handle for writing can come to be while the space is locked.
                 edit.close_live(file)?;
                 edit.settle(file)?;
             }
             let mut open: HashSet<NodeId> = HashSet::new();
-            for (_, inode) in edit.space.inodes.iter() {
-                let writable = |file: &Arc<FileData>| file.writers() > 0 || file.live().is_some();
+            for (inode, file) in edit.space.inodes.open() {
                 if let What::Node(id) = inode.what
-                    && inode.file.as_ref().is_some_and(writable)
+                    && (file.writers() > 0 || file.live().is_some())
                 {
                     open.insert(id);
                 }
@@ -105,10 +98,8 @@ impl View {
         let mut space = self.space.write();
         let freed = overlay.apply_freeing(&Op::Unfrozen { commit })?;
         self.end_freeze(&mut space);
-        for (_, inode) in space.inodes.iter() {
-            if let Some(file) = &inode.file {
-                file.frozen.store(false, Ordering::Release);
-            }
+        for (_, file) in space.inodes.open() {
+            file.frozen.store(false, Ordering::Release);
         }
         Ok(freed)
     }
@@ -156,11 +147,13 @@ impl View {
         let state = overlay.read();
         space.know_ways(&before, &state);
         // Places first: an inode that leaves is no longer found by its node.
-        let leaves = |(ino, inode): (Ino, &Inode)| match inode.what {
-            What::Node(id) if state.node(id).is_none() => Some((ino, id, space.place_of(before.get(&id)?))),
-            _ => None,
-        };
-        let leaving: Vec<_> = space.inodes.iter().filter_map(leaves).collect();
+        let gone = space
+            .inodes
+            .nodes()
+            .filter(|(_, id, _)| state.node(*id).is_none());
+        let leaving: Vec<_> = gone
+            .filter_map(|(ino, id, _)| Some((ino, id, space.place_of(before.get(&id)?))))
+            .collect();
         for (ino, id, place) in leaving {
             let Some(node) = before.get(&id) else { continue };
             let content = match &node.body {
@@ -196,10 +189,8 @@ impl View {
             };
             space.leave_overlay(ino, place, node.link, node.nlink, entry);
         }
-        for (_, inode) in space.inodes.iter() {
-            if let Some(file) = &inode.file {
-                file.frozen.store(false, Ordering::Release);
-            }
+        for (_, file) in space.inodes.open() {
+            file.frozen.store(false, Ordering::Release);
         }
         self.end_freeze(&mut space);
         space.usage.rebase(&space.base, &tree);
@@ -289,9 +280,9 @@ impl View {
             let mut open: Vec<OpenForWrite> = look
                 .space
                 .inodes
-                .iter()
-                .filter_map(|(_, inode)| match inode.what {
-                    What::Node(node) if can_be_written(inode.file.as_ref()?) => Some(OpenForWrite {
+                .open()
+                .filter_map(|(inode, file)| match inode.what {
+                    What::Node(node) if can_be_written(file) => Some(OpenForWrite {
                         node,
                         path: path_in(look.state, node),
                     }),
@@ -307,14 +298,15 @@ impl View {
     pub fn settle(&self) -> Result<(), ViewError> {
         self.settle_closed();
         self.with_edit(|edit| {
-            let files: Vec<_> = edit
-                .space
-                .inodes
-                .iter()
-                .filter_map(|(_, inode)| inode.file.clone())
-                .collect();
+            let files = edit.open_files();
             files.iter().try_for_each(|file| edit.settle(file))
         })
+    }
+}
+
+impl super::edit::Edit<'_> {
+    fn open_files(&self) -> Vec<Arc<FileData>> {
+        self.space.inodes.open().map(|(_, file)| file.clone()).collect()
     }
 }
 
@@ -324,15 +316,12 @@ impl super::space::Space {
     /// it has dropped since the file was opened, as it does after a reload.
     fn know_ways(&mut self, before: &HashMap<NodeId, Arc<OverlayNode>>, state: &OverlayState) {
         let leaves = |id: NodeId| state.node(id).is_none();
-        let without = |(_, inode): (Ino, &Inode)| match inode.what {
-            What::Node(id) if leaves(id) => {
-                let node = before.get(&id).filter(|node| node.link.is_none())?;
-                let unknown = self.place_of(node).is_none();
-                node.names.first().filter(|_| unknown).map(|(dir, _)| *dir)
-            }
-            _ => None,
+        let without = |(_, id, _): (Ino, NodeId, &Inode)| {
+            let node = before.get(&id).filter(|node| leaves(id) && node.link.is_none())?;
+            let unknown = self.place_of(node).is_none();
+            node.names.first().filter(|_| unknown).map(|(dir, _)| *dir)
         };
-        let dirs: Vec<NodeId> = self.inodes.iter().filter_map(without).collect();
+        let dirs: Vec<NodeId> = self.inodes.nodes().filter_map(without).collect();
         for mut dir in dirs {
             while self.inodes.of_node(dir).is_none() {
                 let Some(node) = before.get(&dir) else { break };

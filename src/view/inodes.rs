@@ -12,7 +12,7 @@
 
 use hashbrown::HashTable;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +40,12 @@ pub(super) enum What {
     Gone(Box<Entry>),
 }
 
+impl What {
+    fn is_clean_dir(&self) -> bool {
+        matches!(self, What::Clean(entry) | What::Gone(entry) if entry.is_dir())
+    }
+}
+
 /// Size and allocation of a body that nobody has open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct LocalSize {
@@ -64,7 +70,7 @@ pub(super) struct Inode {
     pub place: Option<(Ino, Name)>,
     /// When it was set.
     pub atime: Option<Box<Timestamp>>,
-    /// While the file is open.
+    /// While the file is open. Changed by [`Inodes::set_file`] only.
     pub file: Option<Arc<FileData>>,
     /// Of a local body while the file is closed, once it was asked for.
     pub local: Mutex<Option<Box<LocalSize>>>,
@@ -92,6 +98,10 @@ pub(super) struct Inodes {
     /// Who shows a number as `st_ino`; of several, the last one that is known to be there. Without an entry here it is the
     /// inode of that number, if that shows it ([`Inodes::shower`]).
     by_shown: HashMap<u64, Ino>,
+    /// Inodes with an open file: of a million names they are few, and a commit and a reload ask for them again and again.
+    open: HashSet<Ino>,
+    /// Directories that are not in the overlay.
+    clean_dirs: HashSet<Ino>,
     next_surrogate: u64,
     /// Of names. They come from others: their hashes must not be foreseen.
     hasher: RandomState,
@@ -105,6 +115,8 @@ impl Inodes {
             by_node: HashMap::new(),
             by_link: HashMap::new(),
             by_shown: HashMap::new(),
+            open: HashSet::new(),
+            clean_dirs: HashSet::new(),
             next_surrogate: SURROGATES,
             hasher: RandomState::new(),
         };
@@ -137,12 +149,60 @@ impl Inodes {
         self.by_link.get(&link).copied()
     }
 
+    /// The file of an inode is open from now on, or closed.
+    pub fn set_file(&mut self, ino: Ino, file: Option<Arc<FileData>>) {
+        let Some(inode) = self.map.get_mut(&ino) else {
+            return;
+        };
+        match &file {
+            Some(_) => self.open.insert(ino),
+            None => self.open.remove(&ino),
+        };
+        inode.file = file;
+    }
+
+    /// Those whose file is open.
+    pub fn open(&self) -> impl Iterator<Item = (&Inode, &Arc<FileData>)> {
+        let inodes = self.open.iter().filter_map(|ino| self.get(*ino));
+        inodes.filter_map(|inode| Some((inode, inode.file.as_ref()?)))
+    }
+
+    /// Those in the overlay.
+    pub fn nodes(&self) -> impl Iterator<Item = (Ino, NodeId, &Inode)> {
+        let inodes = self.by_node.iter();
+        inodes.filter_map(|(id, ino)| Some((*ino, *id, self.get(*ino)?)))
+    }
+
+    /// Directories that are not in the overlay.
+    pub fn clean_dirs(&self) -> impl Iterator<Item = Ino> {
+        self.clean_dirs.iter().copied()
+    }
+
+    /// All of them: as many as the kernel knows names.
     pub fn iter(&self) -> impl Iterator<Item = (Ino, &Inode)> {
         self.map.iter().map(|(ino, inode)| (*ino, inode.as_ref()))
     }
 
     pub fn len(&self) -> usize {
         self.map.len()
+    }
+
+    /// Fails unless what is noted beside the inodes is what they are, and a node is one inode.
+    #[cfg(test)]
+    pub fn check(&self) {
+        for (ino, inode) in self.iter() {
+            assert_eq!(self.open.contains(&ino), inode.file.is_some(), "{ino}");
+            assert_eq!(self.clean_dirs.contains(&ino), inode.what.is_clean_dir(), "{ino}");
+            if let What::Node(id) = inode.what {
+                assert_eq!(self.of_node(id), Some(ino), "node {id}");
+            }
+        }
+        let noted = self
+            .open
+            .iter()
+            .chain(&self.clean_dirs)
+            .chain(self.by_node.values());
+        noted.for_each(|ino| assert!(self.map.contains_key(ino), "{ino}"));
     }
 
     /// A new inode without references. A clean entry is entered with its directory, which gets a pin.
@@ -234,7 +294,13 @@ impl Inodes {
         };
         inode.generation = generation;
         *inode.local.get_mut() = None;
+        let is_dir = what.is_clean_dir();
         let old = std::mem::replace(&mut inode.what, what);
+        if is_dir {
+            self.clean_dirs.insert(ino);
+        } else if old.is_clean_dir() {
+            self.clean_dirs.remove(&ino);
+        }
         let old_place = (inode.place != place).then(|| inode.place.take());
         match old {
             What::Node(id) if self.by_node.get(&id) == Some(&ino) => {
@@ -296,6 +362,8 @@ impl Inodes {
                 break;
             }
             let Some(inode) = self.map.remove(&ino) else { break };
+            self.open.remove(&ino);
+            self.clean_dirs.remove(&ino);
             if self.by_shown.get(&inode.shown) == Some(&ino) {
                 self.by_shown.remove(&inode.shown);
             }
@@ -318,6 +386,9 @@ impl Inodes {
     }
 
     fn enter(&mut self, ino: Ino, what: &What) {
+        if what.is_clean_dir() {
+            self.clean_dirs.insert(ino);
+        }
         match what {
             What::Node(id) => {
                 self.by_node.insert(*id, ino);

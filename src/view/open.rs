@@ -254,17 +254,14 @@ impl Edit<'_> {
         }
         file.opens.fetch_add(1, Ordering::Relaxed);
         self.space.inodes.pin(ino);
-        if let Some(inode) = self.space.inodes.get_mut(ino) {
-            inode.file = Some(file.clone());
-        }
+        self.space.inodes.set_file(ino, Some(file.clone()));
         Ok(file)
     }
 
     /// The file of an inode that was made with a body, before it is opened.
     pub fn open_new(&mut self, ino: Ino, id: NodeId, body: &Arc<Body>) {
-        if let Some(inode) = self.space.inodes.get_mut(ino) {
-            inode.file = Some(Arc::new(FileData::new_local(ino, id, body.clone())));
-        }
+        let file = Arc::new(FileData::new_local(ino, id, body.clone()));
+        self.space.inodes.set_file(ino, Some(file));
     }
 
     /// The node of an open file that is about to be changed, adopted for it. `None`: it has become something else, or has

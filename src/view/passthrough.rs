@@ -464,7 +464,7 @@ impl Edit<'_> {
         {
             *size = file.size();
         }
-        inode.file = None;
+        self.space.inodes.set_file(file.ino, None);
     }
 }
 

@@ -43,20 +43,18 @@ impl View {
                 state: &state,
                 overlay: Some(overlay),
             };
-            let nodes = space.inodes.iter().filter_map(|(ino, inode)| match inode.what {
-                What::Node(id) if id != ROOT_NODE => {
-                    let node = state.node(id)?.clone();
-                    Some(Leaving {
-                        ino,
-                        id,
-                        entry: look.entry_of(inode, id, &node),
-                        place: space.place_of(&node),
-                        node,
-                    })
-                }
-                _ => None,
+            let nodes = space.inodes.nodes().filter(|(_, id, _)| *id != ROOT_NODE);
+            let leaving = nodes.filter_map(|(ino, id, inode)| {
+                let node = state.node(id)?.clone();
+                Some(Leaving {
+                    ino,
+                    id,
+                    entry: look.entry_of(inode, id, &node),
+                    place: space.place_of(&node),
+                    node,
+                })
             });
-            nodes.collect()
+            leaving.collect()
         };
         let written = before.iter().filter(|was| {
             let file = space.inodes.get(was.ino).and_then(|inode| inode.file.as_ref());
@@ -163,15 +161,16 @@ impl View {
     /// attributes of a working or open directory, which no name leads to.
     pub fn known_directories(&self) -> Vec<Ino> {
         self.with_look(|look| {
-            let directories = look.space.inodes.iter().filter(|(_, inode)| match &inode.what {
-                What::Node(id) => look
-                    .state
-                    .node(*id)
-                    .is_some_and(|node| node.body.as_dir().is_some()),
-                What::Clean(entry) | What::Gone(entry) => entry.is_dir(),
-                What::Link(..) => false,
-            });
-            directories.map(|(ino, _)| ino).collect()
+            let is_dir = |id| {
+                look.state
+                    .node(id)
+                    .is_some_and(|node| node.body.as_dir().is_some())
+            };
+            let nodes = look.space.inodes.nodes().filter(|(_, id, _)| is_dir(*id));
+            nodes
+                .map(|(ino, ..)| ino)
+                .chain(look.space.inodes.clean_dirs())
+                .collect()
         })
     }
 

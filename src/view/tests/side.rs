@@ -104,6 +104,7 @@ impl Side {
     /// Everything that can be seen is as the model says.
     pub async fn check(&mut self) {
         let view = self.view();
+        view.space.read().inodes.check();
         let mut todo = vec![(ROOT_INO, ROOT, String::new())];
         let mut held = Vec::new();
         let mut seen: BTreeMap<Id, Ino> = BTreeMap::new();
