@@ -10,6 +10,7 @@ use crate::bench::measure::{Pairs, Sample, measure, median};
 use crate::bench::place::Bench;
 use crate::bench::report::Row;
 use crate::bench::settings::SMALL_BYTES;
+use crate::pod::wait_until;
 
 const MIB: usize = 1 << 20;
 const LOCAL: &str = "local";
@@ -82,9 +83,20 @@ pub(super) fn writes(bench: &Bench) -> Result<()> {
         }),
     ];
     for (name, anew, write) in cases {
-        let clean = |path: &PathBuf| match anew && path.exists() {
-            true => std::fs::remove_file(path),
-            false => Ok(()),
+        let clean = |path: &PathBuf| -> Result<()> {
+            if anew && path.exists() {
+                std::fs::remove_file(path)?;
+                // Its body goes a little later: that is no part of the next write.
+                let bodies = mounted.pod.local_dir("state");
+                wait_until("the removed file is gone from the disk", || {
+                    let bytes = files_below(&bodies).map(|all| {
+                        let len = |path: &PathBuf| path.metadata().map_or(0, |meta| meta.len());
+                        all.iter().map(len).sum::<u64>()
+                    });
+                    bytes.is_ok_and(|bytes| bytes < size)
+                });
+            }
+            Ok(())
         };
         let mut pairs = Pairs::default();
         for seed in 1..=bench.pairs as u64 {
