@@ -3,7 +3,8 @@
 //! A lease is given back as soon as it was granted. The signal that its holder gets when somebody opens the file in
 //! between is set to one that is ignored by default.
 //!
-//! Files that this process has open count too: hold them by O_PATH, which does not.
+//! Files that this process has open count too: hold them by O_PATH, which does not, or for reading, which is in nobody's way
+//! who asks about writers.
 
 use std::fs::File;
 use std::io;

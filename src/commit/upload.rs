@@ -87,7 +87,8 @@ pub struct UploadLimits {
 impl Default for UploadLimits {
     fn default() -> UploadLimits {
         UploadLimits {
-            read_bytes: memory_budget(),
+            // What is read is there a second time while it is encoded.
+            read_bytes: memory_budget() / 2,
             requests: 16,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             small_files: 64,

@@ -86,6 +86,8 @@ pub(super) fn writes(bench: &Bench) -> Result<()> {
         let clean = |path: &PathBuf| -> Result<()> {
             if anew && path.exists() {
                 std::fs::remove_file(path)?;
+            }
+            if anew && *path == ours {
                 // Its body goes a little later: that is no part of the next write.
                 let bodies = mounted.pod.local_dir("state");
                 wait_until("the removed file is gone from the disk", || {
