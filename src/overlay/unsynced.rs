@@ -170,7 +170,8 @@ impl Unsynced {
             } else if let Some(bits) = &mut file.present {
                 let bits = Arc::make_mut(bits);
                 for (_, first, count) in &marks.runs {
-                    for frame in *first..first + count {
+                    let known = (bits.len() as u64).saturating_mul(64);
+                    for frame in *first..first.saturating_add(*count).min(known) {
                         if let Some(word) = usize::try_from(frame / 64).ok().and_then(|w| bits.get_mut(w)) {
                             *word &= !(1 << (frame % 64));
                         }
@@ -181,23 +182,39 @@ impl Unsynced {
     }
 }
 
-/// The parts of a run of frames that are not in the map.
+/// The parts of a run of frames that are not in the map. As long as the map at most, however long the run says it is: a run
+/// beyond the largest file is refused only when it is applied.
 fn absent_runs(bits: &[u64], first: u64, count: u64) -> Vec<(u64, u64)> {
+    let end = first.saturating_add(count);
     let mut runs: Vec<(u64, u64)> = Vec::new();
-    for frame in first..first.saturating_add(count) {
-        if super::state::bit(bits, frame) {
-            continue;
+    let mut add = |at: u64, count: u64| match runs.last_mut() {
+        Some((start, len)) if *start + *len == at => *len += count,
+        _ => runs.push((at, count)),
+    };
+    let mut at = first;
+    while at < end {
+        let word = usize::try_from(at / 64).ok().and_then(|word| bits.get(word));
+        let in_word = (64 - at % 64).min(end - at);
+        match word {
+            None => {
+                add(at, end - at);
+                break;
+            }
+            Some(&u64::MAX) => {}
+            Some(0) => add(at, in_word),
+            Some(word) => (at..at + in_word)
+                .filter(|frame| word >> (frame % 64) & 1 == 0)
+                .for_each(|frame| add(frame, 1)),
         }
-        match runs.last_mut() {
-            Some((start, len)) if *start + *len == frame => *len += 1,
-            _ => runs.push((frame, 1)),
-        }
+        at += in_word;
     }
     runs
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::model::Attrs;
     use crate::overlay::{BaseRef, NewBody, Place, ROOT_NODE};
@@ -258,5 +275,29 @@ mod tests {
         assert_eq!(unsynced.list(), [(7, None, vec![(12, 3, 1)])]);
         unsynced.synced(7, 12);
         assert!(unsynced.is_empty());
+    }
+
+    proptest! {
+        /// Frame by frame.
+        #[test]
+        fn absent_runs_are_the_frames_that_the_map_lacks(
+            bits in proptest::collection::vec(prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 0..4),
+            first in 0..300u64,
+            count in 0..300u64,
+        ) {
+            let runs = absent_runs(&bits, first, count);
+            let frames: Vec<u64> = runs.iter().flat_map(|(first, count)| *first..first + count).collect();
+            let absent = (first..first + count).filter(|frame| !super::super::state::bit(&bits, *frame));
+            prop_assert_eq!(frames, absent.collect::<Vec<_>>());
+            prop_assert!(runs.windows(2).all(|two| two[0].0 + two[0].1 < two[1].0), "adjacent runs are one");
+        }
+    }
+
+    /// Found by the fuzz target `journal`: a run of 2^63 frames in a journal was looked at frame by frame.
+    #[test]
+    fn runs_without_an_end_take_no_time() {
+        let runs = absent_runs(&[0b1001], 1, u64::MAX);
+        assert_eq!(runs, [(1, 2), (4, u64::MAX - 4)]);
+        assert_eq!(absent_runs(&[], u64::MAX - 1, 5), [(u64::MAX - 1, 1)]);
     }
 }
