@@ -9,7 +9,7 @@ const BYTES_MIN: u64 = 16 << 20;
 /// In a small cgroup this part of its limit: page cache, nodes and the program itself live there too.
 const CGROUP_SHARE: u64 = 8;
 
-/// Bytes that fetches, and likewise a commit, may hold at a time: 128 MiB, less in a cgroup of less than 1 GiB.
+/// Bytes that fetches may hold at a time: 128 MiB, less in a cgroup of less than 1 GiB. A commit reads half as much at a time.
 pub fn memory_budget() -> u64 {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limit = cgroup_limit(Path::new("/sys/fs/cgroup"), &own);
