@@ -443,7 +443,7 @@ impl Mount {
                 && let Some(body) = file.body
             {
                 answer.files += 1;
-                answer.bytes_changed += overlay.body(body).and_then(|b| b.len()).map_err(failed)?;
+                answer.bytes_changed += overlay.body_stat(body).map_err(failed)?.len;
             }
         }
         drop(state);

@@ -273,7 +273,7 @@ impl Mount {
             };
             let size = match &node.body {
                 NodeBody::File(file) => match file.body {
-                    Some(body) => overlay.body(body).and_then(|body| body.len()).map_err(failed)?,
+                    Some(body) => overlay.body_stat(body).map_err(failed)?.len,
                     None => continue,
                 },
                 _ => continue,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::body::Body;
+use super::body::{Body, BodyStat};
 use super::error::{AtPath, OverlayError};
 use super::journal::sync_dir;
 use super::state::BodyId;
@@ -105,6 +105,13 @@ impl Bodies {
 
     pub(super) fn open(&self, id: BodyId) -> Result<Arc<Body>, OverlayError> {
         Body::open(id, self.path(id)).map(Arc::new)
+    }
+
+    /// What the filesystem says of a body, without opening it.
+    pub(super) fn stat(&self, id: BodyId) -> Result<BodyStat, OverlayError> {
+        let path = self.path(id);
+        let meta = fs::symlink_metadata(&path);
+        meta.map(|meta| BodyStat::of(&meta)).at(&path)
     }
 
     /// The name of a new body on disk (J4).

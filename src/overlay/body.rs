@@ -1,6 +1,6 @@
 //! Bodies: files of the state directory that hold the bytes of dirty files.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -103,14 +103,14 @@ impl Body {
         let mut file = self.file.lock();
         match &*file {
             Some(file) => Ok(file.clone()),
-            None => Ok(file
-                .insert(Arc::new(self.reopen(File::options().read(true).write(true))?))
-                .clone()),
+            None => Ok(file.insert(Arc::new(self.reopen()?)).clone()),
         }
     }
 
     /// A body's number is never given to another file: what is at its path is this one, or nothing, when it lost its name.
-    fn reopen(&self, options: &OpenOptions) -> Result<File, OverlayError> {
+    fn reopen(&self) -> Result<File, OverlayError> {
+        let mut options = File::options();
+        options.read(true).write(true);
         match options.clone().custom_flags(libc::O_NOFOLLOW).open(&self.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let by_handle = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.handle));

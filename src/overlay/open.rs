@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::bodies::{Bodies, remove_file};
-use super::body::BodyStat;
 use super::dir::{Bases, DirLock, check_dir, make_dir};
 use super::error::{AtPath, OverlayError};
 use super::frame::OPENED;
@@ -310,7 +309,7 @@ fn mend(state: &OverlayState, bodies: &Bodies, recovery: &mut Recovery) -> Resul
             ops.push(Op::DropBody { id });
             continue;
         }
-        let Ok(stat) = fs::symlink_metadata(bodies.path(body)).map(|meta| BodyStat::of(&meta)) else {
+        let Ok(stat) = bodies.stat(body) else {
             recovery.missing.push(id);
             match &file.base {
                 // Its last known bytes: better than an empty file, which a commit would publish.

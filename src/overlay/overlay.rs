@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use super::bodies::Bodies;
 use super::body::{Body, BodyStat};
 use super::dir::{Bases, DirLock, boot_id};
-use super::error::{AtPath, OverlayError};
+use super::error::OverlayError;
 use super::frame::{BootId, CLOSED, Header};
 use super::journal::{Journal, sync_dir};
 use super::manifest::Manifest;
@@ -188,9 +188,7 @@ impl Overlay {
 
     /// What the filesystem says of a body, without opening it.
     pub fn body_stat(&self, id: BodyId) -> Result<BodyStat, OverlayError> {
-        let path = self.bodies.path(id);
-        let meta = std::fs::symlink_metadata(&path);
-        meta.map(|meta| BodyStat::of(&meta)).at(&path)
+        self.bodies.stat(id)
     }
 
     /// A body with the bytes that another has now. Not on disk yet: it must not take the place of one that was synced (J7).
@@ -270,9 +268,9 @@ impl Overlay {
             ..DiskUse::default()
         };
         for id in bodies {
-            if let Ok(meta) = std::fs::symlink_metadata(self.bodies.path(id)) {
+            if let Ok(stat) = self.bodies.stat(id) {
                 found.bodies += 1;
-                found.body_bytes += std::os::unix::fs::MetadataExt::blocks(&meta).saturating_mul(512);
+                found.body_bytes += stat.allocated;
             }
         }
         let fs = rustix::fs::statvfs(&self.options.dir).map_err(|e| self.io(e.into()))?;

@@ -206,9 +206,9 @@ impl Overlay {
             disk_bytes: 0,
         };
         for body in bodies {
-            if let Ok(meta) = fs::symlink_metadata(self.bodies.path(*body)) {
-                info.bytes += meta.len();
-                info.disk_bytes += std::os::unix::fs::MetadataExt::blocks(&meta).saturating_mul(512);
+            if let Ok(stat) = self.bodies.stat(*body) {
+                info.bytes += stat.len;
+                info.disk_bytes += stat.allocated;
             }
         }
         info

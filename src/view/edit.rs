@@ -57,8 +57,11 @@ impl Edit<'_> {
         }
     }
 
-    /// Several changes with one write to the journal.
+    /// Several changes with one write to the journal, or none.
     pub fn apply_all(&mut self, ops: &[Op]) -> Result<(), ViewError> {
+        if ops.is_empty() {
+            return Ok(());
+        }
         match &mut self.state {
             Writer::Journal(state) => Ok(state.apply_all(ops)?),
             Writer::ReadOnly(_) => Err(ViewError::ReadOnly),

@@ -338,33 +338,37 @@ impl Edit<'_> {
         let Some(written) = file.unsettled() else {
             return Ok(());
         };
-        if let Some(op) = self.settling(file, written) {
-            self.apply(&op)?;
-        }
-        if let Some(inode) = self.space.inodes.get(file.ino)
-            && matches!(inode.what, What::Node(_) | What::Gone(_))
-        {
+        let mut ops = Vec::new();
+        if self.settling(file, written, &mut ops) {
+            self.apply_all(&ops)?;
             file.settled(written);
         }
         Ok(())
     }
 
-    /// What tells the overlay that a file was written then, if it is not known; what has no name is told here.
-    pub fn settling(&mut self, file: &FileData, written: Timestamp) -> Option<Op> {
-        let inode = self.space.inodes.get_mut(file.ino)?;
+    /// Adds to `ops` what tells the overlay that a file was written then, unless it knows; what has no name is told here.
+    /// True: the file is settled once they are applied.
+    pub fn settling(&mut self, file: &FileData, written: Timestamp, ops: &mut Vec<Op>) -> bool {
+        let Some(inode) = self.space.inodes.get_mut(file.ino) else {
+            return false;
+        };
         let id = match &mut inode.what {
             What::Node(id) => *id,
             What::Gone(entry) => {
                 (entry.attrs.mtime, entry.attrs.ctime) = (written, written);
-                return None;
+                return true;
             }
-            What::Clean(_) | What::Link(..) => return None,
+            What::Clean(_) | What::Link(..) => return false,
         };
-        let node = self.state.node(id)?;
-        let mut attrs = node.attrs.clone();
-        attrs.mtime = written;
-        attrs.ctime = attrs.ctime.max(written);
-        (attrs != node.attrs).then_some(Op::SetAttrs { id, attrs })
+        if let Some(node) = self.state.node(id) {
+            let mut attrs = node.attrs.clone();
+            attrs.mtime = written;
+            attrs.ctime = attrs.ctime.max(written);
+            if attrs != node.attrs {
+                ops.push(Op::SetAttrs { id, attrs });
+            }
+        }
+        true
     }
 }
 

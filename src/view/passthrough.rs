@@ -397,13 +397,12 @@ impl Edit<'_> {
             let seen = file.live().map(|live| live.seen);
             if file.writers() == 0 && seen.is_some_and(|seen| seen != stat.mtime) {
                 saw_written(stat.mtime);
-                ops.extend(self.settling(file, stat.mtime));
-                written.push((file, stat.mtime));
+                if self.settling(file, stat.mtime, &mut ops) {
+                    written.push((file, stat.mtime));
+                }
             }
         }
-        if !ops.is_empty() {
-            self.apply_all(&ops)?;
-        }
+        self.apply_all(&ops)?;
         for (file, mtime) in written {
             file.settled(mtime);
         }

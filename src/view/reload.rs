@@ -233,10 +233,10 @@ pub(super) fn count_bodies(usage: &Usage, overlay: &Overlay, state: &OverlayStat
         if let NodeBody::File(file) = &node.body
             && node.nlink > 0
             && let Some(body) = file.body
-            // A body that cannot be opened is told to whoever reads it.
-            && let Ok(len) = overlay.body(body).and_then(|body| body.len())
+            // A body that is not there is told to whoever reads it.
+            && let Ok(stat) = overlay.body_stat(body)
         {
-            usage.resized(0, len);
+            usage.resized(0, stat.len);
         }
     }
 }
