@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry,
@@ -16,8 +16,7 @@ use fuser::{
 };
 
 use super::files::fresh_dir;
-use super::peers::is_mounted;
-use crate::pod::wait_until;
+use super::peers::PeerMount;
 
 /// What the kernel may believe.
 const TTL: Duration = Duration::from_secs(3600);
@@ -163,45 +162,13 @@ pub fn serve(dir: &Path) -> Result<()> {
     fuser::mount(Empty::default(), dir, &config).context("the empty file system")
 }
 
-/// Mounted by a process of its own, so that its processor time can be told; unmounted when it is dropped.
-pub(super) struct Floor {
-    child: Child,
-    dir: PathBuf,
-}
-
-impl Floor {
-    pub fn mount(dir: &Path) -> Result<Floor> {
-        fresh_dir(dir)?;
-        let child = Command::new(std::env::current_exe()?)
-            .arg("--serve-empty")
-            .arg(dir)
-            .stdin(Stdio::null())
-            .spawn()?;
-        let dir = dir.to_owned();
-        let mut floor = Floor { child, dir };
-        let mut ended = false;
-        wait_until("the empty file system is mounted", || {
-            ended = floor.child.try_wait().is_ok_and(|status| status.is_some());
-            ended || is_mounted(&floor.dir)
-        });
-        ensure!(!ended, "the empty file system cannot be mounted");
-        Ok(floor)
-    }
-
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    pub fn daemon(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        // Nobody uses it any more, however it ends.
-        let _ = rustix::mount::unmount(&self.dir, rustix::mount::UnmountFlags::DETACH);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Mounts it by a process of its own, so that its processor time can be told.
+pub(super) fn mount(dir: &Path) -> Result<PeerMount> {
+    fresh_dir(dir)?;
+    let child = Command::new(std::env::current_exe()?)
+        .arg("--serve-empty")
+        .arg(dir)
+        .stdin(Stdio::null())
+        .spawn()?;
+    PeerMount::of(child, dir.to_owned()).context("the empty file system")
 }

@@ -140,19 +140,8 @@ impl Peers {
             .stdout(log)
             .spawn()
             .with_context(|| peer.name())?;
-        let mut mounted = PeerMount { child, mnt };
-        let mut ended = false;
-        wait_until("the control is mounted", || {
-            ended = mounted.child.try_wait().is_ok_and(|status| status.is_some());
-            ended || is_mounted(&mounted.mnt)
-        });
-        ensure!(
-            !ended,
-            "{}: {}",
-            peer.name(),
-            std::fs::read_to_string(dir.join("log"))?
-        );
-        Ok(mounted)
+        let said = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+        PeerMount::of(child, mnt).with_context(|| format!("{}: {}", peer.name(), said()))
     }
 }
 
@@ -167,8 +156,7 @@ pub(super) fn run(mut command: Command) -> Result<()> {
     Ok(())
 }
 
-/// True if something is mounted there.
-pub(super) fn is_mounted(dir: &Path) -> bool {
+fn is_mounted(dir: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let dir = dir.to_string_lossy();
     mounts.lines().any(|line| line.split(' ').nth(4) == Some(&*dir))
@@ -181,6 +169,21 @@ pub(super) struct PeerMount {
 }
 
 impl PeerMount {
+    /// Waits until `child` has mounted on `mnt`.
+    ///
+    /// # Errors
+    /// It ended before that.
+    pub fn of(child: Child, mnt: PathBuf) -> Result<PeerMount> {
+        let mut mounted = PeerMount { child, mnt };
+        let mut ended = false;
+        wait_until("the control is mounted", || {
+            ended = mounted.child.try_wait().is_ok_and(|status| status.is_some());
+            ended || is_mounted(&mounted.mnt)
+        });
+        ensure!(!ended, "it has ended");
+        Ok(mounted)
+    }
+
     pub fn dir(&self) -> &Path {
         &self.mnt
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::bench::files::*;
-use crate::bench::floor::Floor;
+use crate::bench::floor;
 use crate::bench::measure::{Pairs, Sample, measure, median};
 use crate::bench::place::Bench;
 use crate::bench::report::Row;
@@ -118,7 +118,7 @@ pub(super) fn creates(bench: &Bench) -> Result<()> {
     let count = bench.sizes.created;
     let local = bench.fresh(LOCAL)?;
     let mounted = bench.volume()?;
-    let floor = Floor::mount(&bench.scratch("empty"))?;
+    let floor = floor::mount(&bench.scratch("empty"))?;
     let (mut pairs, mut least) = (Pairs::default(), Pairs::default());
     for n in 0..bench.pairs as u64 {
         let name = format!("set-{n}");
