@@ -82,13 +82,25 @@ async fn reads_ranges(store: &dyn ObjectStore, root: &str) {
         let end = range.end.min(300_000) as usize;
         assert!(fetched.bytes == body[range.start as usize..end], "{range:?}");
         assert_eq!(fetched.object_len, 300_000);
+        let mut streamed = Vec::new();
+        let fetched = store
+            .get_streamed(&key, range.clone(), &mut |piece| {
+                streamed.extend_from_slice(&piece)
+            })
+            .await
+            .expect("get");
+        assert!(streamed == body[range.start as usize..end], "{range:?}");
+        assert_eq!((fetched.object_len, fetched.bytes.len()), (300_000, 0));
     }
     for range in [300_000..300_001, 500_000..600_000] {
-        let error = store
-            .get(&key, Some(range))
-            .await
-            .expect_err("range behind the end");
-        assert!(matches!(error, StoreError::Broken { .. }), "{error}");
+        let mut nothing = |piece: Bytes| assert!(piece.is_empty());
+        for result in [
+            store.get(&key, Some(range.clone())).await,
+            store.get_streamed(&key, range, &mut nothing).await,
+        ] {
+            let error = result.expect_err("range behind the end");
+            assert!(matches!(error, StoreError::Broken { .. }), "{error}");
+        }
     }
 }
 
@@ -233,6 +245,10 @@ async fn refuses_bad_requests(store: &dyn ObjectStore) {
         store.list("", None, limit).await.expect_err("limit");
     }
     store.get("a", Some(5..5)).await.expect_err("empty range");
+    store
+        .get_streamed("a", 5..5, &mut |_| unreachable!("of an empty range"))
+        .await
+        .expect_err("empty range");
 }
 
 /// Readers during overwrites see one version or the other, whole.

@@ -211,6 +211,75 @@ async fn a_broken_transfer_goes_on_where_it_broke() {
     let part = store.get("object", Some(100..2_500_000)).await.unwrap();
     assert_eq!(part.bytes, body[100..2_500_000]);
     assert_eq!(part.object_len, 3_000_000);
+    // The same as it comes: nothing twice, nothing left out.
+    server.fault(
+        FaultRule::new(Action::Truncate { bytes: 200_000 })
+            .verb(Verb::Get)
+            .times(9),
+    );
+    let (mut streamed, mut pieces) = (Vec::new(), 0);
+    let mut arrived = |piece: Bytes| {
+        streamed.extend_from_slice(&piece);
+        pieces += 1;
+    };
+    store
+        .get_streamed("object", 100..2_500_000, &mut arrived)
+        .await
+        .unwrap();
+    assert!(streamed == body[100..2_500_000]);
+    assert!(pieces > 9, "{pieces} pieces of ten answers");
+}
+
+/// What came before the break is of the first object: alone it may be given out, never with the rest of the second.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_never_goes_on_in_another_object() {
+    let server = server().await;
+    let store = store(&server).await;
+    let bodies = [pattern(1_000_000, 1), pattern(1_000_000, 2)];
+    // The second attempt is told to wait a second; the object is another one by then.
+    let reject = Action::Reject {
+        status: 503,
+        code: None,
+        retry_after_s: Some(1),
+    };
+    let requests = || server.counters().verb(Verb::Get).requests;
+    for streamed in [false, true] {
+        let [first, second] = &bodies;
+        store
+            .put("object", first.clone(), PutMode::Overwrite)
+            .await
+            .unwrap();
+        for fault in [Action::Truncate { bytes: 300_000 }, reject.clone()] {
+            server.fault(FaultRule::new(fault).verb(Verb::Get).times(1));
+        }
+        let before = requests();
+        let replace = async {
+            while requests() < before + 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            store
+                .put("object", second.clone(), PutMode::Overwrite)
+                .await
+                .unwrap();
+        };
+        if streamed {
+            let mut got = Vec::new();
+            let mut arrived = |piece: Bytes| got.extend_from_slice(&piece);
+            let get = store.get_streamed("object", 0..1_000_000, &mut arrived);
+            let error = futures::join!(get, replace).0.unwrap_err();
+            assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+            assert!(error.to_string().contains("changed while it was read"), "{error}");
+            assert!(
+                !got.is_empty() && got == first[..got.len()],
+                "{} bytes",
+                got.len()
+            );
+        } else {
+            let get = store.get("object", Some(0..1_000_000));
+            let result = futures::join!(get, replace).0;
+            assert!(result.unwrap().bytes == *second);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

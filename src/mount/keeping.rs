@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::cache::Cache;
 use crate::format::Key;
-use crate::store::{Fetched, LastMoves, Listed, ObjectStore, PutDone, PutMode, StoreError};
+use crate::store::{Arrived, Fetched, LastMoves, Listed, ObjectStore, PutDone, PutMode, StoreError};
 
 /// Decorates the store that commits write to.
 #[derive(Debug)]
@@ -29,6 +29,15 @@ impl KeepingStore {
 impl ObjectStore for KeepingStore {
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, StoreError> {
         self.inner.get(key, range).await
+    }
+
+    async fn get_streamed(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        arrived: Arrived<'_>,
+    ) -> Result<Fetched, StoreError> {
+        self.inner.get_streamed(key, range, arrived).await
     }
 
     async fn put(&self, key: &str, body: Bytes, mode: PutMode) -> Result<PutDone, StoreError> {

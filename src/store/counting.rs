@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Fetched, LastMoves, Listed, ObjectStore, PutDone, PutMode, StoreError};
+use super::{Arrived, Fetched, LastMoves, Listed, ObjectStore, PutDone, PutMode, StoreError};
 
 /// One verb's counters since the store was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -241,6 +241,23 @@ impl ObjectStore for CountingStore {
         result
     }
 
+    async fn get_streamed(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        arrived: Arrived<'_>,
+    ) -> Result<Fetched, StoreError> {
+        let call = Call::begin(&self.get, self);
+        let mut bytes = 0;
+        let mut counted = |piece: Bytes| {
+            bytes += piece.len() as u64;
+            arrived(piece);
+        };
+        let result = self.inner.get_streamed(key, range, &mut counted).await;
+        call.end(&result, bytes);
+        result
+    }
+
     async fn put(&self, key: &str, body: Bytes, mode: PutMode) -> Result<PutDone, StoreError> {
         let verb = match mode {
             PutMode::Overwrite => &self.put,
@@ -419,7 +436,12 @@ mod tests {
             .put("a", Bytes::from_static(b"1"), PutMode::IfAbsent)
             .await
             .unwrap_err();
-        store.get("a", Some(1..3)).await.unwrap();
+        let mut streamed = Vec::new();
+        store
+            .get_streamed("a", 1..3, &mut |piece| streamed.extend_from_slice(&piece))
+            .await
+            .unwrap();
+        assert_eq!(streamed, b"23");
         store.get("b", None).await.unwrap_err();
         store.get("a", Some(9..10)).await.unwrap_err();
         let counters = store.counters();

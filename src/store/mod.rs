@@ -27,7 +27,9 @@ pub use open::{StoreOptions, credentials_source, open, open_with};
 #[cfg(test)]
 pub use pause::IMPATIENT;
 pub use pause::pause;
-pub use port::{Fetched, LastMoves, Listed, ListedObject, ObjectStore, PutDone, PutMode, StoreError};
+pub use port::{
+    Arrived, Fetched, LastMoves, Listed, ListedObject, ObjectStore, PutDone, PutMode, StoreError,
+};
 pub use probe::{CreateVerdict, ListVerdict, ProbeReport, probe};
 pub use s3::S3Store;
 pub use url::{

@@ -30,6 +30,9 @@ pub struct Fetched {
     pub modified: Option<Timestamp>,
 }
 
+/// Takes the next bytes of a read that is running. It must not wait.
+pub type Arrived<'a> = &'a mut (dyn FnMut(Bytes) + Send);
+
 /// A finished PUT.
 #[derive(Clone, Debug, Default)]
 pub struct PutDone {
@@ -159,6 +162,19 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug + 'static {
     /// Reads an object or a byte range of it. A range that begins past the end gives [`StoreError::Broken`]; one that
     /// ends past it gives what is there; an empty range cannot be asked for.
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, StoreError>;
+
+    /// Reads a range as [`ObjectStore::get`] does and gives its bytes to `arrived` in order, as they come; those of the
+    /// result are empty. What was given out before an error is a beginning of the range, and is not given out again.
+    async fn get_streamed(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        arrived: Arrived<'_>,
+    ) -> Result<Fetched, StoreError> {
+        let mut fetched = self.get(key, Some(range)).await?;
+        arrived(std::mem::take(&mut fetched.bytes));
+        Ok(fetched)
+    }
 
     /// Writes an object.
     async fn put(&self, key: &str, body: Bytes, mode: PutMode) -> Result<PutDone, StoreError>;

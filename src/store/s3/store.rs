@@ -26,7 +26,8 @@ use super::retry::{Attempts, Repeat};
 use crate::model::Timestamp;
 use crate::store::key::{check_key, check_list, check_range};
 use crate::store::{
-    Fetched, LastMoves, Listed, ListedObject, ObjectStore, PutDone, PutMode, S3Url, StoreError, StoreOptions,
+    Arrived, Fetched, LastMoves, Listed, ListedObject, ObjectStore, PutDone, PutMode, S3Url, StoreError,
+    StoreOptions,
 };
 
 /// Longest object that is read without a range, bytes: four times the largest chunk.
@@ -132,23 +133,31 @@ impl S3Store {
         })
     }
 
-    /// Reads a range to its end. A transfer that breaks off goes on where it broke, as long as the object is the same.
-    async fn get_range(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, Failure> {
+    /// Reads a range to its end into `sink`. A transfer that breaks off goes on where it broke, as long as the object is
+    /// the same.
+    async fn get_range(
+        &self,
+        key: &str,
+        range: Option<Range<u64>>,
+        sink: &mut Sink<'_>,
+    ) -> Result<Fetched, Failure> {
         let mut attempts = Attempts::new(&self.client.credentials, self.attempts_max, Repeat::Freely);
         let mut part: Option<Part> = None;
         loop {
             attempts.begin().await?;
-            let before = part.as_ref().map_or(0, |part| part.bytes.len());
+            let before = part.as_ref().map_or(0, |part| part.got);
             let result = {
                 let _permit = self.requests.acquire().await.map_err(closed)?;
-                self.get_once(key, &range, &mut part).await
+                self.get_once(key, &range, &mut part, sink).await
             };
             match (result, part.take()) {
-                (Ok(()), Some(done)) => return Ok(done.into_fetched()),
+                (Ok(()), Some(done)) => return Ok(done.into_fetched(sink)),
                 // Impossible: a finished answer leaves its part.
                 (Ok(()), None) => return Err(Failure::new(Kind::Broken, "empty answer")),
+                // Another object took its place: what was given out of the first cannot be taken back.
+                (Err(failure), None) if before > 0 && !sink.begin_again() => return Err(failure),
                 (Err(failure), left) => {
-                    if left.as_ref().is_some_and(|left| left.bytes.len() > before) {
+                    if left.as_ref().is_some_and(|left| left.got > before) {
                         attempts.progressed();
                     }
                     part = left;
@@ -164,11 +173,10 @@ impl S3Store {
         key: &str,
         range: &Option<Range<u64>>,
         part: &mut Option<Part>,
+        sink: &mut Sink<'_>,
     ) -> Result<(), Failure> {
         let wanted = match (range, &*part) {
-            (_, Some(part)) if !part.bytes.is_empty() => {
-                Some(part.range.start + part.bytes.len() as u64..part.range.end)
-            }
+            (_, Some(part)) if part.got > 0 => Some(part.range.start + part.got..part.range.end),
             (range, _) => range.clone(),
         };
         let date = AnswerDate::default();
@@ -193,13 +201,15 @@ impl S3Store {
             }
             _ => part.insert(Part::new(told, date.get(), &answer)),
         };
+        sink.expect(part.missing());
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(|error| failure::of_transport(&self.url, &error))?;
             if piece.len() as u64 > part.missing() {
                 return Err(Failure::new(Kind::Broken, "more bytes than the answer announced"));
             }
             self.client.connector.line().received();
-            part.bytes.extend_from_slice(&piece);
+            part.got += piece.len() as u64;
+            sink.add(piece);
         }
         match part.missing() {
             0 => Ok(()),
@@ -326,7 +336,21 @@ impl ObjectStore for S3Store {
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, StoreError> {
         check_key(key)?;
         check_range(key, &range)?;
-        self.get_range(&self.full_key(key), range)
+        self.get_range(&self.full_key(key), range, &mut Sink::Whole(BytesMut::new()))
+            .await
+            .map_err(|failure| failure.into_store_error(key))
+    }
+
+    async fn get_streamed(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        arrived: Arrived<'_>,
+    ) -> Result<Fetched, StoreError> {
+        check_key(key)?;
+        let range = Some(range);
+        check_range(key, &range)?;
+        self.get_range(&self.full_key(key), range, &mut Sink::Streamed(arrived))
             .await
             .map_err(|failure| failure.into_store_error(key))
     }
@@ -455,6 +479,49 @@ impl Told {
     }
 }
 
+/// Where the bytes of a range go.
+enum Sink<'a> {
+    /// To the caller, when all are there.
+    Whole(BytesMut),
+    /// To the caller as they come.
+    Streamed(Arrived<'a>),
+}
+
+impl Sink<'_> {
+    /// So many bytes more are on their way: their number was checked against what was asked for, or against the limit of
+    /// whole objects.
+    fn expect(&mut self, bytes: u64) {
+        if let Sink::Whole(whole) = self {
+            whole.reserve(usize::try_from(bytes).unwrap_or(0));
+        }
+    }
+
+    fn add(&mut self, piece: Bytes) {
+        match self {
+            Sink::Whole(whole) => whole.extend_from_slice(&piece),
+            Sink::Streamed(arrived) => arrived(piece),
+        }
+    }
+
+    /// False when what was added has been given out.
+    fn begin_again(&mut self) -> bool {
+        match self {
+            Sink::Whole(whole) => {
+                whole.clear();
+                true
+            }
+            Sink::Streamed(_) => false,
+        }
+    }
+
+    fn take(&mut self) -> Bytes {
+        match self {
+            Sink::Whole(whole) => std::mem::take(whole).freeze(),
+            Sink::Streamed(_) => Bytes::new(),
+        }
+    }
+}
+
 /// What has arrived of a range.
 #[derive(Debug)]
 struct Part {
@@ -462,20 +529,19 @@ struct Part {
     range: Range<u64>,
     object_len: u64,
     etag: Option<String>,
-    bytes: BytesMut,
+    /// How much of the range is in the sink, bytes.
+    got: u64,
     server_time: Option<Timestamp>,
     modified: Option<Timestamp>,
 }
 
 impl Part {
     fn new(told: Told, server_time: Option<Timestamp>, answer: &GetObjectOutput) -> Part {
-        // The length was checked against what was asked for, or against the limit of whole objects.
-        let capacity = usize::try_from(told.range.end - told.range.start).unwrap_or(0);
         Part {
             range: told.range,
             object_len: told.object_len,
             etag: told.etag,
-            bytes: BytesMut::with_capacity(capacity),
+            got: 0,
             server_time,
             modified: answer.last_modified().map(timestamp),
         }
@@ -485,16 +551,16 @@ impl Part {
     fn is_same(&self, told: &Told) -> bool {
         told.object_len == self.object_len
             && told.etag == self.etag
-            && told.range == (self.range.start + self.bytes.len() as u64..self.range.end)
+            && told.range == (self.range.start + self.got..self.range.end)
     }
 
     fn missing(&self) -> u64 {
-        (self.range.end - self.range.start).saturating_sub(self.bytes.len() as u64)
+        (self.range.end - self.range.start).saturating_sub(self.got)
     }
 
-    fn into_fetched(self) -> Fetched {
+    fn into_fetched(self, sink: &mut Sink<'_>) -> Fetched {
         Fetched {
-            bytes: self.bytes.freeze(),
+            bytes: sink.take(),
             object_len: self.object_len,
             server_time: self.server_time,
             modified: self.modified,
