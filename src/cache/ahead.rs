@@ -2,9 +2,10 @@
 //!
 //! Access is judged per content, not per handle: many processes that read one file through one handle, or one process
 //! through many, look alike. A few positions are remembered; a read that continues one of them is sequential, unless
-//! the run has more gaps than bytes. From the third read of a run on, what lies ahead is wanted: as much as the run has read already, at least to the end of
-//! the group of 8 frames, at most a bound. So a random reader never pays for more than its frame, and a copy of a large
-//! file has its full window after some megabytes.
+//! the run has more gaps than bytes. From the third read of a run on, what lies ahead is wanted: four times what the run
+//! has read already, at least to the end of the group of 8 frames, at most a bound. So a random reader never pays for
+//! more than its frame, and a copy of a large file has its full window after some megabytes and a few round trips
+//! (Mountpoint for S3 grows its window eightfold).
 //!
 //! The window is wider than what may be on its way at a time. What found no place is asked for when something has arrived
 //! ([`Streams::more`]), not only when the reader has moved: fetches that were begun together end together, and the link
@@ -19,6 +20,8 @@ const STREAMS_MAX: usize = 4;
 /// A read that begins this near to where a run has ended continues it, bytes: the kernel sends the requests of one
 /// read-ahead (128 KiB each) in any order.
 const SLACK_BYTES: u64 = 256 << 10;
+/// What is wanted ahead, in parts of what the run has read.
+const GROWTH: u64 = 4;
 /// Reads that continue a run before anything is fetched ahead.
 const RUN_READS_MIN: u32 = 2;
 
@@ -66,7 +69,8 @@ impl Streams {
         if run.reads < RUN_READS_MIN || run.bytes * 2 < window {
             return None;
         }
-        let wanted = (run.next + window).next_multiple_of(GROUP_BYTES);
+        let ahead = (GROWTH * window).min(ahead_max);
+        let wanted = run.next.saturating_add(ahead).next_multiple_of(GROUP_BYTES);
         run.target = wanted.min(run.next.saturating_add(ahead_max)).min(size);
         run.plan(size)
     }

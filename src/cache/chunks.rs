@@ -1,14 +1,14 @@
 //! Fetching frames: out of chunk objects by ranges, out of packs, or out of nothing for holes.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::arriving::Arriving;
 use super::contents::Chunked;
 use super::items::given_up;
 use super::remote::damaged;
@@ -16,7 +16,7 @@ use super::segment::{FrameSender, Segment};
 use super::space::{Room, charge};
 use super::stats::count;
 use super::{Cache, PieceKey};
-use crate::format::{ChunkHeader, FrameSum, Key, chunk_header_len, decode_frame, limits};
+use crate::format::{ChunkHeader, FrameSum, Key, chunk_header_len, limits};
 use crate::model::{ChunkRef, Epoch, FRAME_BYTES, Hash, chunk_range};
 use crate::tree::TreeError;
 
@@ -97,21 +97,32 @@ impl Run {
             .map(|claim| self.segment.frame_len(claim.frame))
             .sum()
     }
+
+    /// Frames of the chunk from the first to the last one of the run.
+    fn frame_numbers(&self, chunk: &ChunkObject) -> std::ops::Range<usize> {
+        let number = |claim: &Claim| chunk.number(self.offset_of(claim.frame));
+        let first = self.claims.front().map_or(0, number);
+        first..self.claims.back().map_or(first, number) + 1
+    }
 }
 
 /// A chunk object.
 #[derive(Clone)]
-struct ChunkObject {
-    key: String,
-    epoch: Epoch,
-    id: Hash,
+pub(super) struct ChunkObject {
+    pub key: String,
+    pub epoch: Epoch,
+    pub id: Hash,
     /// Where it begins in the content.
-    start: u64,
-    raw_len: u32,
+    pub start: u64,
+    pub raw_len: u32,
 }
 
-/// A part of an object, where it begins, and the memory that was taken for it.
-type Body = (Bytes, u64, OwnedSemaphorePermit);
+impl ChunkObject {
+    /// Number of the frame that begins at `offset` of the content.
+    pub fn number(&self, offset: u64) -> usize {
+        usize::try_from(offset.saturating_sub(self.start) / FRAME_BYTES).unwrap_or(usize::MAX - 1)
+    }
+}
 
 impl Cache {
     /// Brings a run of claimed frames, or tells those who wait why not.
@@ -173,56 +184,35 @@ impl Cache {
         }
     }
 
-    /// One round: header if need be, the frames' range, decoding and keeping. Frames that fail their check stay in
-    /// the run.
+    /// One round: header if need be, the frames' range; they are decoded and kept as they arrive. Frames that do not come or
+    /// fail their check stay in the run.
     async fn fetch_frames(self: &Arc<Self>, run: &mut Run, chunk: &ChunkObject) -> Result<(), TreeError> {
-        let mut room = self.reserve(charge(run.bytes(), run.claims.len() as u64)).await;
-        let mut body = None;
-        let header = self.header(run, chunk, &mut body).await?;
-        if let Some((bytes, ..)) = &body {
-            // The frames behind that came along with a well compressed first one.
-            let extra = self.claim_what_came(run, chunk, &header, bytes.len() as u64);
-            if let (Some(room), true) = (&mut room, extra > 0) {
-                match self.reserve(extra).await {
-                    Some(more) => room.join(more),
-                    None => tracing::trace!("no room for frames that came along"),
-                }
-            }
-        }
-        let body = match body {
-            Some(body) => body,
+        let room = self.reserve(charge(run.bytes(), run.claims.len() as u64)).await;
+        let mut room = Some(room);
+        let (header, with_header) = self.header(run, chunk, &mut room).await?;
+        let arriving = match with_header {
+            Some(arriving) => arriving,
             None => {
-                let frames = self.frame_numbers(run, chunk);
+                let frames = run.frame_numbers(chunk);
                 let range = header.frame_range(frames.start).start..header.frame_range(frames.end - 1).end;
                 let memory = self.remote.memory(range.end - range.start).await;
-                (
-                    self.remote.get(&chunk.key, range.clone(), run.begun).await?.bytes,
-                    range.start,
-                    memory,
-                )
+                let (begun, means) = (run.begun, (room.take().flatten(), memory));
+                let mut arriving = Arriving::new(self, run, chunk, Some(header), range.start, means);
+                arriving.fetch(range.end, begun).await;
+                arriving
             }
         };
-        self.store_frames(run, room, chunk.clone(), header, body).await
-    }
-
-    /// Frames of the chunk from the first to the last one of the run.
-    fn frame_numbers(&self, run: &Run, chunk: &ChunkObject) -> std::ops::Range<usize> {
-        let number = |claim: &Claim| {
-            let frame = run.offset_of(claim.frame).saturating_sub(chunk.start) / FRAME_BYTES;
-            usize::try_from(frame).unwrap_or(usize::MAX - 1)
-        };
-        let first = run.claims.front().map_or(0, number);
-        first..run.claims.back().map_or(first, number) + 1
+        arriving.end(run).await
     }
 
     /// The chunk's header, from memory or the store. One fetch per chunk: whoever comes second waits. A run that begins
-    /// at the chunk's first frame fetches its frames along with it, into `body`.
+    /// at the chunk's first frame fetches its frames along with it, into `room`: then what has arrived is returned too.
     async fn header(
         self: &Arc<Self>,
-        run: &Run,
+        run: &mut Run,
         chunk: &ChunkObject,
-        body: &mut Option<Body>,
-    ) -> Result<Arc<ChunkHeader>, TreeError> {
+        room: &mut Option<Option<Room>>,
+    ) -> Result<(Arc<ChunkHeader>, Option<Arriving>), TreeError> {
         if chunk.raw_len > limits::CHUNK_BYTES_MAX {
             return Err(damaged(&chunk.key, "a chunk is over 64 MiB"));
         }
@@ -236,83 +226,34 @@ impl Cache {
                 new
             })
         };
+        let mut with_frames = None;
         let fetching = cell.get_or_try_init(|| async {
             let header_len = u64::from(chunk_header_len(chunk.raw_len));
-            let with_frames = self.frame_numbers(run, chunk).start == 0;
-            let end = header_len + if with_frames { run.bytes() } else { 0 };
+            let frames_too = run.frame_numbers(chunk).start == 0;
+            let end = header_len + if frames_too { run.bytes() } else { 0 };
             let memory = self.remote.memory(end).await;
-            let bytes = self.remote.get(&chunk.key, 0..end, run.begun).await?.bytes;
-            let parsed = ChunkHeader::parse(&bytes, chunk.raw_len, &chunk.id, &chunk.key);
-            let header = parsed.map_err(|e| damaged(&chunk.key, e.rule))?;
-            if with_frames {
-                *body = Some((bytes, 0, memory));
+            if !frames_too {
+                let bytes = self.remote.get(&chunk.key, 0..end, run.begun).await?.bytes;
+                let parsed = ChunkHeader::parse(&bytes, chunk.raw_len, &chunk.id, &chunk.key);
+                return parsed.map(Arc::new).map_err(|e| damaged(&chunk.key, e.rule));
             }
-            Ok(Arc::new(header))
-        });
-        fetching.await.cloned()
-    }
-
-    /// Claims the frames behind the run that are whole in the first `len` bytes of the object. Returns the charge for
-    /// them.
-    fn claim_what_came(&self, run: &mut Run, chunk: &ChunkObject, header: &ChunkHeader, len: u64) -> u64 {
-        let mut extra = 0;
-        for number in self.frame_numbers(run, chunk).end..header.frame_count() {
-            let Some(frame) = run.claims.back().map(|claim| claim.frame + 1) else {
-                break;
-            };
-            let inside = u64::from(frame) < run.segment.frames() && header.frame_range(number).end <= len;
-            let Some(claim) = inside.then(|| Claim::absent(&run.segment, frame)).flatten() else {
-                break;
-            };
-            extra += charge(run.segment.frame_len(frame), 1);
-            run.claims.push_back(claim);
-        }
-        extra
-    }
-
-    /// Decodes, verifies, gives out and keeps frames of a chunk object, aside. Those that fail stay in the run.
-    async fn store_frames(
-        self: &Arc<Self>,
-        run: &mut Run,
-        mut room: Option<Room>,
-        chunk: ChunkObject,
-        header: Arc<ChunkHeader>,
-        (body, body_start, memory): Body,
-    ) -> Result<(), TreeError> {
-        let (this, file, segment_start) = (self.clone(), run.file.clone(), run.segment_start);
-        let claims = std::mem::take(&mut run.claims);
-        let storing = move || {
-            let (mut failed, mut why) = (VecDeque::new(), Ok(()));
-            for claim in claims {
-                let offset = segment_start + u64::from(claim.frame) * FRAME_BYTES;
-                let number = usize::try_from((offset - chunk.start) / FRAME_BYTES).unwrap_or(usize::MAX);
-                let range = header.frame_range(number);
-                let at =
-                    |offset: u64| usize::try_from(offset.saturating_sub(body_start)).unwrap_or(usize::MAX);
-                let span = at(range.start)..at(range.end);
-                let stored = body.get(span.clone()).unwrap_or_default();
-                let decoded = decode_frame(&header, number, stored, &chunk.key);
-                match decoded.map(|plain| match plain {
-                    Cow::Borrowed(_) => body.slice(span),
-                    Cow::Owned(plain) => plain.into(),
-                }) {
-                    Ok(plain) => {
-                        let sum = header.frame_sum(number);
-                        this.keep_frame(&file, &claim, offset, plain, sum, room.as_mut());
-                    }
-                    Err(corrupt) => {
-                        let rule = format!("frame {number} at byte {}: {}", range.start, corrupt.rule);
-                        why = Err(damaged(&chunk.key, rule));
-                        failed.push_back(claim);
-                    }
+            let (begun, means) = (run.begun, (room.take().flatten(), memory));
+            let mut arriving = Arriving::new(self, run, chunk, None, 0, means);
+            arriving.fetch(end, begun).await;
+            match arriving.header() {
+                Some(header) => {
+                    with_frames = Some(arriving);
+                    Ok(header)
+                }
+                None => {
+                    // Gives the claims back to the run.
+                    arriving.end(run).await?;
+                    Err(damaged(&chunk.key, "a chunk object ends within its header"))
                 }
             }
-            drop(memory);
-            (failed, why)
-        };
-        let (failed, why) = tokio::task::spawn_blocking(storing).await.map_err(given_up)?;
-        run.claims = failed;
-        why
+        });
+        let header = fetching.await.cloned()?;
+        Ok((header, with_frames))
     }
 
     /// Gives out and keeps frames of a chunk whose plaintext is at hand; `None` is a hole.
@@ -344,7 +285,7 @@ impl Cache {
 
     /// Gives a verified frame (as `sum`, when that is at hand) to those who wait and writes it to its file, or keeps it in
     /// memory for a while.
-    fn keep_frame(
+    pub(super) fn keep_frame(
         self: &Arc<Self>,
         file: &Chunked,
         claim: &Claim,
@@ -354,7 +295,7 @@ impl Cache {
         room: Option<&mut Room>,
     ) {
         claim.deliver(bytes.clone());
-        // Frames that came along may have found no room of their own.
+        // Frames that came along may have found no room.
         let room = room.filter(|room| room.promised() >= charge(bytes.len() as u64, 1));
         let written = room.map(|room| {
             let sum = sum.unwrap_or_else(|| FrameSum::of(&bytes));

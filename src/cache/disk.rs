@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use rustix::buffer::spare_capacity;
 
 use super::index::Index;
 use super::space::{Room, Space};
@@ -192,9 +193,43 @@ pub(super) fn listed(dir: &Path) -> io::Result<Vec<(String, PathBuf, u64, u64)>>
     Ok(files)
 }
 
+/// Exactly `len` bytes of a file from `at` on, into memory that nobody has cleared before.
+///
+/// # Errors
+/// Those of pread; `UnexpectedEof` when the file ends before.
+pub(super) fn read_at(file: &File, at: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        // It may have room for more than was asked for.
+        let missing = len - bytes.len();
+        let from = at + bytes.len() as u64;
+        let room = spare_capacity(&mut bytes);
+        match rustix::io::pread(file, room, from) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) if read >= missing => bytes.truncate(len),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_what_is_asked_for_or_nothing() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"0123456789", 0).unwrap();
+        assert_eq!(read_at(&file, 3, 4).unwrap(), b"3456");
+        assert_eq!(read_at(&file, 0, 10).unwrap(), b"0123456789");
+        assert_eq!(read_at(&file, 10, 0).unwrap(), b"");
+        for (at, len) in [(0, 11), (9, 2), (10, 1), (1 << 40, 1)] {
+            let error = read_at(&file, at, len).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{at} {len}");
+        }
+    }
 
     #[test]
     fn zero_blocks_become_holes_and_the_bytes_are_the_same() {

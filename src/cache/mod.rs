@@ -35,12 +35,13 @@
 //! # Failure
 //! A request is repeated while anything arrives from the store, and at most for the time-out when nothing does. Bytes
 //! that fail their check are fetched once more, then the object is named as damaged. An error ends the wait of all who
-//! share the fetch; the next reader tries again. The port hands over answers whole, so a reader waits for the range
-//! that its frame is in: a demanded frame is asked for alone, and what is read ahead comes in ranges of 8 MiB.
+//! share the fetch; the next reader tries again. A demanded frame is asked for alone, what is read ahead comes in ranges of
+//! 8 MiB; their frames are given out and kept one by one as they arrive.
 
 mod access;
 mod adopt;
 mod ahead;
+mod arriving;
 mod budget;
 mod check;
 mod chunks;

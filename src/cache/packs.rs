@@ -21,7 +21,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::disk::{CloseFile, Disk, create, reopen, unlink};
+use super::disk::{CloseFile, Disk, create, read_at, reopen, unlink};
 use super::space::{Room, charge};
 use crate::model::PackRef;
 use crate::tree::TreeError;
@@ -298,9 +298,7 @@ impl Window {
             }
         };
         let len = usize::try_from(item.end - item.start).map_err(io::Error::other)?;
-        let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, item.start - self.range.start)?;
-        Ok(bytes.into())
+        Ok(read_at(&file, item.start - self.range.start, len)?.into())
     }
 
     /// Bytes that evicting it gives back.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::KeptCheck;
 use super::stats::{Counters, count};
-use crate::store::{Fetched, ObjectStore, StoreError, pause as wait};
+use crate::store::{Arrived, Fetched, ObjectStore, StoreError, pause as wait};
 use crate::tree::TreeError;
 
 /// Unit of the memory budget, bytes: a semaphore counts 32-bit numbers.
@@ -81,7 +82,7 @@ impl Remote {
             ahead: Arc::new(Semaphore::new((fetches * 3 / 4).max(1))),
             memory: Arc::new(Semaphore::new(memory_units as usize)),
             memory_units,
-            memory_ahead: Arc::new(Semaphore::new((memory_units / 2) as usize)),
+            memory_ahead: Arc::new(Semaphore::new((memory_units - memory_units / 4) as usize)),
             progress: Mutex::new(Instant::now()),
             kept: Mutex::new(None),
             given_up: Mutex::default(),
@@ -100,7 +101,7 @@ impl Remote {
         permit.expect("the semaphore is never closed")
     }
 
-    /// Leave to fetch `bytes` ahead, if there is a place and less than half of the memory is on its way ahead. It is
+    /// Leave to fetch `bytes` ahead, if there is a place and less than three quarters of the memory are on their way ahead. It is
     /// leave only: the fetch takes its memory from the budget like any other, when it knows what it asks for. (Were the
     /// memory held while a chunk's header is awaited from a fetch that waits for memory, neither would go on.)
     pub fn try_ahead(&self, bytes: u64) -> Option<AheadPermit> {
@@ -126,12 +127,44 @@ impl Remote {
     /// `Unreachable` when nothing at all has arrived from the store for the time-out; `Expired` or `Damaged` for a
     /// missing object; `Damaged` for answers that cannot be; `Denied` at once.
     pub async fn get(&self, key: &str, range: Range<u64>, begun: Instant) -> Result<Fetched, TreeError> {
+        let (mut first, mut all) = (None, BytesMut::new());
+        let len = usize::try_from(range.end - range.start).unwrap_or(0);
+        let mut arrived = |piece: Bytes| {
+            if all.is_empty() && first.is_none() {
+                first = Some(piece);
+            } else {
+                all.reserve(len.saturating_sub(all.len()));
+                all.extend_from_slice(&first.take().unwrap_or_default());
+                all.extend_from_slice(&piece);
+            }
+        };
+        let object_len = self.get_streamed(key, range, begun, &mut arrived).await?;
+        let object_len = object_len.ok_or_else(|| TreeError::Unreachable {
+            reason: format!("{key}: the answer did not end as it should"),
+        })?;
+        Ok(Fetched {
+            bytes: first.unwrap_or_else(|| all.freeze()),
+            object_len,
+            server_time: None,
+            modified: None,
+        })
+    }
+
+    /// The same, with the bytes given to `arrived` in order, as they come; also those that come before an error. Returns
+    /// the length of the object; `None` when all came and the answer then ended badly.
+    pub async fn get_streamed(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        begun: Instant,
+        arrived: Arrived<'_>,
+    ) -> Result<Option<u64>, TreeError> {
         if self.was_given_up(key, range.start) {
             let reason = format!("{key}: nothing arrived within {:?}", self.timeout);
             return Err(TreeError::Unreachable { reason });
         }
         let start = range.start;
-        let got = self.get_patiently(key, range, begun).await;
+        let got = self.get_patiently(key, range, begun, arrived).await;
         if matches!(got, Err(TreeError::Unreachable { .. })) {
             self.given_up.lock().push((key.to_owned(), start, Instant::now()));
         }
@@ -148,9 +181,10 @@ impl Remote {
     async fn get_patiently(
         &self,
         key: &str,
-        range: Range<u64>,
+        mut range: Range<u64>,
         begun: Instant,
-    ) -> Result<Fetched, TreeError> {
+        arrived: Arrived<'_>,
+    ) -> Result<Option<u64>, TreeError> {
         let _place = self
             .requests
             .acquire()
@@ -158,8 +192,9 @@ impl Remote {
             .expect("the semaphore is never closed");
         let (mut pause, mut short) = (PAUSE_MIN, 0);
         loop {
+            let mut got = 0;
             let answer = tokio::select! {
-                answer = self.attempt(key, range.clone()) => answer,
+                answer = self.attempt(key, range.clone(), &mut got, arrived) => answer,
                 () = self.nothing_arrives(begun) => {
                     let reason = format!("{key}: nothing arrived within {:?}", self.timeout);
                     self.counters.failed(reason.clone());
@@ -167,8 +202,8 @@ impl Remote {
                 }
             };
             let failure = match answer {
-                Ok(fetched) => match wrong_length(&fetched, &range) {
-                    None => return Ok(fetched),
+                Ok(object_len) => match wrong_length(got, object_len, &range) {
+                    None => return Ok(Some(object_len)),
                     Some(rule) if short < SHORT_ANSWERS_MAX => {
                         short += 1;
                         self.counters.failed(format!("{key}: {rule}"));
@@ -192,6 +227,14 @@ impl Remote {
                 return Err(TreeError::Unreachable { reason: failure });
             }
             tracing::debug!(key, failure, "request to the store failed, trying again");
+            // What has been given out is not asked for again.
+            range.start += got;
+            if range.is_empty() {
+                return Ok(None);
+            }
+            if got > 0 {
+                pause = PAUSE_MIN;
+            }
             wait(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -218,28 +261,46 @@ impl Remote {
         }
     }
 
-    /// One request.
-    async fn attempt(&self, key: &str, range: Range<u64>) -> Result<Fetched, StoreError> {
-        let mib = u32::try_from((range.end - range.start) >> 20).unwrap_or(u32::MAX);
+    /// One request: counts in `got` what it gives to `arrived`, and returns the length of the object.
+    async fn attempt(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        got: &mut u64,
+        arrived: Arrived<'_>,
+    ) -> Result<u64, StoreError> {
+        let len = range.end - range.start;
+        let mib = u32::try_from(len >> 20).unwrap_or(u32::MAX);
         let longest = self.timeout + GRACE_PER_MIB.saturating_mul(mib);
         count(&self.counters.requests);
         let flying = Flying::new(&self.counters);
-        let answer = timeout(longest, self.store.get(key, Some(range))).await;
+        let mut over = false;
+        let mut counted = |piece: Bytes| {
+            *self.progress.lock() = Instant::now();
+            over |= piece.len() as u64 > len - *got;
+            if !over && !piece.is_empty() {
+                *got += piece.len() as u64;
+                self.counters.fetched_bytes.fetch_add(piece.len() as u64, Relaxed);
+                arrived(piece);
+            }
+        };
+        let answer = timeout(longest, self.store.get_streamed(key, range, &mut counted)).await;
         drop(flying);
         let answer = answer.unwrap_or_else(|_| {
             let reason = format!("{key}: no answer within {longest:?}");
             Err(StoreError::Unreachable { reason })
         });
         match &answer {
-            Ok(fetched) => {
-                *self.progress.lock() = Instant::now();
-                self.counters
-                    .fetched_bytes
-                    .fetch_add(fetched.bytes.len() as u64, Relaxed);
+            Ok(_) if over => {
+                return Err(StoreError::Broken {
+                    key: key.to_owned(),
+                    reason: format!("more than {len} bytes came where so many were asked for"),
+                });
             }
+            Ok(_) => *self.progress.lock() = Instant::now(),
             Err(e) => self.counters.failed(e.to_string()),
         }
-        answer
+        answer.map(|fetched| fetched.object_len)
     }
 
     /// An object is not there: is that damage, or is the record that needs it gone?
@@ -274,15 +335,15 @@ impl Drop for Flying<'_> {
 }
 
 /// What is wrong with the length of an answer.
-fn wrong_length(fetched: &Fetched, range: &Range<u64>) -> Option<String> {
-    let expected = range.end.min(fetched.object_len).saturating_sub(range.start);
-    let got = fetched.bytes.len() as u64;
-    (got != expected || expected == 0).then(|| {
-        format!(
-            "{got} bytes came of {range:?}, the object has {}",
-            fetched.object_len
-        )
-    })
+fn wrong_length(got: u64, object_len: u64, range: &Range<u64>) -> Option<String> {
+    let expected = range.end.min(object_len).saturating_sub(range.start);
+    (got != expected || expected == 0)
+        .then(|| format!("{got} bytes came of {range:?}, the object has {object_len}"))
+}
+
+/// So many bytes in units of the memory budget.
+pub(super) fn memory_units(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES)).unwrap_or(usize::MAX)
 }
 
 /// "This object is not what the pointer to it says."

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::adopt::Holder;
-use super::disk::{CloseFile, Disk, Identity, create, reopen, unlink, write_sparse};
+use super::disk::{CloseFile, Disk, Identity, create, read_at, reopen, unlink, write_sparse};
 use super::space::{Room, charge};
 use super::{Unused, is_unused};
 use crate::format::FrameSum;
@@ -292,12 +292,11 @@ impl Segment {
                 _ => return LocalRead::NotHere,
             }
         };
-        let mut bytes = vec![0; len];
-        let read = file.read_exact_at(&mut bytes, at);
+        let read = read_at(&file, at, len);
         let now = Identity::of(&file);
         match (read, now) {
-            (Ok(()), Ok(now)) if now == identity => LocalRead::Bytes(bytes.into()),
-            (Ok(()), Ok(now)) if now.size == self.len && self.version_moved(version) => {
+            (Ok(bytes), Ok(now)) if now == identity => LocalRead::Bytes(bytes.into()),
+            (Ok(bytes), Ok(now)) if now.size == self.len && self.version_moved(version) => {
                 LocalRead::Bytes(bytes.into())
             }
             _ => LocalRead::Damaged,
@@ -353,9 +352,8 @@ impl Segment {
     /// Reads a marked frame in full and compares it with `sum`; `None`: it is not what was written. Blocks.
     pub fn check_frame(self: &Arc<Self>, disk: &Disk, frame: u32, sum: &FrameSum) -> Option<Bytes> {
         let file = self.open_file(disk).ok()?;
-        let mut bytes = vec![0; usize::try_from(self.frame_len(frame)).ok()?];
-        file.read_exact_at(&mut bytes, u64::from(frame) * FRAME_BYTES)
-            .ok()?;
+        let len = usize::try_from(self.frame_len(frame)).ok()?;
+        let bytes = read_at(&file, u64::from(frame) * FRAME_BYTES, len).ok()?;
         if !sum.matches(&bytes) {
             return None;
         }

@@ -140,6 +140,17 @@ impl Room {
         }
     }
 
+    /// `bytes` of the promise (all of it when it is less) as room of their own.
+    pub fn split(&mut self, bytes: u64) -> Room {
+        let bytes = bytes.min(self.promised);
+        self.promised -= bytes;
+        Room {
+            space: self.space.clone(),
+            written: 0,
+            promised: bytes,
+        }
+    }
+
     /// Takes over what `other` holds.
     pub fn join(&mut self, mut other: Room) {
         self.written += std::mem::take(&mut other.written);
@@ -167,6 +178,11 @@ mod tests {
         let space = Space::new(100, 0, File::open(dir.path()).unwrap());
         let mut room = space.take(60).unwrap();
         assert_eq!(space.take(50).unwrap_err(), Shortage(10));
+        let mut part = room.split(25);
+        assert_eq!((space.used(), part.promised(), room.promised()), (60, 25, 35));
+        assert_eq!((part.split(30).promised(), part.promised()), (25, 0));
+        assert_eq!(space.used(), 35);
+        room.join(space.take(25).unwrap());
         let mut kept = room.write(20);
         assert_eq!((space.used(), kept.bytes(), room.bytes()), (60, 20, 40));
         drop(room);

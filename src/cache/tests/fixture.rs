@@ -22,7 +22,7 @@ use crate::model::{
     BlobRef, CHUNKS_INLINE_MAX, ChunkRef, Content, EXTENT_PAGE_CHUNKS, ITEM_BYTES_MAX, Ptr, TINY_BYTES_MAX,
     VolumeId, chunk_count, chunk_range,
 };
-use crate::store::{Fetched, Listed, MemoryStore, ObjectStore, PutDone, PutMode, StoreError};
+use crate::store::{Arrived, Fetched, Listed, MemoryStore, ObjectStore, PutDone, PutMode, StoreError};
 
 pub const VOLUME: VolumeId = VolumeId([9; 16]);
 
@@ -135,6 +135,10 @@ pub struct Script {
     pub failures: Mutex<VecDeque<StoreError>>,
     /// The next so many answers have a flipped byte.
     pub flips: Mutex<u32>,
+    /// The next answers break off after so many bytes, or come whole.
+    pub breaks: Mutex<VecDeque<Option<u64>>>,
+    /// So many bytes of each answer may come.
+    pub pass: watch::Sender<u64>,
     open: watch::Sender<bool>,
 }
 
@@ -145,6 +149,8 @@ impl Script {
             gets: Mutex::default(),
             failures: Mutex::default(),
             flips: Mutex::default(),
+            breaks: Mutex::default(),
+            pass: watch::channel(u64::MAX).0,
             open: watch::channel(true).0,
         })
     }
@@ -328,6 +334,38 @@ impl ObjectStore for Script {
             let at = bytes.len() / 2;
             bytes[at] ^= 0x40;
             fetched.bytes = bytes.into();
+        }
+        Ok(fetched)
+    }
+
+    /// In pieces of many sizes.
+    async fn get_streamed(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        arrived: Arrived<'_>,
+    ) -> Result<Fetched, StoreError> {
+        let mut random = Random(range.start ^ range.end);
+        let mut fetched = self.get(key, Some(range)).await?;
+        let mut left = std::mem::take(&mut fetched.bytes);
+        let mut may_come = self.breaks.lock().pop_front().flatten().unwrap_or(u64::MAX);
+        let mut came = 0;
+        while !left.is_empty() {
+            if may_come == 0 {
+                return Err(StoreError::Unreachable {
+                    reason: "broken off".to_owned(),
+                });
+            }
+            let bits = random.below(21);
+            let len = random.below(1 << bits) + 1;
+            let piece = left.split_to(len.min(may_come).min(left.len() as u64) as usize);
+            (may_come, came) = (may_come - piece.len() as u64, came + piece.len() as u64);
+            self.pass
+                .subscribe()
+                .wait_for(|pass| came <= *pass)
+                .await
+                .unwrap();
+            arrived(piece);
         }
         Ok(fetched)
     }

@@ -5,3 +5,4 @@ mod fixture;
 mod model;
 mod requests;
 mod restart;
+mod streams;
