@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
+use super::ahead::Ahead;
 use super::contents::{Chunked, Contents};
 use super::disk::Disk;
 use super::lists::List;
@@ -83,6 +84,13 @@ impl Cache {
                 self.fetch_ahead_if(&file, ahead);
                 return Ok(bytes);
             }
+            let ahead = match ahead {
+                Some(Ahead::Together(group)) => {
+                    this.claim_group(&file, group).await;
+                    None
+                }
+                ahead => ahead,
+            };
             let reading = this.read_chunked(&file, range);
             // What is demanded is asked for first, what lies ahead while it is on its way.
             tokio::pin!(reading);
@@ -189,8 +197,8 @@ impl Cache {
         Key::Pack(self.volume, pack).to_string()
     }
 
-    fn fetch_ahead_if(&self, file: &Chunked, ahead: Option<Range<u64>>) {
-        if let Some(range) = ahead {
+    fn fetch_ahead_if(&self, file: &Chunked, ahead: Option<Ahead>) {
+        if let Some(Ahead::Later(range) | Ahead::Together(range)) = ahead {
             self.fetch_ahead(file, range);
         }
     }

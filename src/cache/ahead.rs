@@ -7,6 +7,10 @@
 //! more than its frame, and a copy of a large file has its full window after some megabytes and a few round trips
 //! (Mountpoint for S3 grows its window eightfold).
 //!
+//! Contents of few groups are another matter: a shared library is read here and there, as its pages are touched, and a round trip
+//! for each place costs more than all of it. From the second frame on that is touched in a group of such a content, the
+//! whole group is asked for in one request ([`Ahead::Together`]).
+//!
 //! The window is wider than what may be on its way at a time. What found no place is asked for when something has arrived
 //! ([`Streams::more`]), not only when the reader has moved: fetches that were begun together end together, and the link
 //! would be idle while the reader takes what they have brought.
@@ -14,7 +18,11 @@
 use std::ops::Range;
 
 use super::GROUP_BYTES;
+use crate::model::FRAME_BYTES;
 
+/// Largest content whose groups come whole from the second touched frame on, bytes: four of them at most, a fifth of a
+/// second of a good link. The libraries of numpy, scipy and the like are below (OpenBLAS has 25 MB).
+const SMALL_BYTES_MAX: u64 = 4 * GROUP_BYTES;
 /// Positions remembered per content.
 const STREAMS_MAX: usize = 4;
 /// A read that begins this near to where a run has ended continues it, bytes: the kernel sends the requests of one
@@ -25,11 +33,22 @@ const GROWTH: u64 = 4;
 /// Reads that continue a run before anything is fetched ahead.
 const RUN_READS_MIN: u32 = 2;
 
+/// What should be fetched besides what is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// As soon as there is a place.
+    Later(Range<u64>),
+    /// With what is read, in one request.
+    Together(Range<u64>),
+}
+
 /// The runs of one content.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Streams {
     runs: Vec<Run>,
     clock: u64,
+    /// Of a small content: which frames were touched, a bit each.
+    touched: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -48,11 +67,33 @@ struct Run {
 }
 
 impl Streams {
-    /// A read of `len` bytes at `offset` of a content of `size`. Returns what should be fetched ahead, if anything;
+    /// A read of `len` bytes at `offset` of a content of `size`. Returns what should be fetched besides, if anything;
     /// it counts as asked for from then on.
-    pub fn note(&mut self, offset: u64, len: u64, size: u64, ahead_max: u64) -> Option<Range<u64>> {
-        self.clock += 1;
+    pub fn note(&mut self, offset: u64, len: u64, size: u64, ahead_max: u64) -> Option<Ahead> {
         let end = offset.saturating_add(len).min(size);
+        let later = self.note_run(offset, end, size, ahead_max).map(Ahead::Later);
+        self.touch(offset..end, size).map(Ahead::Together).or(later)
+    }
+
+    /// The group that a read of a small content touches, when a second frame of it is touched for the first time.
+    fn touch(&mut self, read: Range<u64>, size: u64) -> Option<Range<u64>> {
+        if size > SMALL_BYTES_MAX || read.is_empty() {
+            return None;
+        }
+        let bits = |range: &Range<u64>| {
+            let frames = range.start / FRAME_BYTES..range.end.div_ceil(FRAME_BYTES);
+            frames.fold(0u32, |bits, frame| bits | 1 << frame)
+        };
+        let start = read.start / GROUP_BYTES * GROUP_BYTES;
+        let group = start..(start + GROUP_BYTES).min(size);
+        let before = (self.touched & bits(&group)).count_ones();
+        self.touched |= bits(&read);
+        let now = (self.touched & bits(&group)).count_ones();
+        (before < 2 && now >= 2).then_some(group)
+    }
+
+    fn note_run(&mut self, offset: u64, end: u64, size: u64, ahead_max: u64) -> Option<Range<u64>> {
+        self.clock += 1;
         let near = |run: &&mut Run| {
             offset.saturating_add(SLACK_BYTES) >= run.next && offset <= run.next.saturating_add(SLACK_BYTES)
         };
@@ -127,13 +168,49 @@ mod tests {
 
     const AHEAD: u64 = 64 << 20;
 
+    fn later(ahead: Option<Ahead>) -> Option<Range<u64>> {
+        ahead.map(|ahead| match ahead {
+            Ahead::Later(range) => range,
+            Ahead::Together(range) => panic!("{range:?} of a large content"),
+        })
+    }
+
+    #[test]
+    fn a_group_of_a_small_content_comes_whole_once_a_second_frame_is_touched() {
+        let (mib, size) = (1 << 20, (20 << 20) + 5);
+        let mut streams = Streams::default();
+        let mut note = |at: u64, len: u64| streams.note(at, len, size, AHEAD);
+        assert_eq!(note(3 * mib, 100), None);
+        assert_eq!(note(4 * mib - 10, 10), None, "the same frame");
+        assert_eq!(note(12 * mib, 100), None, "another group");
+        assert_eq!(note(mib, 100), Some(Ahead::Together(0..8 * mib)));
+        assert_eq!(note(6 * mib, 100), None, "once");
+        assert_eq!(
+            note(17 * mib - 1, 2),
+            Some(Ahead::Together(16 * mib..size)),
+            "two at once, and where the content ends"
+        );
+        assert_eq!(note(15 * mib, 1), Some(Ahead::Together(8 * mib..16 * mib)));
+        // Over the border of two groups: the first one's.
+        let mut streams = Streams::default();
+        assert_eq!(streams.note(8 * mib - 10, 20, size, AHEAD), None);
+        assert_eq!(
+            streams.note(9 * mib, 1, size, AHEAD),
+            Some(Ahead::Together(8 * mib..16 * mib))
+        );
+        assert_eq!(
+            Streams::default().note(0, 2 * mib, SMALL_BYTES_MAX + 1, AHEAD),
+            None
+        );
+    }
+
     #[test]
     fn a_sequential_reader_is_always_ahead_and_within_the_bound() {
         let size = 1 << 30;
         let mut streams = Streams::default();
         let (mut planned, mut asked) = (0, 0);
         for at in (0..size).step_by(128 << 10) {
-            if let Some(range) = streams.note(at, 128 << 10, size, AHEAD) {
+            if let Some(range) = later(streams.note(at, 128 << 10, size, AHEAD)) {
                 assert!(range.start >= planned, "nothing is asked for twice");
                 planned = range.end;
                 asked += 1;
@@ -149,7 +226,7 @@ mod tests {
 
     #[test]
     fn random_reads_ask_for_nothing() {
-        let size = 32 << 20;
+        let size = SMALL_BYTES_MAX + 1;
         let mut streams = Streams::default();
         let mut at = 12345u64;
         for _ in 0..1000 {
@@ -180,11 +257,11 @@ mod tests {
         let mut streams = Streams::default();
         let mut first = None;
         for at in (0..).step_by(1 << 20).take(4) {
-            first = first.or(streams.note(at, 1 << 20, size, AHEAD));
+            first = first.or(later(streams.note(at, 1 << 20, size, AHEAD)));
         }
         let first = first.unwrap();
         streams.retract(first.start);
-        let again = streams.note(4 << 20, 1 << 20, size, AHEAD).unwrap();
+        let again = later(streams.note(4 << 20, 1 << 20, size, AHEAD)).unwrap();
         assert_eq!(again.start, 5 << 20);
         // Or when something has arrived, without a read; and once only.
         assert_eq!(streams.more(size), None);

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::GROUP_BYTES;
-use super::ahead::Streams;
+use super::ahead::{Ahead, Streams};
 use super::disk::Disk;
 use super::lru::Lru;
 use super::segment::{LocalRead, Segment, SegmentKey};
@@ -255,8 +255,8 @@ impl Contents {
         })
     }
 
-    /// Notes a read; returns what should be fetched ahead.
-    pub fn note(&self, file: &Chunked, offset: u64, len: u64, ahead_max: u64) -> Option<Range<u64>> {
+    /// Notes a read; returns what should be fetched besides.
+    pub fn note(&self, file: &Chunked, offset: u64, len: u64, ahead_max: u64) -> Option<Ahead> {
         let streams = self.streams_of(&file.cid);
         streams.lock().note(offset, len, file.size, ahead_max)
     }

@@ -190,6 +190,11 @@ impl Cache {
         }
     }
 
+    /// Sees to it that all of a group comes, in as few requests as possible: who reads any of it waits for the same.
+    pub(super) async fn claim_group(self: &Arc<Self>, file: &Chunked, group: Range<u64>) {
+        self.want(file, group, &mut Vec::new()).await;
+    }
+
     async fn read_marks(self: &Arc<Self>, segment: &Arc<Segment>) {
         if segment.needs_marks() {
             let (this, segment) = (self.clone(), segment.clone());

@@ -207,6 +207,22 @@ pub(super) fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// A directory and all those below it.
+pub(super) fn dirs_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut dirs = vec![dir.to_owned()];
+    let mut read = 0;
+    while let Some(dir) = dirs.get(read).cloned() {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+        read += 1;
+    }
+    Ok(dirs)
+}
+
 /// In an order that has nothing to do with the names.
 pub(super) fn shuffled(mut paths: Vec<PathBuf>, seed: u64) -> Vec<PathBuf> {
     for n in (1..paths.len()).rev() {

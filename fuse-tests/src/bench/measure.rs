@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::s3d::{S3d, Verb};
+use super::place::Bench;
+use crate::s3d::Verb;
 
 /// What `/proc` counts in: 100 a second on every architecture that Linux gives to users (USER_HZ).
 const TICKS_PER_S: f64 = 100.0;
@@ -45,10 +46,12 @@ impl Sample {
 
 /// Measures `work`, which `daemons` serve. Work may give the seconds itself, when it does more than what counts.
 pub(super) fn measure(
-    server: &S3d,
+    bench: &Bench,
     daemons: &[u32],
     work: impl FnOnce() -> Result<Option<f64>>,
 ) -> Result<Sample> {
+    bench.settle()?;
+    let server = &bench.server;
     server.reset();
     for pid in daemons {
         // From here on the peak counts anew (proc(5)); without leave the peak is that since its start.

@@ -105,15 +105,21 @@ impl Bench {
         Ok(mounted)
     }
 
+    /// Writes back what earlier runs have written, so that it is not done while the next is measured.
+    pub fn settle(&self) -> Result<()> {
+        rustix::fs::syncfs(std::fs::File::open(self.scratch.path())?)?;
+        Ok(())
+    }
+
     /// One run of ours.
     pub fn ours(&self, on: &Mounted, work: impl FnOnce() -> Result<()>) -> Result<Sample> {
         let daemons: Vec<u32> = on.pod.daemon().into_iter().collect();
-        measure(&self.server, &daemons, || work().map(|()| None))
+        measure(self, &daemons, || work().map(|()| None))
     }
 
     /// One run without a daemon of ours.
     pub fn control(&self, work: impl FnOnce() -> Result<()>) -> Result<Sample> {
-        measure(&self.server, &[], || work().map(|()| None))
+        measure(self, &[], || work().map(|()| None))
     }
 }
 

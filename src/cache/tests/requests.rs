@@ -27,10 +27,10 @@ async fn a_cold_sequential_read_costs_about_a_request_per_chunk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_random_read_costs_one_request_of_a_frame_once_the_header_is_known() {
     let place = Place::new(1 << 30);
-    let size = 32 * MIB;
+    let size = 40 * MIB;
     let stored = place.script.store(Plain::noise(&mut Random(2), size)).await;
     let cache = place.open();
-    for chunk in 0..4 {
+    for chunk in 0..5 {
         check(
             &cache,
             &stored,
@@ -55,6 +55,27 @@ async fn a_random_read_costs_one_request_of_a_frame_once_the_header_is_known() {
             "{requests} requests, {bytes} bytes"
         );
     }
+}
+
+/// As a loader and its program touch a shared library.
+#[tokio::test(flavor = "multi_thread")]
+async fn scattered_reads_of_a_small_content_cost_three_requests_a_chunk() {
+    let place = Place::new(1 << 30);
+    let size = 20 * MIB + 12345;
+    let stored = place.script.store(Plain::noise(&mut Random(11), size)).await;
+    let cache = place.open();
+    let mut random = Random(12);
+    check(&cache, &stored, 0..1000, "the first page").await;
+    for _ in 0..300 {
+        let at = random.below(size / 4096) * 4096;
+        check(&cache, &stored, at..(at + 16384).min(size), "anywhere").await;
+    }
+    settled(&cache).await;
+    let (requests, bytes) = place.script.taken();
+    // Of each chunk the header, the first frame that was touched, and the rest on both sides of it.
+    assert!(requests <= 3 * 4, "{requests} requests for three chunks");
+    assert!(bytes <= size + 3 * 8192, "{bytes} bytes asked for");
+    assert!(cache.contains_fully(&stored.content, size));
 }
 
 #[tokio::test(flavor = "multi_thread")]

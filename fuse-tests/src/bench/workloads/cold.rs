@@ -70,7 +70,7 @@ fn mounted_by(bench: &Bench, net: Net, peer: Peer, work: impl FnOnce(&Path) -> R
     bench.set_net(None);
     let mount = bench.peers.mount(peer, PLAIN, &bench.scratch(peer.name()))?;
     bench.set_net(Some(net));
-    let sample = measure(&bench.server, &[mount.daemon()], || {
+    let sample = measure(bench, &[mount.daemon()], || {
         work(&mount.dir().join("large")).map(|()| None)
     })?;
     bench.set_net(None);

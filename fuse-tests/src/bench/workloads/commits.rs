@@ -130,7 +130,7 @@ fn of_files(bench: &Bench, net: Net, count: u64) -> Result<()> {
             let seed = next();
             bench.set_net(Some(net));
             let dir = local.to_string_lossy().into_owned();
-            let sample = measure(&bench.server, &[], || {
+            let sample = measure(bench, &[], || {
                 create_files(&local, count, SMALL_BYTES, seed)?;
                 bench.peers.restic(&cache, ["backup", &dir])?;
                 Ok(None)

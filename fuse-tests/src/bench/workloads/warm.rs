@@ -128,9 +128,9 @@ pub(super) fn creates(bench: &Bench) -> Result<()> {
         pairs.control.push(control.clone());
         least.control.push(control);
         let daemon = [floor.daemon()];
-        least.ours.push(measure(&bench.server, &daemon, || {
-            create(floor.dir()).map(|()| None)
-        })?);
+        least
+            .ours
+            .push(measure(bench, &daemon, || create(floor.dir()).map(|()| None))?);
     }
     let us_each = |samples: &[Sample]| {
         let each: Vec<f64> = samples
