@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
 use super::ahead::Ahead;
-use super::contents::{Chunked, Contents};
+use super::contents::{Chunked, Contents, groups};
 use super::disk::Disk;
 use super::lists::List;
 use super::lru::Lru;
@@ -89,7 +89,13 @@ impl Cache {
                     this.claim_group(&file, group).await;
                     None
                 }
-                ahead => ahead,
+                ahead => {
+                    let in_run = self.contents.in_run(&file, &range);
+                    if let (true, Some(rest)) = (in_run, groups(range.start..size, size).next()) {
+                        this.claim_group(&file, rest).await;
+                    }
+                    ahead
+                }
             };
             let reading = this.read_chunked(&file, range);
             // What is demanded is asked for first, what lies ahead while it is on its way.

@@ -11,6 +11,9 @@
 //! for each place costs more than all of it. From the second frame on that is touched in a group of such a content, the
 //! whole group is asked for in one request ([`Ahead::Together`]).
 //!
+//! A sequential reader that catches up takes the rest of its group with the frame that it waits for ([`Streams::in_run`]):
+//! with many readers there are not places for what all of them want ahead, and a request for every frame would cost more.
+//!
 //! The window is wider than what may be on its way at a time. What found no place is asked for when something has arrived
 //! ([`Streams::more`]), not only when the reader has moved: fetches that were begun together end together, and the link
 //! would be idle while the reader takes what they have brought.
@@ -28,6 +31,8 @@ const STREAMS_MAX: usize = 4;
 /// A read that begins this near to where a run has ended continues it, bytes: the kernel sends the requests of one
 /// read-ahead (128 KiB each) in any order.
 const SLACK_BYTES: u64 = 256 << 10;
+/// A read that is this far behind the end of its run is still a part of it, bytes: the kernel has four requests of 1 MiB under way.
+const LATE_BYTES: u64 = 4 << 20;
 /// What is wanted ahead, in parts of what the run has read.
 const GROWTH: u64 = 4;
 /// Reads that continue a run before anything is fetched ahead.
@@ -106,14 +111,19 @@ impl Streams {
         run.bytes += end.saturating_sub(offset);
         run.start = run.start.min(offset);
         run.next = run.next.max(end);
-        let window = run.next - run.start;
-        if run.reads < RUN_READS_MIN || run.bytes * 2 < window {
+        if !run.is_sequential() {
             return None;
         }
-        let ahead = (GROWTH * window).min(ahead_max);
+        let ahead = (GROWTH * (run.next - run.start)).min(ahead_max);
         let wanted = run.next.saturating_add(ahead).next_multiple_of(GROUP_BYTES);
         run.target = wanted.min(run.next.saturating_add(ahead_max)).min(size);
         run.plan(size)
+    }
+
+    /// What is read at `offset` up to `end` belongs to a sequential run, as far as was noted.
+    pub fn in_run(&self, offset: u64, end: u64) -> bool {
+        let holds = |run: &&Run| run.start <= offset && end <= run.next && run.next - end <= LATE_BYTES;
+        self.runs.iter().find(holds).is_some_and(Run::is_sequential)
     }
 
     /// Something that was fetched ahead has arrived. Returns what should be fetched ahead now, if anything.
@@ -150,6 +160,10 @@ impl Streams {
 }
 
 impl Run {
+    fn is_sequential(&self) -> bool {
+        self.reads >= RUN_READS_MIN && self.bytes * 2 >= self.next - self.start
+    }
+
     fn plan(&mut self, size: u64) -> Option<Range<u64>> {
         let (from, target) = (self.planned.max(self.next), self.target);
         // Half a group at a time: requests are worth their round trip, and the reader never catches up.
@@ -235,6 +249,20 @@ mod tests {
                 .wrapping_add(1442695040888963407);
             assert_eq!(streams.note(at % size, 4096, size, AHEAD), None);
         }
+    }
+
+    #[test]
+    fn only_what_was_read_in_order_is_in_a_run() {
+        let (size, len) = (1 << 30, 128 << 10);
+        let mut streams = Streams::default();
+        for n in 0..8 {
+            streams.note(n * len, len, size, AHEAD);
+            assert_eq!(streams.in_run(n * len, (n + 1) * len), n >= 2, "read {n}");
+        }
+        assert!(streams.in_run(0, len), "one that comes late");
+        assert!(!streams.in_run(8 * len, 9 * len), "it was not noted");
+        streams.note(500 * len, len, size, AHEAD);
+        assert!(!streams.in_run(500 * len, 501 * len));
     }
 
     #[test]

@@ -261,6 +261,11 @@ impl Contents {
         streams.lock().note(offset, len, file.size, ahead_max)
     }
 
+    /// A read is a part of a sequential run.
+    pub fn in_run(&self, file: &Chunked, read: &Range<u64>) -> bool {
+        self.streams_of(&file.cid).lock().in_run(read.start, read.end)
+    }
+
     /// Something of the content that was fetched ahead has arrived; returns what should be fetched ahead now.
     pub fn more_ahead(&self, file: &Chunked) -> Option<Range<u64>> {
         self.streams_of(&file.cid).lock().more(file.size)

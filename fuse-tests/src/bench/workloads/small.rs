@@ -79,7 +79,9 @@ fn stored(bench: &Bench, tree: &Path) -> Result<Mounted> {
             // finds no module in them.
             let mount = bench.peers.mount(Peer::S3fs, PLAIN, &bench.scratch("s3fs"))?;
             for dir in dirs_below(&mount.dir().join("tree"))? {
-                std::fs::File::open(dir)?.set_modified(std::time::SystemTime::now())?;
+                let now = std::time::SystemTime::now();
+                let times = std::fs::FileTimes::new().set_accessed(now).set_modified(now);
+                std::fs::File::open(dir)?.set_times(times)?;
             }
         }
     }
