@@ -204,17 +204,20 @@ impl Cache {
                         return Ok((found, None));
                     }
                 }
-                ItemState::Fetch(window, number) => {
+                ItemState::Fetch(window, number, gaps) => {
                     let start = window.start;
-                    let claim = WindowClaim {
+                    let claim = |range, number| WindowClaim {
                         cache: self.clone(),
                         pack,
-                        range: window,
+                        range,
                         number,
                         begun: Instant::now(),
                         object_len: None,
                     };
-                    self.runtime.spawn(claim.fetch(sender));
+                    self.runtime.spawn(claim(window, number).fetch(sender));
+                    for gap in gaps {
+                        self.runtime.spawn(claim(gap.range, gap.number).fetch(gap.sender));
+                    }
                     if let Some(found) = self.slice(pack, wait, start, &range).await? {
                         return Ok((found, None));
                     }

@@ -112,6 +112,37 @@ async fn small_files_come_with_their_neighbours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn small_files_in_any_order_cost_few_requests() {
+    let place = Place::new(1 << 30);
+    let mut random = Random(13);
+    let plains: Vec<_> = (0..5000u64)
+        .map(|i| random.bytes(1500 + (i % 7) as usize * 500))
+        .collect();
+    let bytes: usize = plains.iter().map(Vec::len).sum();
+    let mut all = place.script.store_small(plains).await;
+    for n in (1..all.len()).rev() {
+        all.swap(n, random.below(n as u64 + 1) as usize);
+    }
+    let cache = place.open();
+    for stored in &all {
+        check(&cache, stored, 0..9999, "in any order").await;
+    }
+    settled(&cache).await;
+    let (requests, fetched) = place.script.taken();
+    // Five windows until it is known that much is wanted; they leave as many gaps and one in each 8 MiB.
+    assert!(
+        requests <= 5 + 5 + 2 + 2,
+        "{requests} requests for {} files of {bytes} bytes",
+        all.len()
+    );
+    let twice = 2 * requests as u64 * (32 << 10);
+    assert!(
+        fetched <= bytes as u64 + 400_000 + twice,
+        "{fetched} bytes asked for"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_fetch_serves_all_who_wait() {
     let place = Place::new(1 << 30);
     let mut random = Random(4);
