@@ -84,20 +84,15 @@ impl Cache {
                 self.fetch_ahead_if(&file, ahead);
                 return Ok(bytes);
             }
-            let ahead = match ahead {
-                Some(Ahead::Together(group)) => {
-                    this.claim_group(&file, group).await;
-                    None
-                }
+            let (around, ahead) = match ahead {
+                Some(Ahead::Together(group)) => (Some(group), None),
                 ahead => {
                     let in_run = self.contents.in_run(&file, &range);
-                    if let (true, Some(rest)) = (in_run, groups(range.start..size, size).next()) {
-                        this.claim_group(&file, rest).await;
-                    }
-                    ahead
+                    let rest = groups(range.start..size, size).next();
+                    (rest.filter(|_| in_run), ahead)
                 }
             };
-            let reading = this.read_chunked(&file, range);
+            let reading = this.read_chunked(&file, range, around);
             // What is demanded is asked for first, what lies ahead while it is on its way.
             tokio::pin!(reading);
             if let std::task::Poll::Ready(read) = futures::poll!(&mut reading) {

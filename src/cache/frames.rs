@@ -34,17 +34,19 @@ enum Wanted {
 const PREFETCH_GROUPS: usize = 16;
 
 impl Cache {
-    /// Bytes of a range that is not local as a whole.
+    /// Bytes of a range that is not local as a whole. What is absent `around` the beginning of it, within one group, comes
+    /// in the same requests.
     pub(super) async fn read_chunked(
         self: &Arc<Self>,
         file: &Chunked,
         range: Range<u64>,
+        mut around: Option<Range<u64>>,
     ) -> Result<Bytes, TreeError> {
         for _ in 0..ATTEMPTS_MAX {
             if let Some(bytes) = self.chunked_local(file, range.clone()) {
                 return Ok(bytes);
             }
-            if let Some(bytes) = self.assemble(file, range.clone()).await? {
+            if let Some(bytes) = self.assemble(file, range.clone(), around.take()).await? {
                 return Ok(bytes);
             }
         }
@@ -107,10 +109,13 @@ impl Cache {
         self: &Arc<Self>,
         file: &Chunked,
         range: Range<u64>,
+        around: Option<Range<u64>>,
     ) -> Result<Option<Bytes>, TreeError> {
         let mut wanted = Vec::new();
         for group in groups(range.clone(), file.size) {
-            self.want(file, group, &mut wanted).await;
+            let holds = |around: &&Range<u64>| around.start <= group.start && group.end <= around.end;
+            let claimed = around.as_ref().filter(holds).unwrap_or(&group).clone();
+            self.want(file, claimed, &group, &mut wanted).await;
         }
         let mut whole = BytesMut::new();
         let mut at = range.start / FRAME_BYTES * FRAME_BYTES;
@@ -160,8 +165,14 @@ impl Cache {
         }
     }
 
-    /// Sees to it that all frames of a part of a group come, and adds what to wait for.
-    async fn want(self: &Arc<Self>, file: &Chunked, group: Range<u64>, wanted: &mut Vec<Wanted>) {
+    /// Sees to it that all frames of a part of a group come, and adds what to wait for of those in `needed`.
+    async fn want(
+        self: &Arc<Self>,
+        file: &Chunked,
+        group: Range<u64>,
+        needed: &Range<u64>,
+        wanted: &mut Vec<Wanted>,
+    ) {
         for part in self.contents.parts(file.cid, file.size, group) {
             let segment = self.segment_of(&part);
             segment.touch(&self.disk);
@@ -171,28 +182,29 @@ impl Cache {
                 let (sender, wait) = watch::channel(None);
                 let state = segment.claim(frame, &wait);
                 let claim = |sender| Claim::new(&segment, frame, sender);
+                let offset = part.segment_start + u64::from(frame) * FRAME_BYTES;
+                let mut need = |what| {
+                    if needed.contains(&offset) {
+                        wanted.push(what);
+                    }
+                };
                 match state {
                     FrameState::Absent => {
                         run.push(claim(sender));
-                        wanted.push(Wanted::Wait(wait));
+                        need(Wanted::Wait(wait));
                         continue;
                     }
                     FrameState::Marked(sum) => {
                         self.check(claim(sender), sum);
-                        wanted.push(Wanted::Wait(wait));
+                        need(Wanted::Wait(wait));
                     }
-                    FrameState::Fetching(other) => wanted.push(Wanted::Wait(other)),
-                    FrameState::Checked | FrameState::Discarded => wanted.push(Wanted::Look),
+                    FrameState::Fetching(other) => need(Wanted::Wait(other)),
+                    FrameState::Checked | FrameState::Discarded => need(Wanted::Look),
                 }
                 self.start(file, part.segment_start, std::mem::take(&mut run), None);
             }
             self.start(file, part.segment_start, run, None);
         }
-    }
-
-    /// Sees to it that all of a group comes, in as few requests as possible: who reads any of it waits for the same.
-    pub(super) async fn claim_group(self: &Arc<Self>, file: &Chunked, group: Range<u64>) {
-        self.want(file, group, &mut Vec::new()).await;
     }
 
     async fn read_marks(self: &Arc<Self>, segment: &Arc<Segment>) {
@@ -298,9 +310,9 @@ impl Cache {
     /// Brings every frame of a content onto the disk, a few groups at a time, and checks those of earlier sessions.
     pub(super) async fn prefetch_chunked(self: &Arc<Self>, file: &Chunked) -> Result<(), TreeError> {
         let all = groups(0..file.size, file.size);
-        let bring = |group| async move {
+        let bring = |group: Range<u64>| async move {
             let mut wanted = Vec::new();
-            self.want(file, group, &mut wanted).await;
+            self.want(file, group.clone(), &group, &mut wanted).await;
             for wait in wanted {
                 if let Wanted::Wait(mut wait) = wait {
                     let arrived = wait
