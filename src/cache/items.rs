@@ -206,17 +206,19 @@ impl Cache {
                 }
                 ItemState::Fetch(window, number, gaps) => {
                     let start = window.start;
-                    let claim = |range, number| WindowClaim {
+                    let claim = |range, number, needed| WindowClaim {
                         cache: self.clone(),
                         pack,
                         range,
                         number,
+                        needed,
                         begun: Instant::now(),
                         object_len: None,
                     };
-                    self.runtime.spawn(claim(window, number).fetch(sender));
+                    self.runtime.spawn(claim(window, number, true).fetch(sender));
                     for gap in gaps {
-                        self.runtime.spawn(claim(gap.range, gap.number).fetch(gap.sender));
+                        self.runtime
+                            .spawn(claim(gap.range, gap.number, false).fetch(gap.sender));
                     }
                     if let Some(found) = self.slice(pack, wait, start, &range).await? {
                         return Ok((found, None));
@@ -274,6 +276,8 @@ struct WindowClaim {
     pack: PackRef,
     range: Range<u64>,
     number: u64,
+    /// Somebody waits for a part of it. What nobody waits for is fetched only if it can be kept.
+    needed: bool,
     begun: Instant,
     object_len: Option<u64>,
 }
@@ -284,6 +288,10 @@ impl WindowClaim {
         let len = self.range.end - self.range.start;
         let _memory = cache.remote.memory(len).await;
         let room = cache.reserve(charge(len, 1)).await;
+        // The flight itself has a receiver.
+        if room.is_none() && !self.needed && sender.receiver_count() <= 1 {
+            return;
+        }
         let fetched = match cache
             .remote
             .get(&cache.pack_key(self.pack), self.range.clone(), self.begun)
