@@ -326,11 +326,13 @@ impl Drop for Pod {
 }
 
 /// A process that runs (a zombie does not).
+/// A killed process whose first thread has ended holds its files and locks until the last one has.
 fn alive(pid: u32) -> bool {
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         stat.rsplit(") ")
             .next()
-            .is_some_and(|rest| !rest.starts_with('Z'))
+            .is_some_and(|rest| !rest.starts_with('Z') || threads() > 1)
     })
 }
 

@@ -105,6 +105,14 @@ impl Arriving {
                 (Some(_), None) => (true, u64::MAX),
             };
             let left = usize::try_from(end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+            if left == 0 {
+                // No run and no header that was checked is like this; it must not be waited for all the same.
+                self.why = Some(damaged(
+                    &self.chunk.key,
+                    "a frame lies before the one that precedes it",
+                ));
+                return;
+            }
             let part = piece.split_to(left.min(piece.len()));
             self.at += part.len() as u64;
             if wanted {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::model::Seq;
 use crate::tree::merge_model::{
-    ATTRS, Attrs, Dir, File, Hint, Node, Origin, merge, net_moves, origin_on, under, untouched,
+    ATTRS, Attrs, Dir, File, Hint, Node, Origin, merge, merge_with, net_moves, origin_on, under, untouched,
 };
 
 /// Contents by number: the model compares numbers.
@@ -374,16 +374,16 @@ impl Attempt {
     /// The tree of the record that follows `head`, by the rules of the merge. `hints` are the moves that the record
     /// says were used.
     pub fn replay(&self, head: &Dir, hints: &[Hint]) -> Result<Dir, String> {
-        let merged = merge(&self.base, head, &self.frozen, hints);
-        if let Moves::Known(known) = &self.moves
-            && self.base != *head
-        {
+        if self.base == *head {
+            return Ok(self.frozen.clone());
+        }
+        if let Moves::Known(known) = &self.moves {
             let should = merge(&self.base, head, &self.frozen, known).used;
             let sorted = |hints: &[Hint]| hints.iter().cloned().collect::<BTreeSet<Hint>>();
             if sorted(&should) != sorted(hints) {
                 return Err(format!("moves used: {hints:?}, should be {should:?}"));
             }
         }
-        Ok(merged.root)
+        Ok(merge_with(&self.base, head, &self.frozen, hints.to_vec()).root)
     }
 }

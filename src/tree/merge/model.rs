@@ -403,7 +403,12 @@ pub struct Merged {
 }
 
 pub fn merge(base: &Dir, head: &Dir, mine: &Dir, renames: &[Hint]) -> Merged {
-    let used = usable_hints(base, head, mine, renames);
+    merge_with(base, head, mine, usable_hints(base, head, mine, renames))
+}
+
+/// The same with the hints that were found usable: alone they may not look so, as one of a file whose old name is taken by
+/// a move that is not usable.
+pub fn merge_with(base: &Dir, head: &Dir, mine: &Dir, used: Vec<Hint>) -> Merged {
     let moved = |tree: &Dir| Node::Dir(apply_hints(tree, &used, mine).expect("usable"));
     let (base, head, mine) = (moved(base), moved(head), Node::Dir(mine.clone()));
     let mut report = Report::new();
