@@ -35,7 +35,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::mount::{Mount, MountOptions, Unattended};
@@ -47,6 +47,9 @@ use world::World;
 
 /// Seeds that CI runs; `SAILVOL_SIM_SEEDS` runs as many, from `SAILVOL_SIM_SEED` on.
 const SEEDS: u64 = 150;
+/// Seeds that failed once, whoever was wrong: run before the others. What they met has tests of its own as well, for a seed
+/// means something else when the mount asks the store for other things.
+const FOUND: &[u64] = &[2530, 2686, 3664, 4068, 7843, 23870, 25103];
 const STEPS: u64 = 150;
 
 /// A directory in memory where there is one: what a power cut takes is tested elsewhere, `kill -9` takes nothing, and a
@@ -146,18 +149,20 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn nothing_is_lost_or_mixed_up_whatever_happens() {
-    let first = number("SAILVOL_SIM_SEED").unwrap_or(0);
-    let end = first + number("SAILVOL_SIM_SEEDS").unwrap_or(SEEDS);
-    let next = AtomicU64::new(first);
+    let said = number("SAILVOL_SIM_SEED");
+    let first = said.unwrap_or(0);
+    let range = first..first + number("SAILVOL_SIM_SEEDS").unwrap_or(SEEDS);
+    let found = if said.is_none() { FOUND } else { &[] };
+    let seeds: Vec<u64> = found.iter().copied().chain(range).collect();
+    let next = AtomicUsize::new(0);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let failed = std::thread::scope(|scope| {
         let work = || {
             let mut failed = Vec::new();
             loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= end {
+                let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) else {
                     return failed;
-                }
+                };
                 if catch_unwind(|| simulate(seed)).is_err() {
                     failed.push(seed);
                 }
