@@ -15,7 +15,7 @@ use super::Cache;
 use super::chunks::{ChunkObject, Claim, Run};
 use super::contents::Chunked;
 use super::items::given_up;
-use super::remote::{damaged, memory_units};
+use super::remote::damaged;
 use super::space::{Room, charge};
 use crate::format::{ChunkHeader, chunk_header_len, decode_frame};
 use crate::model::FRAME_BYTES;
@@ -132,10 +132,9 @@ impl Arriving {
     }
 
     fn parse(&mut self, bytes: &[u8]) {
-        let (chunk, key) = (&self.chunk, &self.chunk.key);
-        match ChunkHeader::parse(bytes, chunk.raw_len, &chunk.id, key) {
-            Ok(header) => self.header = Some(Arc::new(header)),
-            Err(corrupt) => self.why = Some(damaged(key, corrupt.rule)),
+        match self.chunk.parse_header(bytes) {
+            Ok(header) => self.header = Some(header),
+            Err(why) => self.why = Some(why),
         }
     }
 
@@ -180,8 +179,7 @@ impl Arriving {
             let offset = self.chunk.start + number as u64 * FRAME_BYTES;
             let frame = u32::try_from((offset - run.segment_start) / FRAME_BYTES).unwrap_or(u32::MAX);
             let range = header.frame_range(number);
-            let inside =
-                frame < u32::try_from(run.segment.frames()).unwrap_or(u32::MAX) && range.end <= self.at;
+            let inside = u64::from(frame) < run.segment.frames() && range.end <= self.at;
             let Some(claim) = inside.then(|| Claim::absent(&run.segment, frame)).flatten() else {
                 break;
             };
@@ -217,7 +215,9 @@ impl Arriving {
         let (offset, number) = (self.offset(&claim), self.number(&claim));
         let charged = charge(claim.segment.frame_len(claim.frame), 1);
         let mut room = self.room.as_mut().map(|room| room.split(charged));
-        let memory = self.memory.split(memory_units(stored.len() as u64));
+        let memory = self
+            .memory
+            .split(self.cache.remote.units(stored.len() as u64) as usize);
         let (cache, file, key) = (self.cache.clone(), self.file.clone(), self.chunk.key.clone());
         self.storing.push(tokio::task::spawn_blocking(move || {
             let plain = match decode_frame(&header, number, &stored, &key) {

@@ -122,6 +122,12 @@ impl ChunkObject {
     pub fn number(&self, offset: u64) -> usize {
         usize::try_from(offset.saturating_sub(self.start) / FRAME_BYTES).unwrap_or(usize::MAX - 1)
     }
+
+    /// The header at the beginning of `bytes`.
+    pub fn parse_header(&self, bytes: &[u8]) -> Result<Arc<ChunkHeader>, TreeError> {
+        let parsed = ChunkHeader::parse(bytes, self.raw_len, &self.id, &self.key);
+        parsed.map(Arc::new).map_err(|e| damaged(&self.key, e.rule))
+    }
 }
 
 impl Cache {
@@ -187,8 +193,7 @@ impl Cache {
     /// One round: header if need be, the frames' range; they are decoded and kept as they arrive. Frames that do not come or
     /// fail their check stay in the run.
     async fn fetch_frames(self: &Arc<Self>, run: &mut Run, chunk: &ChunkObject) -> Result<(), TreeError> {
-        let room = self.reserve(charge(run.bytes(), run.claims.len() as u64)).await;
-        let mut room = Some(room);
+        let mut room = self.reserve(charge(run.bytes(), run.claims.len() as u64)).await;
         let (header, with_header) = self.header(run, chunk, &mut room).await?;
         let arriving = match with_header {
             Some(arriving) => arriving,
@@ -196,7 +201,7 @@ impl Cache {
                 let frames = run.frame_numbers(chunk);
                 let range = header.frame_range(frames.start).start..header.frame_range(frames.end - 1).end;
                 let memory = self.remote.memory(range.end - range.start).await;
-                let (begun, means) = (run.begun, (room.take().flatten(), memory));
+                let (begun, means) = (run.begun, (room.take(), memory));
                 let mut arriving = Arriving::new(self, run, chunk, Some(header), range.start, means);
                 arriving.fetch(range.end, begun).await;
                 arriving
@@ -211,7 +216,7 @@ impl Cache {
         self: &Arc<Self>,
         run: &mut Run,
         chunk: &ChunkObject,
-        room: &mut Option<Option<Room>>,
+        room: &mut Option<Room>,
     ) -> Result<(Arc<ChunkHeader>, Option<Arriving>), TreeError> {
         if chunk.raw_len > limits::CHUNK_BYTES_MAX {
             return Err(damaged(&chunk.key, "a chunk is over 64 MiB"));
@@ -233,11 +238,10 @@ impl Cache {
             let end = header_len + if frames_too { run.bytes() } else { 0 };
             let memory = self.remote.memory(end).await;
             if !frames_too {
-                let bytes = self.remote.get(&chunk.key, 0..end, run.begun).await?.bytes;
-                let parsed = ChunkHeader::parse(&bytes, chunk.raw_len, &chunk.id, &chunk.key);
-                return parsed.map(Arc::new).map_err(|e| damaged(&chunk.key, e.rule));
+                let (bytes, _) = self.remote.get(&chunk.key, 0..end, run.begun).await?;
+                return chunk.parse_header(&bytes);
             }
-            let (begun, means) = (run.begun, (room.take().flatten(), memory));
+            let (begun, means) = (run.begun, (room.take(), memory));
             let mut arriving = Arriving::new(self, run, chunk, None, 0, means);
             arriving.fetch(end, begun).await;
             match arriving.header() {

@@ -292,7 +292,7 @@ impl WindowClaim {
         if room.is_none() && !self.needed && sender.receiver_count() <= 1 {
             return;
         }
-        let fetched = match cache
+        let (bytes, object_len) = match cache
             .remote
             .get(&cache.pack_key(self.pack), self.range.clone(), self.begun)
             .await
@@ -304,14 +304,14 @@ impl WindowClaim {
                 return;
             }
         };
-        self.object_len = Some(fetched.object_len);
-        sender.send_replace(Some(Ok(fetched.bytes.clone())));
+        self.object_len = Some(object_len);
+        sender.send_replace(Some(Ok(bytes.clone())));
         let Some(room) = room else {
             return count(&cache.remote.counters.unkept);
         };
         let place = (self.pack, self.range.start, Some(self.number));
         let keeper = cache.clone();
-        let keeping = move || keeper.packs.keep(&keeper.disk, place, &fetched.bytes, room);
+        let keeping = move || keeper.packs.keep(&keeper.disk, place, &bytes, room);
         if let Ok(Err(e)) = tokio::task::spawn_blocking(keeping).await {
             count(&cache.remote.counters.unkept);
             tracing::warn!(error = %e, "cannot keep fetched bytes in the cache");

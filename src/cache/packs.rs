@@ -307,8 +307,7 @@ impl Pack {
 
     /// What else is missing of the aligned window around an item whose own fetch has begun, once windows are large.
     fn gaps(&self, item: &Range<u64>) -> Vec<Range<u64>> {
-        let largest = WINDOW_BYTES.first().map_or(u64::MAX, |(_, bytes)| *bytes);
-        if self.window_bytes() < largest || self.object_len.is_none() {
+        if self.misses < WINDOW_BYTES[0].0 || self.object_len.is_none() {
             return Vec::new();
         }
         let whole = self.aligned(item);

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::KeptCheck;
 use super::stats::{Counters, count};
-use crate::store::{Arrived, Fetched, ObjectStore, StoreError, pause as wait};
+use crate::store::{Arrived, ObjectStore, StoreError, pause as wait};
 use crate::tree::TreeError;
 
 /// Unit of the memory budget, bytes: a semaphore counts 32-bit numbers.
@@ -101,9 +101,10 @@ impl Remote {
         permit.expect("the semaphore is never closed")
     }
 
-    /// Leave to fetch `bytes` ahead, if there is a place and less than three quarters of the memory are on their way ahead. It is
-    /// leave only: the fetch takes its memory from the budget like any other, when it knows what it asks for. (Were the
-    /// memory held while a chunk's header is awaited from a fetch that waits for memory, neither would go on.)
+    /// Leave to fetch `bytes` ahead, if there is a place and less than three quarters of the memory are on their way
+    /// ahead. It is leave only: the fetch takes its memory from the budget like any other, when it knows what it asks
+    /// for. (Were the memory held while a chunk's header is awaited from a fetch that waits for memory, neither would
+    /// go on.)
     pub fn try_ahead(&self, bytes: u64) -> Option<AheadPermit> {
         Some(AheadPermit {
             _place: self.ahead.clone().try_acquire_owned().ok()?,
@@ -115,18 +116,19 @@ impl Remote {
         })
     }
 
-    fn units(&self, bytes: u64) -> u32 {
+    /// What `bytes` bytes take of the memory budget, in its units.
+    pub fn units(&self, bytes: u64) -> u32 {
         let units = bytes.div_ceil(MEMORY_UNIT_BYTES).max(1);
         u32::try_from(units).unwrap_or(u32::MAX).min(self.memory_units)
     }
 
-    /// Reads `range` of an object, less where the object ends. The caller holds the memory for it, and waits since
+    /// Reads `range` of an object, less where that ends, and tells the object's length. The caller holds the memory for it, and waits since
     /// `begun`: time in queues, and for what others tried in vain, counts.
     ///
     /// # Errors
     /// `Unreachable` when nothing at all has arrived from the store for the time-out; `Expired` or `Damaged` for a
     /// missing object; `Damaged` for answers that cannot be; `Denied` at once.
-    pub async fn get(&self, key: &str, range: Range<u64>, begun: Instant) -> Result<Fetched, TreeError> {
+    pub async fn get(&self, key: &str, range: Range<u64>, begun: Instant) -> Result<(Bytes, u64), TreeError> {
         let (mut first, mut all) = (None, BytesMut::new());
         let len = usize::try_from(range.end - range.start).unwrap_or(0);
         let mut arrived = |piece: Bytes| {
@@ -142,12 +144,7 @@ impl Remote {
         let object_len = object_len.ok_or_else(|| TreeError::Unreachable {
             reason: format!("{key}: the answer did not end as it should"),
         })?;
-        Ok(Fetched {
-            bytes: first.unwrap_or_else(|| all.freeze()),
-            object_len,
-            server_time: None,
-            modified: None,
-        })
+        Ok((first.unwrap_or_else(|| all.freeze()), object_len))
     }
 
     /// The same, with the bytes given to `arrived` in order, as they come; also those that come before an error. Returns
@@ -286,17 +283,18 @@ impl Remote {
         };
         let answer = timeout(longest, self.store.get_streamed(key, range, &mut counted)).await;
         drop(flying);
-        let answer = answer.unwrap_or_else(|_| {
-            let reason = format!("{key}: no answer within {longest:?}");
-            Err(StoreError::Unreachable { reason })
-        });
-        match &answer {
-            Ok(_) if over => {
-                return Err(StoreError::Broken {
-                    key: key.to_owned(),
-                    reason: format!("more than {len} bytes came where so many were asked for"),
-                });
+        let answer = match answer {
+            Ok(Ok(_)) if over => Err(StoreError::Broken {
+                key: key.to_owned(),
+                reason: format!("more than {len} bytes came where so many were asked for"),
+            }),
+            Ok(answer) => answer,
+            Err(_) => {
+                let reason = format!("{key}: no answer within {longest:?}");
+                Err(StoreError::Unreachable { reason })
             }
+        };
+        match &answer {
             Ok(_) => *self.progress.lock() = Instant::now(),
             Err(e) => self.counters.failed(e.to_string()),
         }
@@ -339,11 +337,6 @@ fn wrong_length(got: u64, object_len: u64, range: &Range<u64>) -> Option<String>
     let expected = range.end.min(object_len).saturating_sub(range.start);
     (got != expected || expected == 0)
         .then(|| format!("{got} bytes came of {range:?}, the object has {object_len}"))
-}
-
-/// So many bytes in units of the memory budget.
-pub(super) fn memory_units(bytes: u64) -> usize {
-    usize::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES)).unwrap_or(usize::MAX)
 }
 
 /// "This object is not what the pointer to it says."

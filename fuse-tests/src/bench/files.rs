@@ -193,34 +193,33 @@ pub(super) fn list_all(dir: &Path) -> Result<u64> {
 
 /// Plain files below a directory, by path.
 pub(super) fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            files.extend(files_below(&entry.path())?);
-        } else if kind.is_file() {
-            files.push(entry.path());
-        }
-    }
+    let found = below(dir)?.into_iter();
+    let mut files: Vec<PathBuf> = found
+        .filter_map(|(path, kind)| kind.is_file().then_some(path))
+        .collect();
     files.sort();
     Ok(files)
 }
 
 /// A directory and all those below it.
 pub(super) fn dirs_below(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut dirs = vec![dir.to_owned()];
-    let mut read = 0;
-    while let Some(dir) = dirs.get(read).cloned() {
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                dirs.push(entry.path());
-            }
+    let found = below(dir)?.into_iter();
+    let dirs = found.filter_map(|(path, kind)| kind.is_dir().then_some(path));
+    Ok(std::iter::once(dir.to_owned()).chain(dirs).collect())
+}
+
+/// Everything below a directory.
+fn below(dir: &Path) -> Result<Vec<(PathBuf, fs::FileType)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if kind.is_dir() {
+            found.extend(below(&path)?);
         }
-        read += 1;
+        found.push((path, kind));
     }
-    Ok(dirs)
+    Ok(found)
 }
 
 /// In an order that has nothing to do with the names.
