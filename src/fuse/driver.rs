@@ -485,10 +485,16 @@ impl Filesystem for Driver {
         let (view, caller) = (self.view.clone(), caller(request, 0));
         let flags = OpenFlags::from_bits(flags.0);
         let (closer, refuse) = (self.closer.clone(), self.refuse("open", ino.0));
+        let (giver, link) = (view.clone(), self.link.clone());
         self.serve(
             async move { view.open(&caller, ino.0, flags).await },
             move |opened| match opened {
-                Ok(file) => reply_opened(reply, &file, &closer),
+                Ok(file) => {
+                    if let Some(notifications) = link.notifications.get() {
+                        giver.give_small(&file, |ino, bytes| notifications.fill(ino, bytes));
+                    }
+                    reply_opened(reply, &file, &closer);
+                }
                 Err(error) => refuse(error, Box::new(|number| reply.error(number))),
             },
         );

@@ -46,6 +46,7 @@ struct Job {
 /// The way to the notification thread, which ends when the last of these is dropped.
 #[derive(Clone, Debug)]
 pub struct Notifications {
+    notifier: Notifier,
     jobs: std::sync::mpsc::SyncSender<Job>,
     epochs: Arc<AtomicBool>,
 }
@@ -59,20 +60,25 @@ impl Notifications {
         let (jobs, queue) = std::sync::mpsc::sync_channel::<Job>(QUEUE_MAX);
         let epochs = Arc::new(AtomicBool::new(kernel_has_epochs()));
         let known = epochs.clone();
+        let of_thread = notifier.clone();
         std::thread::Builder::new()
             .name("fuse-notify".into())
             .spawn(move || {
                 let mut device = std::fs::File::from(device);
                 for job in queue {
                     let told = match &job.what {
-                        Message::Moved(what) => tell(&notifier, &mut device, &known, what),
-                        Message::Attributes(ino) => forget_attributes(&notifier, *ino),
+                        Message::Moved(what) => tell(&of_thread, &mut device, &known, what),
+                        Message::Attributes(ino) => forget_attributes(&of_thread, *ino),
                     };
                     // A reload that gave up waiting does not listen any more.
                     drop(job.done.send(told));
                 }
             })?;
-        Ok(Notifications { jobs, epochs })
+        Ok(Notifications {
+            notifier,
+            jobs,
+            epochs,
+        })
     }
 
     /// Returns when the kernel has been told: from then on every path walk asks again. Must not be called while holding
@@ -90,6 +96,15 @@ impl Notifications {
     /// See [`NotifyError`].
     pub async fn forget_attributes(&self, ino: u64) -> Result<(), NotifyError> {
         self.queue(Message::Attributes(ino)).await
+    }
+
+    /// Puts all bytes of a file into the kernel's pages, on this thread. Other than what the kernel is told to forget, this
+    /// may be said while a request is answered, if nobody reads or changes the file meanwhile: the kernel locks its pages
+    /// and nothing else. Bytes that the kernel does not take are asked for later.
+    pub fn fill(&self, ino: u64, bytes: &[u8]) {
+        if let Err(error) = self.notifier.store(INodeNo(ino), 0, bytes) {
+            tracing::debug!(ino, %error, "the kernel did not take the bytes of a file");
+        }
     }
 
     async fn queue(&self, what: Message) -> Result<(), NotifyError> {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::file::FileData;
 use super::types::{Ino, ROOT_INO};
@@ -60,7 +60,9 @@ pub(super) struct Inode {
     /// The kernel's references.
     pub refs: AtomicU64,
     /// Open handles, and clean children that name this directory as their place.
-    pub pins: u64,
+    pub pins: u32,
+    /// The kernel was given its bytes with an opening.
+    pub given: AtomicBool,
     /// The generation in which `what` was found.
     pub generation: u64,
     /// `st_ino`.
@@ -460,6 +462,7 @@ impl Inode {
         Inode {
             refs: AtomicU64::new(0),
             pins: 0,
+            given: AtomicBool::new(false),
             generation,
             shown: 0,
             what,
@@ -591,8 +594,8 @@ mod tests {
                         prop_assert_eq!(inodes.clean_child(dir, name(number).as_bytes()), expected);
                     }
                     let hanging = all.iter().filter(|(_, place)| matches!(place, Some((its, _)) if *its == dir));
-                    let held = u64::from(dir != ROOT_INO);
-                    prop_assert_eq!(inodes.get(dir).map(|inode| inode.pins - held), Some(hanging.count() as u64));
+                    let held = u32::from(dir != ROOT_INO);
+                    prop_assert_eq!(inodes.get(dir).map(|inode| inode.pins - held), Some(hanging.count() as u32));
                 }
                 let shown: std::collections::HashSet<u64> = inodes.iter().map(|(_, inode)| inode.shown).collect();
                 prop_assert_eq!(shown.len(), inodes.len());

@@ -6,13 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::backing::Offer;
 use super::edit::Edit;
 use super::file::{FileBytes, FileData, Route};
-use super::inodes::What;
+use super::inodes::{Inode, What};
 use super::space::{Ask, Child};
 use super::types::{Caller, Fh, Ino, Known, OpenFile, OpenFlags};
 use super::view::FileHandle;
 use super::{View, ViewError};
 use crate::model::{Content, EntryBody, Kind, Name, Timestamp};
 use crate::overlay::{Body, NewBody, NodeBody, NodeId, Op};
+
+/// Longest file whose bytes go to the kernel with its opening, bytes: as many as the kernel's own read-ahead would ask for at
+/// first, so that a reader of the beginning alone costs nothing more.
+const GIVEN_BYTES_MAX: u64 = 128 << 10;
 
 impl View {
     /// Opens a file.
@@ -26,6 +30,10 @@ impl View {
             file: &file,
             writer: flags.write,
         };
+        if file.opens.load(Ordering::Relaxed) > 1 {
+            // The kernel may be getting the bytes with an opening that is not answered yet (`give_small`).
+            drop(file.bytes.write());
+        }
         if flags.truncate {
             if !flags.write && file.executing.load(Ordering::Relaxed) > 0 {
                 // The kernel asks that of itself only after it was cut.
@@ -135,6 +143,43 @@ impl View {
             fh,
             keep_cache: true,
             offer,
+        }
+    }
+
+    /// Gives all bytes of a small file that was just opened to `give`, which puts them into the kernel's pages, before the
+    /// opening is answered: then the reader need not ask for them. Only clean bytes that are here, and once for as long as
+    /// the kernel knows the inode.
+    ///
+    /// Meanwhile nobody changes the file and nobody reads it through the kernel: what another handle would do waits for the
+    /// file's lock, or is seen in the count of handles. So pages are never older than the file, and the kernel never waits
+    /// for a reader whose question waits for this one.
+    pub fn give_small(&self, open: &OpenFile, give: impl FnOnce(Ino, &[u8])) {
+        let handle = self.files.read().get(&open.fh).cloned();
+        let Some(handle) = handle.filter(|handle| handle.flags.read && !handle.flags.write) else {
+            return;
+        };
+        let file = &handle.file;
+        let bytes = file.bytes.read();
+        let FileBytes::Clean { size, content } = &*bytes else {
+            return;
+        };
+        let alone = file.opens.load(Ordering::Relaxed) == 1;
+        if !alone || !(1..=GIVEN_BYTES_MAX).contains(size) || matches!(file.route(), Route::Backed(_)) {
+            return;
+        }
+        let given = |inode: &Inode| inode.given.load(Ordering::Relaxed);
+        if self.space.read().inodes.get(handle.ino).is_none_or(given) {
+            return;
+        }
+        let found = usize::try_from(*size)
+            .ok()
+            .and_then(|len| self.source.read_local(content, *size, 0, len))
+            .filter(|found| found.len() as u64 == *size);
+        if let Some(found) = found {
+            give(handle.ino, &found);
+            if let Some(inode) = self.space.read().inodes.get(handle.ino) {
+                inode.given.store(true, Ordering::Relaxed);
+            }
         }
     }
 

@@ -225,3 +225,50 @@ fn readers_are_left_behind_where_their_file_cannot_be_written() {
         view.release(ino, fh);
     }
 }
+
+/// What goes to the kernel with an opening: `Some` of the bytes.
+fn given(view: &View, open: &OpenFile) -> Option<(Ino, Vec<u8>)> {
+    let mut given = None;
+    view.give_small(open, |ino, bytes| given = Some((ino, bytes.to_vec())));
+    given
+}
+
+#[test]
+fn a_small_file_is_given_once_to_its_only_reader() {
+    let world = World::new(|fs: &mut Fs| {
+        fs.make(ROOT, b"f", Body::File(b"small".to_vec()), 0o644).unwrap();
+        fs.make(ROOT, b"g", Body::File(b"other".to_vec()), 0o644).unwrap();
+        fs.make(ROOT, b"empty", Body::File(Vec::new()), 0o644).unwrap();
+        fs.make(ROOT, b"large", Body::File(bytes()), 0o644).unwrap();
+    });
+    let view = world.view();
+    let open = |ino, flags| run(view.open(&CALLER, ino, flags)).unwrap();
+    let [f, g] = ["f", "g"].map(|name| known(&view, name).ino);
+    for name in ["empty", "large"] {
+        let ino = known(&view, name).ino;
+        world.read_all(ino);
+        let opened = open(ino, READ);
+        assert_eq!(given(&view, &opened), None, "{name}");
+        view.release(ino, opened.fh);
+    }
+
+    let first = open(f, READ);
+    let second = open(f, READ);
+    assert_eq!(given(&view, &first), None, "who has it open too may be reading");
+    view.release(f, second.fh);
+    assert_eq!(given(&view, &first), Some((f, b"small".to_vec())));
+    assert_eq!(given(&view, &first), None, "the kernel has them");
+    view.release(f, first.fh);
+    let again = open(f, READ);
+    assert_eq!(given(&view, &again), None, "also at the next opening");
+    view.release(f, again.fh);
+
+    let writer = open(g, WRITE);
+    assert_eq!(given(&view, &writer), None, "its pages are about to change");
+    let reader = open(g, READ);
+    assert_eq!(given(&view, &reader), None);
+    run(view.write(g, writer.fh, 0, b"o", false)).unwrap();
+    view.release(g, writer.fh);
+    assert_eq!(given(&view, &reader), None, "a local file");
+    view.release(g, reader.fh);
+}
