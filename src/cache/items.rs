@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::packs::{ItemState, Packs, Window, WindowWait};
+use super::packs::{Gap, ItemState, Packs, Window, WindowWait};
 use super::remote::damaged;
 use super::space::charge;
 use super::stats::count;
@@ -72,6 +72,9 @@ impl Cache {
         }
         let range = item_range(blob.offset, blob.stored_len);
         let window = self.packs.on_disk(&self.disk, blob.pack, &range)?;
+        if let Some(gap) = self.packs.ahead(&self.disk, blob.pack, &range) {
+            self.shared().fetch_gaps(blob.pack, [gap]);
+        }
         let stored = window.read(&self.disk, &range).ok()?;
         let plain = decode_blob(&stored, raw_len, &blob.id, "").ok()?;
         Some(self.keep_blob(blob.id, plain))
@@ -187,7 +190,14 @@ impl Cache {
         }
         for _ in 0..ATTEMPTS_MAX {
             let (sender, wait) = watch::channel(None);
-            match self.packs.claim(&self.disk, pack, &range, &wait) {
+            let (state, gaps) = self.packs.claim(&self.disk, pack, &range, &wait);
+            if let ItemState::Fetch(window, number) = &state {
+                let claim = self.window_claim(pack, window.clone(), *number, true);
+                self.runtime.spawn(claim.fetch(sender));
+            }
+            // After it: nobody waits for these.
+            self.fetch_gaps(pack, gaps);
+            let (wait, start) = match state {
                 ItemState::OnDisk(window) => {
                     let (this, from, wanted) = (self.clone(), window.clone(), range.clone());
                     let reading = tokio::task::spawn_blocking(move || from.read(&this.disk, &wanted));
@@ -198,35 +208,42 @@ impl Cache {
                         }
                         Err(_) => self.discard_window(window, true).await,
                     }
+                    continue;
                 }
-                ItemState::Fetching(wait, start) => {
-                    if let Some(found) = self.slice(pack, wait, start, &range).await? {
-                        return Ok((found, None));
-                    }
-                }
-                ItemState::Fetch(window, number, gaps) => {
-                    let start = window.start;
-                    let claim = |range, number, needed| WindowClaim {
-                        cache: self.clone(),
-                        pack,
-                        range,
-                        number,
-                        needed,
-                        begun: Instant::now(),
-                        object_len: None,
-                    };
-                    self.runtime.spawn(claim(window, number, true).fetch(sender));
-                    for gap in gaps {
-                        self.runtime
-                            .spawn(claim(gap.range, gap.number, false).fetch(gap.sender));
-                    }
-                    if let Some(found) = self.slice(pack, wait, start, &range).await? {
-                        return Ok((found, None));
-                    }
-                }
+                ItemState::Fetching(wait, start) => (wait, start),
+                ItemState::Fetch(window, _) => (wait, window.start),
+            };
+            if let Some(found) = self.slice(pack, wait, start, &range).await? {
+                return Ok((found, None));
             }
         }
         Err(given_up("the fetch was given up again and again"))
+    }
+
+    /// Fetches windows that nobody waits for yet.
+    fn fetch_gaps(self: &Arc<Self>, pack: PackRef, gaps: impl IntoIterator<Item = Gap>) {
+        for gap in gaps {
+            let claim = self.window_claim(pack, gap.range, gap.number, false);
+            self.runtime.spawn(claim.fetch(gap.sender));
+        }
+    }
+
+    fn window_claim(
+        self: &Arc<Self>,
+        pack: PackRef,
+        range: Range<u64>,
+        number: u64,
+        needed: bool,
+    ) -> WindowClaim {
+        WindowClaim {
+            cache: self.clone(),
+            pack,
+            range,
+            number,
+            needed,
+            begun: Instant::now(),
+            object_len: None,
+        }
     }
 
     /// Waits for a window and takes an item out; `None`: its fetch was given up.

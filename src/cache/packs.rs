@@ -5,10 +5,16 @@
 //! trusted by nobody: each item is verified against its pointer when it is taken out, so a lost, cut or altered file
 //! costs another request and nothing else, and windows need no index.
 //!
-//! One fetch per window: whoever needs an item that is on its way waits for that. A window ends where one begins that is
-//! there already, or on its way, but 32 KiB later: the item that lies across the edge would be a request of its own.
-//! Once a pack is missed so often that windows have 8 MiB, all gaps in them are fetched at the same time: files read in
-//! random order have left many small windows, and each gap between them would cost a round trip.
+//! One fetch per window: whoever needs an item that is on its way waits for that. A window goes on for 32 KiB behind its
+//! end, also where another begins that is there already, or on its way: the item that lies across the edge would be a
+//! request of its own.
+//!
+//! 1. Who goes through a pack in order misses where the last window ended. From then on the next window is fetched as soon
+//!    as something is taken out of the last one: the reader does not wait for a round trip at each edge.
+//! 2. Who misses it for the third time elsewhere will want much of it: all that is missing of the 8 MiB around is fetched at
+//!    the same time as the item, for each gap between small windows would cost a round trip.
+//! 3. That is a guess, and pays only if it stays until it is wanted. When the cache is full, so that a guess would evict what
+//!    others want (a data set larger than the cache, read in random order), misses out of order fetch 256 KiB and no more.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -28,11 +34,18 @@ use super::space::{Room, charge};
 use crate::model::PackRef;
 use crate::tree::TreeError;
 
-/// Bytes of a window by the misses that its pack has seen (FORMAT.md 4.6). Growing sooner, at 1 and 3, saves some round trips, but no time
-/// that shows in reading 10,000 small files at 30 ms: that is the kernel's questions.
+/// Bytes of a window by the misses that its pack has seen (FORMAT.md 4.6).
 const WINDOW_BYTES: [(u32, u64); 3] = [(5, 8 << 20), (2, 1 << 20), (0, 256 << 10)];
+/// Bytes of a window, and of a guess when the cache is full.
+const WINDOW_BYTES_MIN: u64 = WINDOW_BYTES[2].1;
+/// Bytes around an item whose gaps are fetched together.
+const AROUND_BYTES: u64 = WINDOW_BYTES[0].1;
+/// Misses of a pack out of order before its gaps are fetched.
+const GAPS_AFTER: u32 = 2;
+/// A miss this far behind the end of the last window still goes on in order: small files between may be left out.
+const SKIP_BYTES: u64 = 128 << 10;
 
-/// How far a window goes on into one that is there, bytes: most small files, compressed, are shorter.
+/// How far a window goes on behind its end, bytes: most small files, compressed, are shorter.
 const OVERLAP_BYTES: u64 = 32 << 10;
 /// Windows that begin before an item and may hold it, however they overlap.
 const COVERING_MAX: usize = 4;
@@ -55,6 +68,10 @@ struct Pack {
     /// By first byte.
     windows: BTreeMap<u64, Arc<Window>>,
     flights: Vec<Flight>,
+    /// Where the window ends that was fetched last.
+    last_end: Option<u64>,
+    /// The window that was fetched last for somebody who goes through the pack in order.
+    run: Option<Range<u64>>,
 }
 
 #[derive(Debug)]
@@ -86,7 +103,7 @@ pub(super) enum ItemState {
     /// In a window that is on its way and begins there.
     Fetching(WindowWait, u64),
     /// Nowhere: the caller has to fetch this range, others wait for it. The number is the claim's.
-    Fetch(Range<u64>, u64, Vec<Gap>),
+    Fetch(Range<u64>, u64),
 }
 
 /// A window that is to be fetched although nobody waits for it yet.
@@ -114,32 +131,40 @@ impl Packs {
     }
 
     /// Looks for the item at `item` of a pack; when it is nowhere, the window to fetch, which from now on is awaited
-    /// through `wait`.
-    pub fn claim(&self, disk: &Disk, pack: PackRef, item: &Range<u64>, wait: &WindowWait) -> ItemState {
+    /// through `wait`. Besides, what to fetch for those who come next.
+    pub fn claim(
+        &self,
+        disk: &Disk,
+        pack: PackRef,
+        item: &Range<u64>,
+        wait: &WindowWait,
+    ) -> (ItemState, Vec<Gap>) {
         let mut packs = self.packs.lock();
         let pack = packs.entry(pack).or_default();
+        let covers = |flight: &&Flight| flight.range.start <= item.start && flight.range.end >= item.end;
         if let Some(window) = pack.covering(item) {
             window.used.store(disk.tick(), Relaxed);
-            return ItemState::OnDisk(window);
+            let ahead = pack.ahead(item).map(|range| pack.gap(disk, range));
+            return (ItemState::OnDisk(window), ahead.into_iter().collect());
         }
-        let covers = |flight: &&Flight| flight.range.start <= item.start && flight.range.end >= item.end;
         if let Some(flight) = pack.flights.iter().find(covers) {
-            return ItemState::Fetching(flight.wait.clone(), flight.range.start);
+            let state = ItemState::Fetching(flight.wait.clone(), flight.range.start);
+            let ahead = pack.ahead(item).map(|range| pack.gap(disk, range));
+            return (state, ahead.into_iter().collect());
         }
-        let range = pack.window_around(item);
-        let number = pack.begin(disk, &range, wait);
-        let gaps = pack.gaps(item);
-        pack.misses = pack.misses.saturating_add(1);
-        let gap = |range: Range<u64>| {
-            let (sender, wait) = watch::channel(None);
-            let number = pack.begin(disk, &range, &wait);
-            Gap {
-                range,
-                number,
-                sender,
-            }
-        };
-        ItemState::Fetch(range, number, gaps.into_iter().map(gap).collect())
+        let number = disk.number();
+        let room = disk.space.fits(AROUND_BYTES);
+        let (range, besides) = pack.missed(item, room, number, wait);
+        let gaps = besides.into_iter().map(|range| pack.gap(disk, range)).collect();
+        (ItemState::Fetch(range, number), gaps)
+    }
+
+    /// An item was taken out of a window on disk: what to fetch now for those who come next.
+    pub fn ahead(&self, disk: &Disk, pack: PackRef, item: &Range<u64>) -> Option<Gap> {
+        let mut packs = self.packs.lock();
+        let pack = packs.get_mut(&pack)?;
+        let range = pack.ahead(item)?;
+        Some(pack.gap(disk, range))
     }
 
     /// The window on disk that holds the item, if there is one.
@@ -246,15 +271,82 @@ impl Packs {
 }
 
 impl Pack {
-    /// Notes a fetch; returns its number.
-    fn begin(&mut self, disk: &Disk, range: &Range<u64>, wait: &WindowWait) -> u64 {
-        let number = disk.number();
+    /// Notes a fetch.
+    fn begin(&mut self, number: u64, range: &Range<u64>, wait: &WindowWait) {
         self.flights.push(Flight {
             number,
             range: range.clone(),
             wait: wait.clone(),
         });
-        number
+    }
+
+    /// A window that nobody waits for yet, noted as a fetch.
+    fn gap(&mut self, disk: &Disk, range: Range<u64>) -> Gap {
+        let (sender, wait) = watch::channel(None);
+        let number = disk.number();
+        self.begin(number, &range, &wait);
+        Gap {
+            range,
+            number,
+            sender,
+        }
+    }
+
+    /// An item is nowhere: the window to fetch for it, noted under `number`, and what to fetch besides. `room`: the cache has
+    /// room for guesses.
+    fn missed(
+        &mut self,
+        item: &Range<u64>,
+        room: bool,
+        number: u64,
+        wait: &WindowWait,
+    ) -> (Range<u64>, Vec<Range<u64>>) {
+        let in_order = self.last_end.is_some_and(|end| {
+            (end.saturating_sub(OVERLAP_BYTES)..=end.saturating_add(SKIP_BYTES)).contains(&item.start)
+        });
+        let bytes = if room || in_order {
+            self.window_bytes()
+        } else {
+            WINDOW_BYTES_MIN
+        };
+        let range = self.window_around(item, bytes);
+        self.begin(number, &range, wait);
+        self.last_end = Some(range.end);
+        self.run = in_order.then(|| range.clone());
+        let besides = if in_order {
+            self.ahead(item).into_iter().collect()
+        } else if room && self.misses >= GAPS_AFTER {
+            self.gaps(item)
+        } else {
+            Vec::new()
+        };
+        self.misses = self.misses.saturating_add(1);
+        (range, besides)
+    }
+
+    /// An item was found. When it lies in the window that was fetched last for a reader who goes on in order: the next one,
+    /// as far as the object goes.
+    fn ahead(&mut self, item: &Range<u64>) -> Option<Range<u64>> {
+        let run = self.run.as_ref()?;
+        if !run.contains(&item.start) {
+            return None;
+        }
+        let next = run.end..run.end + 1;
+        if next.end > self.object_len? {
+            self.run = None;
+            return None;
+        }
+        let there = |range: &&Range<u64>| range.start <= next.start && range.end >= next.end;
+        let there = self.known().find(there).cloned();
+        if there.is_some() {
+            self.run = there;
+            return None;
+        }
+        let range = self.window_around(&next, self.window_bytes());
+        self.misses = self.misses.saturating_add(1);
+        self.last_end = Some(range.end);
+        self.run = Some(range.clone());
+        Some(range)
     }
 
     fn covering(&self, item: &Range<u64>) -> Option<Arc<Window>> {
@@ -270,10 +362,9 @@ impl Pack {
         step.map_or(0, |(_, bytes)| *bytes)
     }
 
-    /// The aligned window around an item, as far as the object goes.
-    fn aligned(&self, item: &Range<u64>) -> Range<u64> {
-        let bytes = self.window_bytes();
-        let mut range = item.start / bytes * bytes..item.end.next_multiple_of(bytes);
+    /// The aligned window of this many bytes around an item, as far as the object goes.
+    fn aligned(&self, item: &Range<u64>, bytes: u64) -> Range<u64> {
+        let mut range = item.start / bytes * bytes..item.end.next_multiple_of(bytes) + OVERLAP_BYTES;
         if let Some(len) = self.object_len {
             range.end = range.end.min(len).max(item.end);
         }
@@ -287,8 +378,8 @@ impl Pack {
     }
 
     /// What to fetch for an item: the aligned window around it, without what is there already but for the overlap.
-    fn window_around(&self, item: &Range<u64>) -> Range<u64> {
-        let mut range = self.aligned(item);
+    fn window_around(&self, item: &Range<u64>, bytes: u64) -> Range<u64> {
+        let mut range = self.aligned(item, bytes);
         for other in self.known() {
             if other.end <= item.start {
                 range.start = range
@@ -305,12 +396,12 @@ impl Pack {
         range
     }
 
-    /// What else is missing of the aligned window around an item whose own fetch has begun, once windows are large.
+    /// What else is missing around an item whose own fetch has begun.
     fn gaps(&self, item: &Range<u64>) -> Vec<Range<u64>> {
-        if self.misses < WINDOW_BYTES[0].0 || self.object_len.is_none() {
+        if self.object_len.is_none() {
             return Vec::new();
         }
-        let whole = self.aligned(item);
+        let whole = self.aligned(item, AROUND_BYTES);
         let mut known: Vec<&Range<u64>> = self.known().collect();
         known.sort_unstable_by_key(|range| range.start);
         let (mut gaps, mut at) = (Vec::new(), whole.start);
@@ -414,64 +505,121 @@ mod tests {
         assert_eq!(parse_name(Path::new("/x/lost+found")), None);
     }
 
-    #[test]
-    fn windows_grow_with_the_misses_and_hold_the_item_without_what_is_there() {
-        let mut pack = Pack::default();
-        let at = |start: u64, len: u64| start..start + len;
-        assert_eq!(pack.window_around(&at(300 << 10, 100)), (256 << 10)..(512 << 10));
-        pack.misses = 2;
-        assert_eq!(pack.window_around(&at(1 << 20, 100)), (1 << 20)..(2 << 20));
-        pack.misses = 5;
-        pack.object_len = Some(9_000_000);
-        assert_eq!(pack.window_around(&at((8 << 20) - 1, 2)), 0..9_000_000);
-        let (_sender, wait) = watch::channel(None);
-        let range = 100_000..(1 << 20);
-        pack.flights.push(Flight {
-            number: 1,
-            range,
-            wait,
-        });
-        assert_eq!(pack.window_around(&at(0, 100)), 0..100_000 + OVERLAP_BYTES);
-        assert_eq!(
-            pack.window_around(&at(2 << 20, 100)),
-            (1 << 20) - OVERLAP_BYTES..(8 << 20)
-        );
-        assert_eq!(
-            pack.window_around(&at(99_900, 200)),
-            0..100_100,
-            "an item across the edge is held whole"
-        );
+    const MIN: u64 = WINDOW_BYTES_MIN;
+    const ROOM: bool = true;
+
+    fn kib(from: u64, to: u64) -> Range<u64> {
+        from << 10..to << 10
+    }
+
+    /// A pack of this many bytes and what was claimed of it.
+    struct Claims {
+        pack: Pack,
+        wait: WindowWait,
+    }
+
+    impl Claims {
+        fn new(object_len: Option<u64>) -> Claims {
+            let (_, wait) = watch::channel(None);
+            let pack = Pack {
+                object_len,
+                ..Pack::default()
+            };
+            Claims { pack, wait }
+        }
+
+        fn fly(&mut self, range: Range<u64>) {
+            self.pack.begin(1, &range, &self.wait);
+        }
+
+        /// All that is fetched when this item is asked for.
+        fn ask(&mut self, item: Range<u64>, room: bool) -> Vec<Range<u64>> {
+            let covers = |known: &Range<u64>| known.start <= item.start && known.end >= item.end;
+            let mut fetched = Vec::new();
+            if self.pack.known().any(covers) {
+                fetched.extend(self.pack.ahead(&item));
+            } else {
+                let (range, besides) = self.pack.missed(&item, room, 1, &self.wait);
+                assert!(covers(&range), "{range:?} for {item:?}");
+                fetched.push(range);
+                for range in &besides {
+                    self.fly(range.clone());
+                }
+                fetched.extend(besides);
+                return fetched;
+            }
+            for range in &fetched {
+                self.fly(range.clone());
+            }
+            fetched
+        }
     }
 
     #[test]
-    fn gaps_are_what_is_missing_of_a_large_window_with_their_edges() {
-        let mut pack = Pack::default();
-        let (_sender, wait) = watch::channel(None);
-        let fly = |pack: &mut Pack, range: Range<u64>| {
-            let wait = wait.clone();
-            pack.flights.push(Flight {
-                number: 1,
-                range,
-                wait,
-            });
-        };
-        let kib = |from: u64, to: u64| from << 10..to << 10;
+    fn a_window_holds_the_item_without_what_is_there() {
+        let mut claims = Claims::new(None);
+        let at = |start: u64, len: u64| start..start + len;
+        let around = |claims: &Claims, item, bytes| claims.pack.window_around(&item, bytes);
+        assert_eq!(around(&claims, at(300 << 10, 100), MIN), kib(256, 512 + 32));
+        assert_eq!(around(&claims, at(1 << 20, 100), 1 << 20), kib(1024, 2048 + 32));
+        claims.pack.object_len = Some(9_000_000);
+        assert_eq!(around(&claims, at((8 << 20) - 1, 2), 8 << 20), 0..9_000_000);
+        claims.fly(100_000..(1 << 20));
+        assert_eq!(around(&claims, at(0, 100), MIN), 0..100_000 + OVERLAP_BYTES);
+        let after = around(&claims, at(2 << 20, 100), 8 << 20);
+        assert_eq!(after, (1 << 20) - OVERLAP_BYTES..(8 << 20) + OVERLAP_BYTES);
+        let across = around(&claims, at(99_900, 200), MIN);
+        assert_eq!(across, 0..100_100, "an item across the edge is held whole");
+    }
+
+    #[test]
+    fn gaps_are_what_is_missing_around_an_item_with_their_edges() {
+        let mut claims = Claims::new(None);
         let item = kib(3000, 3001);
-        fly(&mut pack, kib(256, 512));
-        fly(&mut pack, kib(2048, 4096));
-        fly(&mut pack, kib(4090, 4100));
-        assert!(pack.gaps(&item).is_empty(), "windows are small");
-        pack.misses = 5;
-        assert!(pack.gaps(&item).is_empty(), "the object may end anywhere");
-        pack.object_len = Some(20 << 20);
-        assert_eq!(
-            pack.gaps(&item),
-            [kib(0, 288), kib(480, 2080), kib(4068, 8192)],
-            "of these 8 MiB"
-        );
-        pack.object_len = Some(6000 << 10);
-        assert_eq!(pack.gaps(&item).last(), Some(&kib(4068, 6000)));
-        pack.object_len = Some(4100 << 10);
-        assert_eq!(pack.gaps(&item), [kib(0, 288), kib(480, 2080)]);
+        claims.fly(kib(256, 512));
+        claims.fly(kib(2048, 4096));
+        claims.fly(kib(4090, 4100));
+        assert!(claims.pack.gaps(&item).is_empty(), "the object may end anywhere");
+        claims.pack.object_len = Some(20 << 20);
+        let gaps = claims.pack.gaps(&item);
+        assert_eq!(gaps, [kib(0, 288), kib(480, 2080), kib(4068, 8224)], "of these 8 MiB");
+        claims.pack.object_len = Some(6000 << 10);
+        assert_eq!(claims.pack.gaps(&item).last(), Some(&kib(4068, 6000)));
+        claims.pack.object_len = Some(4100 << 10);
+        assert_eq!(claims.pack.gaps(&item), [kib(0, 288), kib(480, 2080)]);
+    }
+
+    #[test]
+    fn who_reads_in_order_never_waits_again_after_the_second_miss() {
+        let mut claims = Claims::new(Some(16 << 20));
+        let (mut waited, mut fetched) = (0, 0);
+        for at in 0..16 << 10 {
+            let item = kib(at, at + 1);
+            let there = |known: &Range<u64>| known.start <= item.start && known.end >= item.end;
+            waited += u32::from(!claims.pack.known().any(there));
+            fetched += claims.ask(item, !ROOM).len();
+        }
+        assert_eq!(waited, 2, "at the beginning, and where the first window ends");
+        assert_eq!(fetched, 2 + 5, "windows grow");
+        assert_eq!(claims.pack.ahead(&kib(16383, 16384)), None, "it ends there");
+    }
+
+    #[test]
+    fn the_third_miss_anywhere_fetches_what_is_around_if_there_is_room() {
+        let mut claims = Claims::new(Some(16 << 20));
+        let full = |at| {
+            let start: u64 = at << 10;
+            vec![start / MIN * MIN..start / MIN * MIN + MIN + OVERLAP_BYTES]
+        };
+        assert_eq!(claims.ask(kib(1100, 1101), ROOM), full(1100));
+        assert_eq!(claims.ask(kib(5000, 5001), ROOM), full(5000));
+        for at in [9000, 12000, 14000] {
+            assert_eq!(claims.ask(kib(at, at + 1), !ROOM), full(at));
+        }
+        let all = claims.ask(kib(3000, 3001), ROOM);
+        assert!(all.len() > 1, "{all:?}");
+        for at in 0..8 << 10 {
+            assert_eq!(claims.ask(kib(at, at + 1), ROOM), [], "{at}");
+        }
     }
 }

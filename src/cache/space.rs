@@ -56,6 +56,11 @@ impl Space {
         self.taken.lock().all
     }
 
+    /// True if `bytes` more are within the cap, with nothing evicted for them.
+    pub fn fits(&self, bytes: u64) -> bool {
+        self.used().saturating_add(bytes) <= self.cap
+    }
+
     /// Promises `bytes` of room.
     pub fn take(self: &Arc<Self>, bytes: u64) -> Result<Room, Shortage> {
         let free = self.free();
