@@ -242,7 +242,6 @@ impl Cache {
             number,
             needed,
             begun: Instant::now(),
-            object_len: None,
         }
     }
 
@@ -296,11 +295,10 @@ struct WindowClaim {
     /// Somebody waits for a part of it. What nobody waits for is fetched only if it can be kept.
     needed: bool,
     begun: Instant,
-    object_len: Option<u64>,
 }
 
 impl WindowClaim {
-    async fn fetch(mut self, sender: watch::Sender<Option<Result<Bytes, TreeError>>>) {
+    async fn fetch(self, sender: watch::Sender<Option<Result<Bytes, TreeError>>>) {
         let cache = self.cache.clone();
         let len = self.range.end - self.range.start;
         let _memory = cache.remote.memory(len).await;
@@ -321,7 +319,8 @@ impl WindowClaim {
                 return;
             }
         };
-        self.object_len = Some(object_len);
+        let rest = cache.packs.learned(&cache.disk, self.pack, object_len);
+        cache.fetch_gaps(self.pack, rest);
         sender.send_replace(Some(Ok(bytes.clone())));
         let Some(room) = room else {
             return count(&cache.remote.counters.unkept);
@@ -339,7 +338,7 @@ impl WindowClaim {
 impl Drop for WindowClaim {
     fn drop(&mut self) {
         let packs: &Packs = &self.cache.packs;
-        packs.unclaim(self.pack, self.number, self.object_len);
+        packs.unclaim(self.pack, self.number);
     }
 }
 

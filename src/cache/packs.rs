@@ -13,8 +13,10 @@
 //!    as something is taken out of the last one: the reader does not wait for a round trip at each edge.
 //! 2. Who misses it for the third time elsewhere will want much of it: all that is missing of the 8 MiB around is fetched at
 //!    the same time as the item, for each gap between small windows would cost a round trip.
-//! 3. That is a guess, and pays only if it stays until it is wanted. When the cache is full, so that a guess would evict what
-//!    others want (a data set larger than the cache, read in random order), misses out of order fetch 256 KiB and no more.
+//! 3. A pack of no more than two small windows is fetched whole, as soon as the first answer has told how long it is.
+//! 4. The last two are guesses, and pay only if they stay until they are wanted. When the cache is full, so that a guess would
+//!    evict what others want (a data set larger than the cache, read in random order), misses out of order fetch 256 KiB
+//!    and no more.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -40,6 +42,8 @@ const WINDOW_BYTES: [(u32, u64); 3] = [(5, 8 << 20), (2, 1 << 20), (0, 256 << 10
 const WINDOW_BYTES_MIN: u64 = WINDOW_BYTES[2].1;
 /// Bytes around an item whose gaps are fetched together.
 const AROUND_BYTES: u64 = WINDOW_BYTES[0].1;
+/// Packs up to this many bytes are fetched whole.
+const WHOLE_BYTES_MAX: u64 = 2 * WINDOW_BYTES_MIN;
 /// Misses of a pack out of order before its gaps are fetched.
 const GAPS_AFTER: u32 = 2;
 /// A miss this far behind the end of the last window still goes on in order: small files between may be left out.
@@ -174,12 +178,25 @@ impl Packs {
         Some(window)
     }
 
+    /// An answer has told how long a pack is; what to fetch now of a short one.
+    pub fn learned(&self, disk: &Disk, pack: PackRef, object_len: u64) -> Vec<Gap> {
+        let mut packs = self.packs.lock();
+        let Some(pack) = packs.get_mut(&pack) else {
+            return Vec::new();
+        };
+        let new = pack.object_len.replace(object_len).is_none();
+        if !new || object_len > WHOLE_BYTES_MAX || !disk.space.fits(WHOLE_BYTES_MAX) {
+            return Vec::new();
+        }
+        let rest = pack.gaps(&(0..1));
+        rest.into_iter().map(|range| pack.gap(disk, range)).collect()
+    }
+
     /// The fetch with this claim is over.
-    pub fn unclaim(&self, pack: PackRef, claim: u64, object_len: Option<u64>) {
+    pub fn unclaim(&self, pack: PackRef, claim: u64) {
         let mut packs = self.packs.lock();
         if let Some(known) = packs.get_mut(&pack) {
             known.flights.retain(|flight| flight.number != claim);
-            known.object_len = object_len.or(known.object_len);
             if known.windows.is_empty() && known.flights.is_empty() {
                 packs.remove(&pack);
             }

@@ -1,6 +1,6 @@
 //! How many requests reads cost.
 
-use super::fixture::{Place, Plain, Random, check, settled};
+use super::fixture::{Place, Plain, Random, Stored, check, settled};
 use crate::model::Content;
 
 const MIB: u64 = 1 << 20;
@@ -140,6 +140,21 @@ async fn small_files_in_any_order_cost_few_requests() {
         fetched <= bytes as u64 + 400_000 + twice,
         "{fetched} bytes asked for"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_pack_is_here_after_its_first_item() {
+    let place = Place::new(1 << 30);
+    let mut random = Random(15);
+    let plains = (0..150).map(|_| random.bytes(3000)).collect();
+    let all = place.script.store_small(plains).await;
+    let cache = place.open();
+    check(&cache, &all[120], 0..9999, "somewhere").await;
+    settled(&cache).await;
+    let local = |stored: &&Stored| cache.contains_fully(&stored.content, stored.size());
+    assert_eq!(all.iter().filter(local).count(), all.len());
+    let (requests, fetched) = place.script.taken();
+    assert!(requests <= 2 && fetched <= 600_000, "{requests} requests, {fetched} bytes");
 }
 
 /// A shuffled data set of which a quarter finds room: what nobody asked for would be gone before it is wanted.
