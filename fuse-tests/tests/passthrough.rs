@@ -446,3 +446,34 @@ fn off_is_off_and_says_so() {
     pod.commit("through the daemon");
     assert!(seen(&pod.path("f")) == Some(bytes(1, LARGE)));
 }
+
+/// What takes the local disk long is not done on the threads that answer everybody.
+#[test]
+fn large_local_files_are_cut_and_written_anew() {
+    for options in [&["--passthrough", "off"][..], &[]] {
+        let cluster = Cluster::start();
+        let pod = cluster.pod();
+        pod.mount("data", &[&["--create"], options].concat());
+        let path = pod.path("f");
+        let large = bytes(3, 70 << 20);
+        fs::write(&path, &large).unwrap();
+        fs::write(&path, &large[..9000]).unwrap();
+        assert!(fs::read(&path).unwrap() == large[..9000], "{options:?}");
+        fs::write(&path, &large).unwrap();
+        pod.commit("large");
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        file.set_len(5000).unwrap();
+        drop(file);
+        assert!(fs::read(&path).unwrap() == large[..5000], "{options:?}");
+        let other = pod.path("g");
+        fs::write(&other, &large).unwrap();
+        let end = u64::try_from(large.len()).unwrap();
+        let made = File::options().write(true).open(&other).unwrap();
+        rustix::fs::fallocate(&made, rustix::fs::FallocateFlags::empty(), 0, end + 10).unwrap();
+        drop(made);
+        assert_eq!(fs::metadata(&other).unwrap().len(), end + 10);
+        pod.commit("cut");
+        assert!(fs::read(&path).unwrap() == large[..5000], "{options:?}");
+        pod.umount(&[]);
+    }
+}

@@ -74,7 +74,10 @@ fn an_opening_brings_the_bytes() {
     assert_eq!(requests(&address, "open"), 2 * FILES as u64);
     assert_eq!(requests(&address, "read"), 0);
     let attributes = requests(&address, "getattr");
-    assert!(attributes <= 10, "{attributes}: what the kernel has got is not asked again");
+    assert!(
+        attributes <= 10,
+        "{attributes}: what the kernel has got is not asked again"
+    );
     pod.umount(&[]);
 }
 

@@ -599,7 +599,11 @@ mod tests {
         assert!(claims.pack.gaps(&item).is_empty(), "the object may end anywhere");
         claims.pack.object_len = Some(20 << 20);
         let gaps = claims.pack.gaps(&item);
-        assert_eq!(gaps, [kib(0, 288), kib(480, 2080), kib(4068, 8224)], "of these 8 MiB");
+        assert_eq!(
+            gaps,
+            [kib(0, 288), kib(480, 2080), kib(4068, 8224)],
+            "of these 8 MiB"
+        );
         claims.pack.object_len = Some(6000 << 10);
         assert_eq!(claims.pack.gaps(&item).last(), Some(&kib(4068, 6000)));
         claims.pack.object_len = Some(4100 << 10);
@@ -624,9 +628,10 @@ mod tests {
     #[test]
     fn the_third_miss_anywhere_fetches_what_is_around_if_there_is_room() {
         let mut claims = Claims::new(Some(16 << 20));
-        let full = |at| {
-            let start: u64 = at << 10;
-            vec![start / MIN * MIN..start / MIN * MIN + MIN + OVERLAP_BYTES]
+        let full = |at: u64| {
+            let start = (at << 10) / MIN * MIN;
+            let window = start..start + MIN + OVERLAP_BYTES;
+            [window]
         };
         assert_eq!(claims.ask(kib(1100, 1101), ROOM), full(1100));
         assert_eq!(claims.ask(kib(5000, 5001), ROOM), full(5000));

@@ -320,6 +320,12 @@ async fn serve_mounted(
         }
     }
     mount.tell_end();
+    if tokio::time::timeout(shutdown::CLOSE_TIME, ending.taking.lock())
+        .await
+        .is_err()
+    {
+        tracing::warn!("the kernel has not taken the mount away");
+    }
     drain.wait(DRAIN_TIME).await;
     server.abort();
     let left = mount.summary().dirty;

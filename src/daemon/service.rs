@@ -47,6 +47,9 @@ pub struct Abilities {
 pub struct Ending {
     /// Set before a mount is taken away because a client asked.
     pub asked: AtomicBool,
+    /// Held while the kernel takes it away. The session ends at the beginning of that; with a million names that the kernel
+    /// knows the rest takes seconds, and the client has its answer only then.
+    pub taking: tokio::sync::Mutex<()>,
     /// Told when the mount is to end though the kernel has not let go of it: only its helper can take it away, or it is
     /// seen elsewhere.
     pub let_go: Notify,
@@ -82,9 +85,11 @@ impl MountService {
             };
             committed = self.mount.commit(commit, progress).await?.seq;
         }
+        let taking = self.abilities.ending.taking.lock().await;
         self.abilities.ending.asked.store(true, Ordering::Release);
         let (dir, force) = (self.settings.dir.clone(), request.force);
         let done = tokio::task::spawn_blocking(move || fuse::unmount(&dir, force)).await;
+        drop(taking);
         let failure = match done {
             Ok(Ok(())) => None,
             // Not ours to take away: the helper that mounted it does, once we have let go of it.

@@ -8,7 +8,7 @@ use crate::fuse::{self, MountPointError};
 use crate::mount::Mount;
 
 /// Time for all of the end but the commit: unmounting, last answers, closing cache and overlay.
-const CLOSE_TIME: Duration = Duration::from_secs(30);
+pub const CLOSE_TIME: Duration = Duration::from_secs(30);
 
 /// How long the end may take, for whoever counts (systemd kills a unit that takes longer than it said).
 pub fn time_limit(settings: &MountSettings) -> Duration {

@@ -154,7 +154,10 @@ async fn a_short_pack_is_here_after_its_first_item() {
     let local = |stored: &&Stored| cache.contains_fully(&stored.content, stored.size());
     assert_eq!(all.iter().filter(local).count(), all.len());
     let (requests, fetched) = place.script.taken();
-    assert!(requests <= 2 && fetched <= 600_000, "{requests} requests, {fetched} bytes");
+    assert!(
+        requests <= 2 && fetched <= 600_000,
+        "{requests} requests, {fetched} bytes"
+    );
 }
 
 /// A shuffled data set of which a quarter finds room: what nobody asked for would be gone before it is wanted.
