@@ -6,11 +6,12 @@
 //! costs another request and nothing else, and windows need no index.
 //!
 //! One fetch per window: whoever needs an item that is on its way waits for that. A window goes on for 32 KiB behind its
-//! end, also where another begins that is there already, or on its way: the item that lies across the edge would be a
-//! request of its own.
+//! end (256 KiB if it is large), also where another begins that is there already, or on its way: the item that lies
+//! across the edge would be a request of its own.
 //!
 //! 1. Who goes through a pack in order misses where the last window ended. From then on the next window is fetched as soon
-//!    as something is taken out of the last one: the reader does not wait for a round trip at each edge.
+//!    as something is taken out of the last one: the reader does not wait for a round trip at each edge. Who has come to the
+//!    end goes on at the beginning of another pack, with windows as large as they were.
 //! 2. Who misses it for the third time elsewhere will want much of it: all that is missing of the 8 MiB around is fetched at
 //!    the same time as the item, for each gap between small windows would cost a round trip.
 //! 3. A pack of no more than two small windows is fetched whole, as soon as the first answer has told how long it is.
@@ -24,7 +25,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -46,11 +47,16 @@ const AROUND_BYTES: u64 = WINDOW_BYTES[0].1;
 const WHOLE_BYTES_MAX: u64 = 2 * WINDOW_BYTES_MIN;
 /// Misses of a pack out of order before its gaps are fetched.
 const GAPS_AFTER: u32 = 2;
-/// A miss this far behind the end of the last window still goes on in order: small files between may be left out.
-const SKIP_BYTES: u64 = 128 << 10;
+/// A miss up to this far behind the end of the last window, or the beginning of a pack, still goes on in order: files between
+/// may be left out, and several read in order together.
+const SKIP_BYTES: u64 = 1 << 20;
+/// The same when the cache is full: it must not be taken for granted.
+const SKIP_BYTES_MIN: u64 = 128 << 10;
 
-/// How far a window goes on behind its end, bytes: most small files, compressed, are shorter.
+/// How far a window goes on behind its end, at least, bytes: most small files, compressed, are shorter.
 const OVERLAP_BYTES: u64 = 32 << 10;
+/// The part of a large window by which it goes on behind its end: 256 KiB of 8 MiB.
+const OVERLAP_SHARE: u64 = 32;
 /// Windows that begin before an item and may hold it, however they overlap.
 const COVERING_MAX: usize = 4;
 
@@ -62,6 +68,8 @@ pub(super) type WindowWait = watch::Receiver<Option<Result<Bytes, TreeError>>>;
 pub(super) struct Packs {
     dir: PathBuf,
     packs: Mutex<HashMap<PackRef, Pack>>,
+    /// Misses of a pack that somebody has read to its end in order; 0: none, or he was seen in another since.
+    ended: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +84,8 @@ struct Pack {
     last_end: Option<u64>,
     /// The window that was fetched last for somebody who goes through the pack in order.
     run: Option<Range<u64>>,
+    /// That one was the last.
+    at_end: bool,
 }
 
 #[derive(Debug)]
@@ -124,6 +134,7 @@ impl Packs {
         Packs {
             dir,
             packs: Mutex::default(),
+            ended: AtomicU32::new(0),
         }
     }
 
@@ -148,17 +159,26 @@ impl Packs {
         let covers = |flight: &&Flight| flight.range.start <= item.start && flight.range.end >= item.end;
         if let Some(window) = pack.covering(item) {
             window.used.store(disk.tick(), Relaxed);
-            let ahead = pack.ahead(item).map(|range| pack.gap(disk, range));
+            let ahead = self.go_on(disk, pack, item);
             return (ItemState::OnDisk(window), ahead.into_iter().collect());
         }
         if let Some(flight) = pack.flights.iter().find(covers) {
             let state = ItemState::Fetching(flight.wait.clone(), flight.range.start);
-            let ahead = pack.ahead(item).map(|range| pack.gap(disk, range));
+            let ahead = self.go_on(disk, pack, item);
             return (state, ahead.into_iter().collect());
+        }
+        if pack.last_end.is_none() && item.start < SKIP_BYTES {
+            match self.ended.swap(0, Relaxed) {
+                0 => {}
+                misses => pack.entered(misses),
+            }
         }
         let number = disk.number();
         let room = disk.space.fits(AROUND_BYTES);
         let (range, besides) = pack.missed(item, room, number, wait);
+        if pack.at_end {
+            self.ended.store(pack.misses, Relaxed);
+        }
         let gaps = besides.into_iter().map(|range| pack.gap(disk, range)).collect();
         (ItemState::Fetch(range, number), gaps)
     }
@@ -166,9 +186,16 @@ impl Packs {
     /// An item was taken out of a window on disk: what to fetch now for those who come next.
     pub fn ahead(&self, disk: &Disk, pack: PackRef, item: &Range<u64>) -> Option<Gap> {
         let mut packs = self.packs.lock();
-        let pack = packs.get_mut(&pack)?;
-        let range = pack.ahead(item)?;
-        Some(pack.gap(disk, range))
+        self.go_on(disk, packs.get_mut(&pack)?, item)
+    }
+
+    fn go_on(&self, disk: &Disk, pack: &mut Pack, item: &Range<u64>) -> Option<Gap> {
+        let before = pack.at_end;
+        let range = pack.ahead(item);
+        if pack.at_end && !before {
+            self.ended.store(pack.misses, Relaxed);
+        }
+        range.map(|range| pack.gap(disk, range))
     }
 
     /// The window on disk that holds the item, if there is one.
@@ -287,6 +314,11 @@ impl Packs {
     }
 }
 
+/// How far a window of so many bytes goes on behind its end.
+fn overlap(bytes: u64) -> u64 {
+    OVERLAP_BYTES.max(bytes / OVERLAP_SHARE)
+}
+
 impl Pack {
     /// Notes a fetch.
     fn begin(&mut self, number: u64, range: &Range<u64>, wait: &WindowWait) {
@@ -309,6 +341,12 @@ impl Pack {
         }
     }
 
+    /// Somebody who has read another pack, missed so often, to its end in order goes on here.
+    fn entered(&mut self, misses: u32) {
+        self.misses = misses;
+        self.last_end = Some(0);
+    }
+
     /// An item is nowhere: the window to fetch for it, noted under `number`, and what to fetch besides. `room`: the cache has
     /// room for guesses.
     fn missed(
@@ -318,9 +356,10 @@ impl Pack {
         number: u64,
         wait: &WindowWait,
     ) -> (Range<u64>, Vec<Range<u64>>) {
-        let in_order = self.last_end.is_some_and(|end| {
-            (end.saturating_sub(OVERLAP_BYTES)..=end.saturating_add(SKIP_BYTES)).contains(&item.start)
-        });
+        let skip = if room { SKIP_BYTES } else { SKIP_BYTES_MIN };
+        let in_order = self
+            .last_end
+            .is_some_and(|end| item.start <= end.saturating_add(skip) && item.end > end);
         let bytes = if room || in_order {
             self.window_bytes()
         } else {
@@ -328,8 +367,12 @@ impl Pack {
         };
         let range = self.window_around(item, bytes);
         self.begin(number, &range, wait);
+        if range == *item {
+            // Across an edge: all around is there, which tells nothing of who reads how.
+            return (range, self.ahead(item).into_iter().collect());
+        }
         self.last_end = Some(range.end);
-        self.run = in_order.then(|| range.clone());
+        (self.run, self.at_end) = (in_order.then(|| range.clone()), false);
         let besides = if in_order {
             self.ahead(item).into_iter().collect()
         } else if room && self.misses >= GAPS_AFTER {
@@ -345,12 +388,12 @@ impl Pack {
     /// as far as the object goes.
     fn ahead(&mut self, item: &Range<u64>) -> Option<Range<u64>> {
         let run = self.run.as_ref()?;
-        if !run.contains(&item.start) {
+        if item.end <= run.start || item.start >= run.end {
             return None;
         }
         let next = run.end..run.end + 1;
         if next.end > self.object_len? {
-            self.run = None;
+            (self.run, self.at_end) = (None, true);
             return None;
         }
         let there = |range: &&Range<u64>| range.start <= next.start && range.end >= next.end;
@@ -381,7 +424,7 @@ impl Pack {
 
     /// The aligned window of this many bytes around an item, as far as the object goes.
     fn aligned(&self, item: &Range<u64>, bytes: u64) -> Range<u64> {
-        let mut range = item.start / bytes * bytes..item.end.next_multiple_of(bytes) + OVERLAP_BYTES;
+        let mut range = item.start / bytes * bytes..item.end.next_multiple_of(bytes) + overlap(bytes);
         if let Some(len) = self.object_len {
             range.end = range.end.min(len).max(item.end);
         }
@@ -396,14 +439,13 @@ impl Pack {
 
     /// What to fetch for an item: the aligned window around it, without what is there already but for the overlap.
     fn window_around(&self, item: &Range<u64>, bytes: u64) -> Range<u64> {
-        let mut range = self.aligned(item, bytes);
+        let (mut range, overlap) = (self.aligned(item, bytes), overlap(bytes));
         for other in self.known() {
             if other.end <= item.start {
-                range.start = range
-                    .start
-                    .max(other.end.saturating_sub(OVERLAP_BYTES).max(other.start));
+                let start = other.end.saturating_sub(overlap).max(other.start);
+                range.start = range.start.max(start);
             } else if other.start >= item.end {
-                range.end = range.end.min((other.start + OVERLAP_BYTES).min(other.end));
+                range.end = range.end.min((other.start + overlap).min(other.end));
             } else if other.start <= item.start {
                 range.start = range.start.max(item.start);
             } else {
@@ -584,7 +626,7 @@ mod tests {
         claims.fly(100_000..(1 << 20));
         assert_eq!(around(&claims, at(0, 100), MIN), 0..100_000 + OVERLAP_BYTES);
         let after = around(&claims, at(2 << 20, 100), 8 << 20);
-        assert_eq!(after, (1 << 20) - OVERLAP_BYTES..(8 << 20) + OVERLAP_BYTES);
+        assert_eq!(after, kib(1024 - 256, 8192 + 256));
         let across = around(&claims, at(99_900, 200), MIN);
         assert_eq!(across, 0..100_100, "an item across the edge is held whole");
     }
@@ -601,7 +643,7 @@ mod tests {
         let gaps = claims.pack.gaps(&item);
         assert_eq!(
             gaps,
-            [kib(0, 288), kib(480, 2080), kib(4068, 8224)],
+            [kib(0, 288), kib(480, 2080), kib(4068, 8448)],
             "of these 8 MiB"
         );
         claims.pack.object_len = Some(6000 << 10);

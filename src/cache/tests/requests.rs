@@ -142,6 +142,24 @@ async fn small_files_in_any_order_cost_few_requests() {
     );
 }
 
+/// Images of a data set: larger than a window's overlap, some hundred to a pack.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_on_in_another_pack_does_not_begin_anew() {
+    let place = Place::new(1 << 30);
+    let mut random = Random(16);
+    let cache = place.open();
+    for pack in 0..4 {
+        let plains = (0..150).map(|_| random.bytes(100_000)).collect();
+        for stored in place.script.store_small(plains).await {
+            check(&cache, &stored, 0..200_000, "in order").await;
+        }
+        let (requests, _) = place.script.taken();
+        // Two windows of 8 MiB, and what lies across their edge; in the first pack windows grow.
+        let most = if pack == 0 { 12 } else { 4 };
+        assert!(requests <= most, "{requests} requests for pack {pack}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_pack_is_here_after_its_first_item() {
     let place = Place::new(1 << 30);
