@@ -1,4 +1,4 @@
-//! Telling the kernel what it must forget, from a thread of its own.
+//! Telling the kernel what it must forget, from a thread of its own, and what it may keep ([`Notifications::fill`]).
 
 use std::ffi::OsStr;
 use std::io::Write;
