@@ -1,6 +1,7 @@
 //! A pod for tests: the real program, a real mount, directories of its own.
 
 use std::ffi::OsStr;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -346,6 +347,34 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within a minute");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The whole answer of an HTTP server on loopback, as that of `mount --metrics`.
+///
+/// # Panics
+/// When there is none.
+pub fn http_get(address: &str, path: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).expect("a server");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .expect("a request that is taken");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    text
+}
+
+/// A value out of Prometheus' text: of the first line of that name with `label` in it.
+///
+/// # Panics
+/// When there is none.
+pub fn metric(text: &str, name: &str, label: &str) -> f64 {
+    let mut lines = text.lines();
+    let line = lines.find(|line| line.starts_with(name) && line.contains(label));
+    let line = line.unwrap_or_else(|| panic!("{name} {label} in {text}"));
+    let value = line.rsplit(' ').next().expect("a value");
+    value.parse().expect("a number")
 }
 
 /// An S3 server in this process and pods that use it.

@@ -1,13 +1,12 @@
 //! Small files whose bytes the kernel gets with their opening: how often it asks, and that it never has old bytes.
 
 use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Barrier;
 
-use fuse_tests::pod::{Cluster, Pod};
+use fuse_tests::pod::{Cluster, Pod, http_get, metric};
 
 const FILES: usize = 200;
 
@@ -44,20 +43,12 @@ fn committed(cluster: &Cluster) -> Pod {
 
 /// Requests of this kind since the mount.
 fn requests(address: &str, operation: &str) -> u64 {
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    write!(
-        stream,
-        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let label = format!("operation=\"{operation}\"");
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("sailvol_fuse_requests_total") && line.contains(&label));
-    let line = line.unwrap_or_else(|| panic!("{operation} in {text}"));
-    line.rsplit(' ').next().unwrap().parse().unwrap()
+    let text = http_get(address, "/metrics");
+    metric(
+        &text,
+        "sailvol_fuse_requests_total",
+        &format!("operation=\"{operation}\""),
+    ) as u64
 }
 
 #[test]

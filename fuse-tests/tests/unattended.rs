@@ -1,11 +1,11 @@
 //! What a mount does by itself, and what it tells operators: autocommit, autoreload, watch, metrics, debug-bundle.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use fuse_tests::pod::{Cluster, Pod, wait_until};
+use fuse_tests::pod::{Cluster, Pod, http_get, metric, wait_until};
 use fuse_tests::s3d::{Action, FaultRule};
 use serde_json::Value;
 
@@ -243,18 +243,6 @@ fn watchers_are_told_what_happens_until_the_end() {
     assert!(watcher.0.wait().unwrap().success());
 }
 
-fn get(address: &str, path: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
-}
-
 #[test]
 fn metrics_count_what_was_done() {
     let cluster = Cluster::start();
@@ -264,15 +252,9 @@ fn metrics_count_what_was_done() {
     fs::write(a.path("f"), "one").unwrap();
     a.commit("f");
     fs::write(a.path("g"), "two").unwrap();
-    let text = get(&address, "/metrics");
+    let text = http_get(&address, "/metrics");
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-    let value = |name: &str, label: &str| -> f64 {
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(name) && line.contains(label));
-        let line = line.unwrap_or_else(|| panic!("{name} {label} in {text}"));
-        line.rsplit(' ').next().unwrap().parse().unwrap()
-    };
+    let value = |name: &str, label: &str| metric(&text, name, label);
     assert!((value("sailvol_commits_total", "automatic=\"no\"") - 1.0).abs() < f64::EPSILON);
     assert!((value("sailvol_dirty_changes", "volume=\"data\"") - 1.0).abs() < f64::EPSILON);
     assert!(value("sailvol_fuse_requests_total", "operation=\"create\"") >= 2.0);
@@ -282,7 +264,7 @@ fn metrics_count_what_was_done() {
             .total_cmp(&value("sailvol_head_record", ""))
             .is_eq()
     );
-    assert!(get(&address, "/").starts_with("HTTP/1.1 404"));
+    assert!(http_get(&address, "/").starts_with("HTTP/1.1 404"));
     // Others on the network are no business of ours.
     let message = a.fails(2, ["mount", "--metrics", "0.0.0.0:9187", "data", "/nowhere"]);
     assert!(message.contains("loopback"), "{message}");

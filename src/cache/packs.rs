@@ -84,7 +84,7 @@ struct Pack {
     last_end: Option<u64>,
     /// The window that was fetched last for somebody who goes through the pack in order.
     run: Option<Range<u64>>,
-    /// That one was the last.
+    /// Somebody has come to its end in order, and [`Packs::ended`] does not say so yet.
     at_end: bool,
 }
 
@@ -156,13 +156,12 @@ impl Packs {
     ) -> (ItemState, Vec<Gap>) {
         let mut packs = self.packs.lock();
         let pack = packs.entry(pack).or_default();
-        let covers = |flight: &&Flight| flight.range.start <= item.start && flight.range.end >= item.end;
         if let Some(window) = pack.covering(item) {
             window.used.store(disk.tick(), Relaxed);
             let ahead = self.go_on(disk, pack, item);
             return (ItemState::OnDisk(window), ahead.into_iter().collect());
         }
-        if let Some(flight) = pack.flights.iter().find(covers) {
+        if let Some(flight) = pack.flights.iter().find(|flight| covers(&flight.range, item)) {
             let state = ItemState::Fetching(flight.wait.clone(), flight.range.start);
             let ahead = self.go_on(disk, pack, item);
             return (state, ahead.into_iter().collect());
@@ -176,9 +175,7 @@ impl Packs {
         let number = disk.number();
         let room = disk.space.fits(AROUND_BYTES);
         let (range, besides) = pack.missed(item, room, number, wait);
-        if pack.at_end {
-            self.ended.store(pack.misses, Relaxed);
-        }
+        self.note_end(pack);
         let gaps = besides.into_iter().map(|range| pack.gap(disk, range)).collect();
         (ItemState::Fetch(range, number), gaps)
     }
@@ -190,12 +187,16 @@ impl Packs {
     }
 
     fn go_on(&self, disk: &Disk, pack: &mut Pack, item: &Range<u64>) -> Option<Gap> {
-        let before = pack.at_end;
         let range = pack.ahead(item);
-        if pack.at_end && !before {
+        self.note_end(pack);
+        range.map(|range| pack.gap(disk, range))
+    }
+
+    /// The first miss in another pack will know.
+    fn note_end(&self, pack: &mut Pack) {
+        if std::mem::take(&mut pack.at_end) {
             self.ended.store(pack.misses, Relaxed);
         }
-        range.map(|range| pack.gap(disk, range))
     }
 
     /// The window on disk that holds the item, if there is one.
@@ -314,6 +315,11 @@ impl Packs {
     }
 }
 
+/// True if all of the item lies in the window.
+fn covers(window: &Range<u64>, item: &Range<u64>) -> bool {
+    window.start <= item.start && window.end >= item.end
+}
+
 /// How far a window of so many bytes goes on behind its end.
 fn overlap(bytes: u64) -> u64 {
     OVERLAP_BYTES.max(bytes / OVERLAP_SHARE)
@@ -372,7 +378,7 @@ impl Pack {
             return (range, self.ahead(item).into_iter().collect());
         }
         self.last_end = Some(range.end);
-        (self.run, self.at_end) = (in_order.then(|| range.clone()), false);
+        self.run = in_order.then(|| range.clone());
         let besides = if in_order {
             self.ahead(item).into_iter().collect()
         } else if room && self.misses >= GAPS_AFTER {
@@ -396,8 +402,7 @@ impl Pack {
             (self.run, self.at_end) = (None, true);
             return None;
         }
-        let there = |range: &&Range<u64>| range.start <= next.start && range.end >= next.end;
-        let there = self.known().find(there).cloned();
+        let there = self.known().find(|range| covers(range, &next)).cloned();
         if there.is_some() {
             self.run = there;
             return None;
@@ -593,24 +598,21 @@ mod tests {
 
         /// All that is fetched when this item is asked for.
         fn ask(&mut self, item: Range<u64>, room: bool) -> Vec<Range<u64>> {
-            let covers = |known: &Range<u64>| known.start <= item.start && known.end >= item.end;
-            let mut fetched = Vec::new();
-            if self.pack.known().any(covers) {
-                fetched.extend(self.pack.ahead(&item));
+            let (missed, besides) = if self.here(&item) {
+                (None, self.pack.ahead(&item).into_iter().collect())
             } else {
                 let (range, besides) = self.pack.missed(&item, room, 1, &self.wait);
-                assert!(covers(&range), "{range:?} for {item:?}");
-                fetched.push(range);
-                for range in &besides {
-                    self.fly(range.clone());
-                }
-                fetched.extend(besides);
-                return fetched;
-            }
-            for range in &fetched {
+                assert!(covers(&range, &item), "{range:?} for {item:?}");
+                (Some(range), besides)
+            };
+            for range in &besides {
                 self.fly(range.clone());
             }
-            fetched
+            missed.into_iter().chain(besides).collect()
+        }
+
+        fn here(&self, item: &Range<u64>) -> bool {
+            self.pack.known().any(|known| covers(known, item))
         }
     }
 
@@ -658,8 +660,7 @@ mod tests {
         let (mut waited, mut fetched) = (0, 0);
         for at in 0..16 << 10 {
             let item = kib(at, at + 1);
-            let there = |known: &Range<u64>| known.start <= item.start && known.end >= item.end;
-            waited += u32::from(!claims.pack.known().any(there));
+            waited += u32::from(!claims.here(&item));
             fetched += claims.ask(item, !ROOM).len();
         }
         assert_eq!(waited, 2, "at the beginning, and where the first window ends");

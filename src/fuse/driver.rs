@@ -520,7 +520,7 @@ impl Filesystem for Driver {
             move |opened| match opened {
                 Ok(file) => {
                     if let Some(notifications) = link.notifications.get() {
-                        giver.give_small(&file, |ino, bytes| notifications.fill(ino, bytes));
+                        giver.give_small(ino.0, file.fh, |bytes| notifications.fill(ino.0, bytes));
                     }
                     reply_opened(reply, &file, &closer);
                 }

@@ -153,8 +153,8 @@ impl View {
     /// Meanwhile nobody changes the file and nobody reads it through the kernel: what another handle would do waits for the
     /// file's lock, or is seen in the count of handles. So pages are never older than the file, and the kernel never waits
     /// for a reader whose question waits for this one.
-    pub fn give_small(&self, open: &OpenFile, give: impl FnOnce(Ino, &[u8])) {
-        let handle = self.files.read().get(&open.fh).cloned();
+    pub fn give_small(&self, ino: Ino, fh: Fh, give: impl FnOnce(&[u8])) {
+        let handle = self.file_handle(ino, fh).ok();
         let Some(handle) = handle.filter(|handle| handle.flags.read && !handle.flags.write) else {
             return;
         };
@@ -168,7 +168,7 @@ impl View {
             return;
         }
         let given = |inode: &Inode| inode.given.load(Ordering::Relaxed);
-        if self.space.read().inodes.get(handle.ino).is_none_or(given) {
+        if self.space.read().inodes.get(ino).is_none_or(given) {
             return;
         }
         let found = usize::try_from(*size)
@@ -176,8 +176,8 @@ impl View {
             .and_then(|len| self.source.read_local(content, *size, 0, len))
             .filter(|found| found.len() as u64 == *size);
         if let Some(found) = found {
-            give(handle.ino, &found);
-            if let Some(inode) = self.space.read().inodes.get(handle.ino) {
+            give(&found);
+            if let Some(inode) = self.space.read().inodes.get(ino) {
                 inode.given.store(true, Ordering::Relaxed);
             }
         }

@@ -43,6 +43,12 @@ impl Random {
         self.next() % bound.max(1)
     }
 
+    pub fn shuffle<T>(&mut self, all: &mut [T]) {
+        for n in (1..all.len()).rev() {
+            all.swap(n, self.below(n as u64 + 1) as usize);
+        }
+    }
+
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         let seed = self.next().to_le_bytes();

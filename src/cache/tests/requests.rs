@@ -120,9 +120,7 @@ async fn small_files_in_any_order_cost_few_requests() {
         .collect();
     let bytes: usize = plains.iter().map(Vec::len).sum();
     let mut all = place.script.store_small(plains).await;
-    for n in (1..all.len()).rev() {
-        all.swap(n, random.below(n as u64 + 1) as usize);
-    }
+    random.shuffle(&mut all);
     let cache = place.open();
     for stored in &all {
         check(&cache, stored, 0..9999, "in any order").await;
@@ -188,9 +186,7 @@ async fn a_full_cache_makes_no_guesses() {
         let plains = (0..400).map(|_| random.bytes(32_000)).collect();
         all.extend(place.script.store_small(plains).await);
     }
-    for n in (1..all.len()).rev() {
-        all.swap(n, random.below(n as u64 + 1) as usize);
-    }
+    random.shuffle(&mut all);
     let cache = place.open();
     let (warm, measured) = all.split_at(600);
     for stored in warm {

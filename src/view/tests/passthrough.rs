@@ -227,9 +227,9 @@ fn readers_are_left_behind_where_their_file_cannot_be_written() {
 }
 
 /// What goes to the kernel with an opening: `Some` of the bytes.
-fn given(view: &View, open: &OpenFile) -> Option<(Ino, Vec<u8>)> {
+fn given(view: &View, ino: Ino, open: &OpenFile) -> Option<Vec<u8>> {
     let mut given = None;
-    view.give_small(open, |ino, bytes| given = Some((ino, bytes.to_vec())));
+    view.give_small(ino, open.fh, |bytes| given = Some(bytes.to_vec()));
     given
 }
 
@@ -248,27 +248,31 @@ fn a_small_file_is_given_once_to_its_only_reader() {
         let ino = known(&view, name).ino;
         world.read_all(ino);
         let opened = open(ino, READ);
-        assert_eq!(given(&view, &opened), None, "{name}");
+        assert_eq!(given(&view, ino, &opened), None, "{name}");
         view.release(ino, opened.fh);
     }
 
     let first = open(f, READ);
     let second = open(f, READ);
-    assert_eq!(given(&view, &first), None, "who has it open too may be reading");
+    assert_eq!(
+        given(&view, f, &first),
+        None,
+        "who has it open too may be reading"
+    );
     view.release(f, second.fh);
-    assert_eq!(given(&view, &first), Some((f, b"small".to_vec())));
-    assert_eq!(given(&view, &first), None, "the kernel has them");
+    assert_eq!(given(&view, f, &first), Some(b"small".to_vec()));
+    assert_eq!(given(&view, f, &first), None, "the kernel has them");
     view.release(f, first.fh);
     let again = open(f, READ);
-    assert_eq!(given(&view, &again), None, "also at the next opening");
+    assert_eq!(given(&view, f, &again), None, "also at the next opening");
     view.release(f, again.fh);
 
     let writer = open(g, WRITE);
-    assert_eq!(given(&view, &writer), None, "its pages are about to change");
+    assert_eq!(given(&view, g, &writer), None, "its pages are about to change");
     let reader = open(g, READ);
-    assert_eq!(given(&view, &reader), None);
+    assert_eq!(given(&view, g, &reader), None);
     run(view.write(g, writer.fh, 0, b"o", false)).unwrap();
     view.release(g, writer.fh);
-    assert_eq!(given(&view, &reader), None, "a local file");
+    assert_eq!(given(&view, g, &reader), None, "a local file");
     view.release(g, reader.fh);
 }
