@@ -387,8 +387,15 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a server.
     pub fn start() -> Cluster {
-        let server =
-            crate::s3d::S3d::start_blocking(crate::s3d::S3dOptions::default()).expect("a server on loopback");
+        Cluster::start_with(crate::s3d::S3dOptions::default())
+    }
+
+    /// Starts a server with other options.
+    ///
+    /// # Panics
+    /// As [`Cluster::start`].
+    pub fn start_with(options: crate::s3d::S3dOptions) -> Cluster {
+        let server = crate::s3d::S3d::start_blocking(options).expect("a server on loopback");
         let credentials = server.credentials_file().expect("a file for the keys");
         Cluster { server, credentials }
     }
