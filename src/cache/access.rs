@@ -4,6 +4,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
@@ -184,6 +185,11 @@ impl Cache {
             memory_bytes: self.nodes.lock().weight() + self.pieces.lock().weight(),
             ..self.remote.counters.snapshot()
         }
+    }
+
+    /// Bytes that have arrived from the store since the opening.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.remote.counters.fetched_bytes.load(Relaxed)
     }
 
     /// The cache itself, for tasks that go on when the caller has left.

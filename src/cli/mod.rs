@@ -117,6 +117,7 @@ impl Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     crate::daemon::keep_memory_private();
+    crate::mount::limit_arenas();
     let words: Vec<OsString> = std::env::args_os().collect();
     // Not a command: only `sailvol mount` starts it, and no help or completion shows it.
     if words.get(1).is_some_and(|word| word == mount::DAEMON) {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::kept::{drop_unneeded, keep_prepared, keep_record};
 use super::live::{Exclusive, ProgressSink};
 use super::local::{count_changes, local_tree};
-use super::memory::give_back;
+use super::memory::give_back_after;
 use super::patience::Waiting;
 use super::unattended::{check_deletions, is_same_tree};
 use super::unsettled::commit_failure;
@@ -217,7 +217,7 @@ impl Mount {
         answer.settled = settled.map(|settled| settled.seq);
         let nodes = frozen.state.nodes.len();
         drop((frozen, done));
-        give_back(nodes);
+        give_back_after(nodes, answer.bytes_sent);
         tracing::info!(
             seq = answer.seq,
             record = answer.record.map(|hash| hash.to_string()),

@@ -40,6 +40,7 @@ pub use create::create_volume;
 pub use events::{Counts, Event, EventStream, Happening};
 pub use failure::{Failure, FailureKind, STORE_TIME, no_answer};
 pub use live::{Mount, ProgressSink};
+pub use memory::limit_arenas;
 pub use options::{KernelCaches, MountOptions, MountSummary, OpenedMount};
 pub use report::Statistics;
 pub use unattended::{DELETED_FREE, DELETED_PERCENT, Unattended};

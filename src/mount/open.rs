@@ -120,6 +120,7 @@ impl Mount {
         }));
         mount.learn_head(&start.head);
         mount.watch_kept();
+        mount.watch_memory();
         mount.start_leasing();
         mount.start_watching();
         mount.start_unattended();
