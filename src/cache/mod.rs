@@ -66,7 +66,6 @@ mod tests;
 
 pub use access::Cache;
 pub use adopt::PinnedFile;
-pub use budget::memory_budget;
 pub use check::{CacheCheck, cache_dirs, check_cache};
 pub use lease::{Unused, has_no_writer, is_unused};
 pub use options::{Adoption, CacheError, CacheOptions, KeptCheck};

@@ -22,7 +22,6 @@ use super::extents::{self, BaseChunks, NewPage, PageRef};
 use super::ledger::{self, Arrived, UploadLedger};
 use super::packer::{PackedBlob, Packer, Packs};
 use super::progress::Progress;
-use crate::cache::memory_budget;
 use crate::format::{
     EncodedBlob, EncodedChunk, content_id, encode_hashed_blob, encode_hashed_chunk, hash_chunk,
 };
@@ -71,6 +70,9 @@ impl ChunkHints for NoHints {
     fn learn(&self, _id: &Hash, _epoch: Epoch) {}
 }
 
+/// The largest chunk (FORMAT.md): it must go through in any case.
+const READ_BYTES_MIN: u64 = 64 << 20;
+
 /// How much an upload may do at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct UploadLimits {
@@ -88,7 +90,7 @@ impl Default for UploadLimits {
     fn default() -> UploadLimits {
         UploadLimits {
             // What is read is there a second time while it is encoded.
-            read_bytes: memory_budget() / 2,
+            read_bytes: READ_BYTES_MIN,
             requests: 16,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             small_files: 64,
@@ -217,7 +219,7 @@ impl Upload<'_> {
             up: self,
             arrived: Arc::new(Arrived::parse(&recorded, usable)),
             claimed: Mutex::new(HashMap::new()),
-            memory: Semaphore::new(mebibytes(self.limits.read_bytes).max(64) as usize),
+            memory: Semaphore::new(mebibytes(self.limits.read_bytes.max(READ_BYTES_MIN)) as usize),
             threads: Arc::new(Semaphore::new(self.limits.threads.max(1))),
             requests: Semaphore::new(self.limits.requests.max(1)),
             packer: tokio::sync::Mutex::new(Packer::new(self.volume.clone(), self.epoch)),

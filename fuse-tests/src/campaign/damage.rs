@@ -338,7 +338,7 @@ fn daemon_log(pod: &Pod) -> String {
 fn damaged_cache(plan: &Plan, seed: u64, cluster: &Cluster, model: &Model, tally: &mut Tally) {
     let mut random = Random::new(seed);
     let pod = cluster.pod();
-    let options: Vec<&str> = plan.mount_options.iter().map(String::as_str).collect();
+    let options = plan.options();
     pod.mount("data", &options);
     let mut harms = Vec::new();
     let context = |when: &str, harms: &[String]| format!("seed {seed}, cache damaged {when}: {harms:?}");

@@ -96,7 +96,7 @@ pub fn run_failing_calls(plan: &Plan) -> Tally {
 
 fn options(plan: &Plan) -> Vec<&str> {
     let mut options = vec!["--create", "--cache-floor", "0"];
-    options.extend(plan.mount_options.iter().map(String::as_str));
+    options.extend(plan.options());
     options
 }
 

@@ -163,7 +163,7 @@ impl World<'_> {
             self.kill_mounting(number);
         }
         self.sometimes_fail();
-        let options: Vec<&str> = self.plan.mount_options.iter().map(String::as_str).collect();
+        let options = self.plan.options();
         self.pod.mount("data", &options);
         self.recover(seed, kill);
         if let Some(interrupted) = self.interrupted.take() {

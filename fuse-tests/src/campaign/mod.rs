@@ -46,6 +46,10 @@ impl Plan {
         }
     }
 
+    pub(crate) fn options(&self) -> Vec<&str> {
+        self.mount_options.iter().map(String::as_str).collect()
+    }
+
     pub(crate) fn say(&self, text: impl fmt::Display) {
         if self.verbose {
             eprintln!("{text}");

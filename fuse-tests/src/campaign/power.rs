@@ -138,7 +138,7 @@ impl World<'_> {
     fn mount(&self, more: &[&str]) {
         let mut options: Vec<&str> = vec!["--cache-size", "32M", "--cache-floor", "1M"];
         options.extend(more);
-        options.extend(self.plan.mount_options.iter().map(String::as_str));
+        options.extend(self.plan.options());
         self.pod.mount("data", &options);
     }
 

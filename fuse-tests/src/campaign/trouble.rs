@@ -111,7 +111,7 @@ fn without_store(plan: &Plan, fault: Action, outage: Outage) {
     let pod = cluster.pod();
     let timeout = format!("{}s", outage.remote_timeout.as_secs());
     let mut options = vec!["--remote-timeout", timeout.as_str()];
-    options.extend(plan.mount_options.iter().map(String::as_str));
+    options.extend(plan.options());
     pod.mount("data", &options);
     assert_eq!(fs::read(pod.path("small")).expect("a read"), b"cached");
     assert!(fs::read(pod.path("large0")).expect("a read") == large[0]);
@@ -238,10 +238,7 @@ fn requests_of_work(plan: &Plan, throttled: f64, seed: u64) -> u64 {
     });
     let (writer, reader) = (cluster.pod(), cluster.pod());
     writer.mount("data", &["--create"]);
-    reader.mount(
-        "data",
-        &plan.mount_options.iter().map(String::as_str).collect::<Vec<_>>(),
-    );
+    reader.mount("data", &plan.options());
     let mut random = Random::new(seed);
     let reject = Action::Reject {
         status: 503,
