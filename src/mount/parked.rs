@@ -4,7 +4,7 @@
 //! What cannot be moved, because nodes of the old base that the move needs are gone, stays on the old base: it can still
 //! be read as far as it is here, and salvaged, which beats a mount that refuses.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::compare::Compared;
@@ -13,7 +13,7 @@ use super::reload::snapshot;
 use super::source::MountSource;
 use super::{Failure, FailureKind};
 use crate::commit::{CarriedOver, carry_over};
-use crate::model::TreeRoot;
+use crate::model::{Seq, TreeRoot};
 use crate::overlay::{Overlay, OverlayState};
 use crate::volume::{Head, rules};
 
@@ -32,15 +32,25 @@ pub(super) async fn take_up(
     head: &Head,
 ) -> Result<Option<String>, Failure> {
     let (state, _) = snapshot(overlay);
-    let from = state.base.seq;
-    if state.is_clean() || rules::is_protected(&head.record().gc, from) {
+    // Not the base alone: what is clean in the view may have come from any of the sources (LOG.md 3).
+    let sources: BTreeSet<Seq> = state
+        .base
+        .sources
+        .iter()
+        .copied()
+        .chain([state.base.seq])
+        .collect();
+    let gone = sources
+        .into_iter()
+        .find(|seq| !rules::is_protected(&head.record().gc, *seq));
+    let Some(gone) = gone.filter(|_| !state.is_clean()) else {
         return Ok(None);
-    }
+    };
     let carried = match move_to(overlay, source, base, &state, head).await {
         Ok(carried) => carried,
         Err(error) => {
             return Ok(Some(format!(
-                "the volume does not keep record {from} any more, on which there are local changes, and they cannot be \
+                "the volume does not keep record {gone} any more, on which local changes build, and they cannot be \
                  put on record {}: {error}; they stay where they are, and files that were not changed may not be readable",
                 head.seq()
             )));
@@ -56,7 +66,7 @@ pub(super) async fn take_up(
         .map_err(|e| Failure::new(FailureKind::Failed, e.to_string()))?;
     *base = head.record().root.root.clone();
     let mut told = format!(
-        "the volume does not keep record {from} any more, on which there were local changes: they stand on record {} now",
+        "the volume does not keep record {gone} any more, on which local changes built: they stand on record {} now",
         head.seq()
     );
     if !overwrote.is_empty() {

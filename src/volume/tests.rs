@@ -317,6 +317,50 @@ async fn a_record_is_published_once_whatever_happens_to_the_answers() {
 }
 
 #[tokio::test]
+async fn a_search_below_the_fence_reads_the_list_once_in_order() {
+    const RECORDS: u64 = 200;
+    let store = scripted();
+    let Opened { volume, mut head } = new_volume(&store, "data").await;
+    for n in 1..=RECORDS {
+        head = publish_ok(&volume, &head, n).await;
+    }
+    store.memory.advance_time(Duration::from_secs(3 * 86400));
+    let fence = publish_fence(&volume, &volume.head().await.unwrap(), &[]).await;
+    trim(&volume, 0..RECORDS).await;
+    for wanted in [1, 2, 57, RECORDS - 1] {
+        for since in [0, wanted - 1, wanted / 2] {
+            let src = RemoteSource::new(volume.clone());
+            let found = volume.find_txn(&src, &fence, txn(wanted), since).await.unwrap();
+            assert_eq!(found.map(|f| f.seq), Some(wanted), "since {since}");
+        }
+        let src = RemoteSource::new(volume.clone());
+        let found = volume.find_txn(&src, &fence, txn(wanted), wanted).await.unwrap();
+        assert_eq!(found, None, "published before the search begins");
+    }
+    // As many requests as the list has windows, whatever the number of records.
+    store.take_calls();
+    let src = RemoteSource::new(volume.clone());
+    assert_eq!(volume.find_txn(&src, &fence, txn(9999), 0).await.unwrap(), None);
+    let calls = store.take_calls().len();
+    assert!(calls <= 8, "{calls} requests");
+}
+
+#[tokio::test]
+async fn a_search_that_sleeps_for_an_hour_begins_again_under_a_new_head() {
+    let store = scripted();
+    let Opened { volume, head } = new_volume(&store, "data").await;
+    let first = publish_ok(&volume, &head, 1).await;
+    publish_ok(&volume, &first, 2).await;
+    let newest = volume.head().await.unwrap();
+    let src = RemoteSource::new(volume.clone());
+    store.plan(Verb::Get, "/log/", Fault::Slow(4000));
+    let slept = volume.find_txn(&src, &newest, txn(9), 0).await;
+    assert!(matches!(slept, Err(VolumeError::Busy { .. })), "{slept:?}");
+    let newest = volume.head().await.unwrap();
+    assert_eq!(volume.find_txn(&src, &newest, txn(9), 0).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_slow_writer_in_a_reused_slot_is_sent_back_and_a_fenced_record_is_found() {
     let store = scripted();
     let Opened { volume, head } = new_volume(&store, "data").await;
