@@ -1,10 +1,13 @@
 //! `sailvol cat`.
 
+use std::ffi::OsString;
+
+use clap_complete::engine::ArgValueCompleter;
 use futures::stream::StreamExt;
 
+use super::complete;
 use super::context::Context;
 use super::remote::Remote;
-use crate::config::VolumePath;
 use crate::model::EntryBody;
 use crate::mount::{Failure, FailureKind};
 
@@ -12,19 +15,20 @@ use crate::mount::{Failure, FailureKind};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// VOLUME:/path of each file
-    #[arg(required = true)]
-    paths: Vec<String>,
+    #[arg(required = true, add = ArgValueCompleter::new(complete::volume_paths))]
+    paths: Vec<OsString>,
 }
 
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    for text in &args.paths {
-        let place = VolumePath::parse(text, &context.environment)
-            .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+    for given in &args.paths {
+        let place = context.volume_path("cat", given)?;
         let remote = Remote::open(&place.volume, context).await?;
-        let entry = remote.entry(&place.path).await?;
+        let path = remote.path(&place.path).await?;
+        let entry = remote.entry(&path).await?;
         let EntryBody::File { size, content } = &entry.body else {
-            return Err(Failure::new(FailureKind::Usage, format!("{text} is not a file")));
+            let text = format!("{}:{path} is not a file", remote.volume.name());
+            return Err(Failure::new(FailureKind::Usage, text));
         };
         let mut pieces = std::pin::pin!(remote.pieces(*size, content));
         while let Some(piece) = pieces.next().await {

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap_complete::engine::ArgValueCompleter;
+
+use super::complete;
 use super::context::Context;
 use super::progress::ProgressView;
 use super::table::count;
-use crate::config::{format_bytes, parse_duration};
+use crate::config::{format_bytes, parse_timeout};
 use crate::control::Request;
 use crate::mount::{CommitAnswer, CommitRequest, Failure, OverwrittenPath};
 
@@ -17,6 +20,7 @@ use crate::mount::{CommitAnswer, CommitRequest, Failure, OverwrittenPath};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A directory in the mount (default: the current one, or the only mount)
+    #[arg(add = ArgValueCompleter::new(complete::mounts))]
     dir: Option<PathBuf>,
     /// Text for the log
     #[arg(short, long, value_name = "TEXT", default_value = "")]
@@ -28,7 +32,7 @@ pub struct Args {
     #[arg(long)]
     no_wait: bool,
     /// Give up after this long without an answer from the store
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_timeout)]
     timeout: std::time::Duration,
 }
 
@@ -49,10 +53,20 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 
 /// A commit for people.
 pub fn text(answer: &CommitAnswer) -> String {
+    let of = |word: &str| match answer.dir.is_empty() {
+        true => String::new(),
+        false => format!(" {word} {}", answer.dir),
+    };
     let mut out = match (answer.seq, answer.record) {
-        (Some(seq), Some(record)) => format!("committed record {seq} ({})\n", &record.to_string()[..12]),
-        _ if answer.dry_run => "would commit\n".to_owned(),
-        _ => return "nothing to commit\n".to_owned(),
+        (Some(seq), Some(record)) => {
+            format!(
+                "committed record {seq} ({}){}\n",
+                &record.to_string()[..12],
+                of("of")
+            )
+        }
+        _ if answer.dry_run => format!("would commit{}\n", of("of")),
+        _ => return format!("nothing to commit{}\n", of("in")),
     };
     if let Some(settled) = answer.settled {
         if answer.seq == Some(settled) {
@@ -80,12 +94,12 @@ pub fn text(answer: &CommitAnswer) -> String {
     if !answer.merged_with.is_empty() {
         let list: Vec<String> = answer.merged_with.iter().map(u64::to_string).collect();
         out.push_str(&format!(
-            "  merged with {} by others: {} (`sailvol reload` shows them)\n",
+            "  merged with {} by others: {} (published, not shown here yet: `sailvol reload`)\n",
             count(answer.merged_with.len() as u64, "record"),
             list.join(", ")
         ));
     }
-    out.push_str(&overwritten_text(&answer.overwrote));
+    out.push_str(&overwritten_text(&answer.overwrote, answer.overwrote_more));
     if !answer.still_written.is_empty() {
         out.push_str("  still being written (the next commit brings the rest):\n");
         for path in &answer.still_written {
@@ -96,7 +110,7 @@ pub fn text(answer: &CommitAnswer) -> String {
 }
 
 /// The paths where local changes were put over unseen ones.
-pub fn overwritten_text(overwrote: &[OverwrittenPath]) -> String {
+pub fn overwritten_text(overwrote: &[OverwrittenPath], more: u64) -> String {
     let mut out = String::new();
     if !overwrote.is_empty() {
         out.push_str(
@@ -110,6 +124,9 @@ pub fn overwritten_text(overwrote: &[OverwrittenPath]) -> String {
             .map(|from| format!(" (was {from})"))
             .unwrap_or_default();
         out.push_str(&format!("    {}{moved}: {}\n", item.path, item.register));
+    }
+    if more > 0 {
+        out.push_str(&format!("    ... and {}\n", count(more, "more path")));
     }
     out
 }

@@ -1,12 +1,17 @@
 //! `sailvol cp`.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+use clap_complete::engine::ArgValueCompleter;
+
+use super::complete;
 use super::context::Context;
 use super::gather::{in_the_way, random};
 use super::publish::{PublishArgs, publish};
 use super::put::Target;
 use super::remote::Remote;
 use crate::commit::{Edit, FileIds, LocalFiles};
-use crate::config::VolumePath;
 use crate::mount::{Failure, FailureKind};
 
 /// Copy files within a volume without a mount; no bytes are sent
@@ -15,11 +20,11 @@ use crate::mount::{Failure, FailureKind};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// VOLUME:/path of each source
-    #[arg(required = true, value_name = "VOLUME:/SOURCE")]
-    sources: Vec<String>,
+    #[arg(required = true, value_name = "VOLUME:/SOURCE", add = ArgValueCompleter::new(complete::volume_paths))]
+    sources: Vec<OsString>,
     /// VOLUME:/path of the target
-    #[arg(value_name = "VOLUME:/TARGET")]
-    target: String,
+    #[arg(value_name = "VOLUME:/TARGET", add = ArgValueCompleter::new(complete::volume_paths))]
+    target: OsString,
     /// Directories too, with all that is in them
     #[arg(short, long)]
     recursive: bool,
@@ -32,10 +37,7 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let parse = |text: &String| {
-        VolumePath::parse(text, &context.environment)
-            .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))
-    };
+    let parse = |given: &OsString| context.volume_path("cp", given);
     let target = parse(&args.target)?;
     let sources = args.sources.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     if let Some(other) = sources.iter().find(|source| source.volume != target.volume) {
@@ -45,12 +47,17 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         );
         let hint = format!(
             "sailvol get {}:{} DIR && sailvol put DIR/... {}:{}",
-            other.volume, other.path, target.volume, target.path
+            other.volume,
+            other.path.meant(),
+            target.volume,
+            target.path.meant()
         );
         return Err(Failure::new(FailureKind::Usage, text).hint(hint));
     }
     let remote = Remote::open(&target.volume, context).await?;
-    let place = Target::look(&remote, &target.path, args.target.ends_with('/'), sources.len()).await?;
+    let into = remote.path(&target.path).await?;
+    let slash = args.target.as_bytes().ends_with(b"/");
+    let place = Target::look(&remote, &into, slash, sources.len()).await?;
     let now = remote.volume.clock().now();
     let mut ids = FileIds::new(random()?);
     let mut edits = Vec::new();
@@ -59,13 +66,13 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         attrs.file_id = ids.draw();
         (attrs.mtime, attrs.ctime) = (now, now);
         edits.push(Edit::Mkdir {
-            path: target.path.clone(),
+            path: into.clone(),
             attrs: attrs.clone(),
             parents: Some(attrs),
         });
     }
     for source in sources {
-        let from = source.path;
+        let from = remote.path(&source.path).await?;
         let entry = remote.entry(&from).await?;
         if entry.is_dir() && !args.recursive {
             return Err(
@@ -89,7 +96,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         match remote.find(&to).await? {
             Some(there) if there.is_dir() => {
                 return Err(
-                    Failure::new(FailureKind::Refused, format!("{to}: is there as a directory"))
+                    Failure::new(FailureKind::Exists, format!("{to}: is there as a directory"))
                         .hint("`sailvol rm -r` removes it"),
                 );
             }

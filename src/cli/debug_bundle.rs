@@ -109,7 +109,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(FailureKind::Failed, format!("{}: {error}", path.display()))
+    Failure::new(FailureKind::of_io(error), format!("{}: {error}", path.display()))
 }
 
 fn absolute(path: &Path) -> PathBuf {

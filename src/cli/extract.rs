@@ -524,7 +524,7 @@ fn os(name: &Name) -> &OsStr {
 
 fn in_the_way(shown: &Path, how: &str) -> Failure {
     let failure = Failure::new(
-        FailureKind::Refused,
+        FailureKind::Exists,
         format!("{}: is there {how}", shown.display()),
     );
     failure.hint("--force replaces files (never directories)")

@@ -183,7 +183,7 @@ impl<'a> Gatherer<'a> {
                     next.path,
                     next.local.display()
                 );
-                return Err(Failure::new(FailureKind::Refused, text).hint("`sailvol rm -r` removes it"));
+                return Err(Failure::new(FailureKind::Exists, text).hint("`sailvol rm -r` removes it"));
             }
             Some(_) if !self.force => return Err(in_the_way(&next.path)),
             _ => {}
@@ -292,11 +292,7 @@ pub fn volume_name(text: &OsStr, local: &Path) -> Result<Name, Failure> {
 
 /// What the system said about a local path.
 pub fn local_failure(local: &Path, error: &io::Error) -> Failure {
-    let kind = match error.kind() {
-        io::ErrorKind::PermissionDenied => FailureKind::NoAccess,
-        _ => FailureKind::Failed,
-    };
-    Failure::new(kind, format!("{}: {error}", local.display()))
+    Failure::new(FailureKind::of_io(error), format!("{}: {error}", local.display()))
 }
 
 /// Random bytes for identifiers.
@@ -313,7 +309,7 @@ pub fn random<const N: usize>() -> Result<[u8; N], Failure> {
 /// A file is there, and nobody said that it may go.
 pub fn in_the_way(path: &VolPath) -> Failure {
     Failure::new(
-        FailureKind::Refused,
+        FailureKind::Exists,
         format!("{path}: is there already; nothing was changed"),
     )
     .hint("--force replaces files (never directories)")

@@ -1,24 +1,28 @@
 //! `sailvol get`.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use clap_complete::engine::ArgValueCompleter;
 use futures::future::BoxFuture;
 use futures::stream::StreamExt;
 use serde::Serialize;
 
+use super::complete;
 use super::context::Context;
 use super::extract::{Done, Extractor};
 use super::gather::local_failure;
 use super::progress::ProgressView;
 use super::remote::Remote;
 use super::table::count;
-use crate::config::{VolumePath, format_bytes};
+use crate::config::format_bytes;
 use crate::model::{
-    ChunkRef, Content, DirTree, EXTENT_PAGE_CHUNKS, Entry, EntryBody, LinkId, Name, chunk_count, chunk_len,
+    ChunkRef, Content, DirTree, EXTENT_PAGE_CHUNKS, Entry, EntryBody, LinkId, Name, VolPath, chunk_count,
+    chunk_len, show,
 };
 use crate::mount::{Failure, FailureKind, Progress};
 use crate::tree;
@@ -33,8 +37,8 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// VOLUME:/path
-    #[arg(value_name = "VOLUME:/PATH")]
-    source: String,
+    #[arg(value_name = "VOLUME:/PATH", add = ArgValueCompleter::new(complete::volume_paths))]
+    source: OsString,
     /// Where to, or - for standard output
     #[arg(default_value = ".")]
     local: PathBuf,
@@ -57,26 +61,23 @@ struct Answer {
 
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let place = VolumePath::parse(&args.source, &context.environment)
-        .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+    let place = context.volume_path("get", &args.source)?;
+    context.refuse_volume_path("get", "a place on this machine", args.local.as_os_str())?;
     let remote = Remote::open(&place.volume, context).await?;
+    let path = remote.path(&place.path).await?;
     // A hard link stays one: its other names may be among what is copied.
-    let entry = match remote.find(&place.path).await? {
-        Some(entry) if place.path.0.is_empty() => entry,
-        Some(entry) => entry,
-        None => return remote.entry(&place.path).await.map(drop),
-    };
+    let entry = remote.find(&path).await?.ok_or_else(|| remote.missing(&path))?;
     if args.local.as_os_str() == "-" {
-        return to_stdout(&remote, &args.source, entry, context).await;
+        return to_stdout(&remote, &path, entry, context).await;
     }
-    let (dir, name) = target(&args.local, place.path.0.last())?;
+    let (dir, name) = target(&args.local, path.0.last())?;
     let totals = Size::of(&remote, &entry).await?;
     check_room(&remote, &dir, &entry, totals).await?;
     let started = Instant::now();
     let done = Arc::new(Done::default());
     let extractor = Extractor::new(&remote, args.force, done.clone());
     let view = ProgressView::new(context);
-    let work = extractor.extract(&dir, name.clone(), &place.path, entry);
+    let work = extractor.extract(&dir, name.clone(), &path, entry);
     let mut work = std::pin::pin!(work);
     let mut ticks = tokio::time::interval(SHOW_EVERY);
     loop {
@@ -102,7 +103,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         ))
     });
     let answer = Answer {
-        to: to.display().to_string(),
+        to: show(to.as_os_str().as_encoded_bytes()),
         files: done.files.load(Relaxed),
         dirs: done.dirs.load(Relaxed),
         bytes: done.bytes.load(Relaxed),
@@ -111,7 +112,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             .not_kept
             .lock()
             .iter()
-            .map(|(what, times)| format!("{what} ({times} times)"))
+            .map(|(what, times)| format!("{what} ({})", count(*times, "time")))
             .collect(),
     };
     for what in &answer.not_kept {
@@ -128,13 +129,14 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     })
 }
 
-async fn to_stdout(remote: &Remote, source: &str, entry: Entry, context: &Context) -> Result<(), Failure> {
+async fn to_stdout(remote: &Remote, path: &VolPath, entry: Entry, context: &Context) -> Result<(), Failure> {
     let inode = remote.inode(entry).await?;
     let EntryBody::File { size, content } = &inode.body else {
-        return Err(
-            Failure::new(FailureKind::Usage, format!("{source} is not a file"))
-                .hint("only a file goes to standard output"),
-        );
+        return Err(Failure::new(
+            FailureKind::Usage,
+            format!("{}:{path} is not a file", remote.volume.name()),
+        )
+        .hint("only a file goes to standard output"));
     };
     let mut pieces = std::pin::pin!(remote.pieces(*size, content));
     while let Some(piece) = pieces.next().await {
@@ -171,7 +173,7 @@ fn target(local: &Path, name: Option<&Name>) -> Result<(PathBuf, Option<Name>), 
     };
     if !above.is_dir() {
         return Err(Failure::new(
-            FailureKind::Failed,
+            FailureKind::NotFound,
             format!("{}: no such directory", above.display()),
         )
         .hint(format!("mkdir -p {}", above.display())));
@@ -326,7 +328,7 @@ mod tests {
         assert!(at("made").is_dir());
         assert_eq!(
             target(&at("x/y"), Some(&name)).unwrap_err().kind,
-            FailureKind::Failed
+            FailureKind::NotFound
         );
         std::fs::write(at("file"), b"").unwrap();
         assert_eq!(

@@ -6,7 +6,9 @@
 use std::fmt::Write;
 
 use crate::mount::FailureKind;
-use crate::mount::FailureKind::{Damaged, NoAccess, OutcomeUnknown, Refused, StoreUnreachable};
+use crate::mount::FailureKind::{
+    Damaged, Exists, NoAccess, NotFound, OutcomeUnknown, Refused, StoreUnreachable,
+};
 
 /// Additions to the help of one command.
 pub struct Page {
@@ -17,9 +19,20 @@ pub struct Page {
     pub examples: &'static [(&'static str, &'static str)],
 }
 
-const READS_STORE: &[FailureKind] = &[NoAccess, StoreUnreachable, Damaged];
-const CHANGES_STORE: &[FailureKind] = &[Refused, NoAccess, StoreUnreachable, OutcomeUnknown, Damaged];
-const MAY_REFUSE: &[FailureKind] = &[Refused, NoAccess, StoreUnreachable, Damaged];
+const READS_STORE: &[FailureKind] = &[NoAccess, StoreUnreachable, Damaged, NotFound];
+const CHANGES_STORE: &[FailureKind] = &[
+    Refused,
+    NoAccess,
+    StoreUnreachable,
+    OutcomeUnknown,
+    Damaged,
+    NotFound,
+    Exists,
+];
+/// As [`CHANGES_STORE`], where no name is made.
+const PUBLISHES: &[FailureKind] = &[Refused, NoAccess, StoreUnreachable, OutcomeUnknown, Damaged];
+const MAY_REFUSE: &[FailureKind] = &[Refused, NoAccess, StoreUnreachable, Damaged, NotFound];
+const WRITES_HERE: &[FailureKind] = &[Refused, NoAccess, StoreUnreachable, Damaged, NotFound, Exists];
 const ASKS_DAEMON: &[FailureKind] = &[NoAccess];
 
 /// Commands by what people want to do, in the order of the overview.
@@ -51,7 +64,7 @@ pub const GROUPS: &[(&str, &[Page])] = &[
             },
             Page {
                 command: "umount",
-                exits: CHANGES_STORE,
+                exits: PUBLISHES,
                 examples: &[
                     (
                         "sailvol umount /shared",
@@ -102,7 +115,7 @@ pub const GROUPS: &[(&str, &[Page])] = &[
         &[
             Page {
                 command: "commit",
-                exits: CHANGES_STORE,
+                exits: PUBLISHES,
                 examples: &[
                     (
                         "sailvol commit -m 'cleaned labels'",
@@ -121,6 +134,7 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                     ),
                     ("sailvol reload --keep", "with local changes on top"),
                     ("sailvol reload --to 41", "back to an older record"),
+                    ("sailvol reload --to -1", "one record back"),
                 ],
             },
             Page {
@@ -128,6 +142,7 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                 exits: READS_STORE,
                 examples: &[
                     ("sailvol diff", "what a commit would publish"),
+                    ("sailvol diff /shared/train", "the same of one directory"),
                     ("sailvol diff --from 40 --to 42", "what two records differ in"),
                 ],
             },
@@ -181,7 +196,7 @@ pub const GROUPS: &[(&str, &[Page])] = &[
             },
             Page {
                 command: "get",
-                exits: MAY_REFUSE,
+                exits: WRITES_HERE,
                 examples: &[
                     (
                         "sailvol get datasets:/train .",
@@ -235,7 +250,7 @@ pub const GROUPS: &[(&str, &[Page])] = &[
             },
             Page {
                 command: "debug-bundle",
-                exits: &[],
+                exits: &[NotFound],
                 examples: &[(
                     "sailvol debug-bundle /shared",
                     "one file for a bug report, without secrets",
@@ -331,12 +346,14 @@ fn indented(lines: &[&str]) -> String {
 fn exit_text(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::Failed => "failed; the message says why",
-        FailureKind::Usage => "wrong usage: arguments that make no sense, or no such mount or stash",
-        Refused => "refused: a rule forbids it (local changes, busy, exists, no room, quota)",
+        FailureKind::Usage => "wrong usage: arguments that make no sense, or no such mount",
+        Refused => "refused: a rule forbids it (local changes, busy, no room, quota)",
         NoAccess => "no access: credentials or permissions",
         StoreUnreachable => "the store does not answer; nothing was lost, try again",
         OutcomeUnknown => "it may have been published or not; the next command settles it",
         Damaged => "damaged data",
+        NotFound => "not found: no such path, volume, record or stash",
+        Exists => "exists: the name is taken, and nobody said that it may be replaced",
     }
 }
 
@@ -369,7 +386,15 @@ pub fn sections_of(page: &Page) -> Sections {
 
 /// What follows the overview of all commands.
 pub fn main_sections() -> Sections {
-    let every = [Refused, NoAccess, StoreUnreachable, OutcomeUnknown, Damaged];
+    let every = [
+        Refused,
+        NoAccess,
+        StoreUnreachable,
+        OutcomeUnknown,
+        Damaged,
+        NotFound,
+        Exists,
+    ];
     let mut sections: Sections = MAIN_SECTIONS
         .iter()
         .map(|(title, lines)| (*title, indented(lines)))

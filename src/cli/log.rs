@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap_complete::engine::ArgValueCompleter;
+
+use super::complete;
 use super::context::Context;
 use super::table::{count, local_time};
 use crate::config::format_bytes;
@@ -12,6 +15,7 @@ use crate::mount::{Failure, LogEntry};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A directory in the mount (default: the current one, or the only mount)
+    #[arg(add = ArgValueCompleter::new(complete::mounts))]
     dir: Option<PathBuf>,
     /// Show at most this many records
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]

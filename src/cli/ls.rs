@@ -1,20 +1,25 @@
 //! `sailvol ls`.
 
+use std::ffi::OsString;
+
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 
+use super::complete;
 use super::context::Context;
 use super::remote::Remote;
 use super::table::{local_time, table};
-use crate::config::{VolumePath, format_bytes};
-use crate::model::{Entry, EntryBody, Kind, VolPath};
-use crate::mount::{Failure, FailureKind};
+use crate::config::format_bytes;
+use crate::model::{Entry, EntryBody, Kind, VolPath, show};
+use crate::mount::Failure;
 use crate::tree;
 
 /// List files of a volume without a mount
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// VOLUME:/path
-    path: String,
+    #[arg(add = ArgValueCompleter::new(complete::volume_paths))]
+    path: OsString,
     /// With mode, owner, size and time
     #[arg(short, long)]
     long: bool,
@@ -49,19 +54,19 @@ struct Listing {
 
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let place = VolumePath::parse(&args.path, &context.environment)
-        .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+    let place = context.volume_path("ls", &args.path)?;
     let remote = Remote::open(&place.volume, context).await?;
-    let entry = remote.entry(&place.path).await?;
+    let path = remote.path(&place.path).await?;
+    let entry = remote.entry(&path).await?;
     let mut listing = Listing {
         entries: Vec::new(),
         truncated: false,
     };
     if !entry.is_dir() {
-        listing.entries.push(item(&place.path, &entry));
+        listing.entries.push(item(&path, &entry));
     }
     // Directories that are still to be listed, deepest first, so that lines come in path order.
-    let mut pending = vec![(place.path.clone(), entry)];
+    let mut pending = vec![(path, entry)];
     'all: while let Some((path, entry)) = pending.pop() {
         let Some((_, dir)) = entry.as_dir() else { continue };
         let mut below = Vec::new();
@@ -96,10 +101,7 @@ fn item(path: &VolPath, entry: &Entry) -> Item {
     };
     let (size, target) = match &entry.body {
         EntryBody::File { size, .. } => (*size, None),
-        EntryBody::Symlink { target } => (
-            target.len() as u64,
-            Some(String::from_utf8_lossy(target).into_owned()),
-        ),
+        EntryBody::Symlink { target } => (target.len() as u64, Some(show(target))),
         EntryBody::Dir { totals, .. } => (totals.bytes, None),
         _ => (0, None),
     };

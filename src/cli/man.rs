@@ -115,7 +115,7 @@ fn write_all(command: &clap::Command, dir: &std::path::Path, context: &Context) 
 }
 
 fn failed(path: &std::path::Path, error: &std::io::Error) -> Failure {
-    Failure::new(FailureKind::Failed, format!("{}: {error}", path.display()))
+    Failure::new(FailureKind::of_io(error), format!("{}: {error}", path.display()))
 }
 
 /// A page with our own sections behind those that clap knows.

@@ -3,6 +3,7 @@
 
 mod cat;
 mod commit;
+mod complete;
 mod completions;
 mod context;
 mod cp;
@@ -14,6 +15,7 @@ mod fsck;
 mod gather;
 mod get;
 mod help;
+mod hints;
 mod list;
 mod log;
 mod ls;
@@ -29,6 +31,7 @@ mod remote;
 mod rm;
 mod stash;
 mod status;
+mod style;
 mod table;
 mod umount;
 mod volume;
@@ -39,9 +42,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{PlaceOptions, parse_duration};
+use crate::config::{PlaceOptions, parse_timeout};
 use crate::mount::{Failure, FailureKind};
 use context::Context;
 
@@ -65,6 +69,9 @@ struct Global {
     /// Print the result as one JSON value, and a failure as another on standard error
     #[arg(long, global = true)]
     json: bool,
+    /// With --json: also how far the work is, as JSON objects on standard error
+    #[arg(long, global = true, hide_short_help = true)]
+    progress: bool,
     /// Where uncommitted work is kept (SAILVOL_STATE_DIR)
     #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
     state_dir: Option<PathBuf>,
@@ -75,7 +82,7 @@ struct Global {
     #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
     runtime_dir: Option<PathBuf>,
     /// Give up after this long without an answer from the store (default: 30s)
-    #[arg(long, global = true, value_name = "TIME", hide_short_help = true, value_parser = parse_duration)]
+    #[arg(long, global = true, value_name = "TIME", hide_short_help = true, value_parser = parse_timeout)]
     timeout: Option<Duration>,
 }
 
@@ -118,6 +125,9 @@ impl Command {
 pub fn main() -> ExitCode {
     crate::daemon::keep_memory_private();
     crate::mount::limit_arenas();
+    if complete::answer() {
+        return ExitCode::SUCCESS;
+    }
     let words: Vec<OsString> = std::env::args_os().collect();
     // Not a command: only `sailvol mount` starts it, and no help or completion shows it.
     if words.get(1).is_some_and(|word| word == mount::DAEMON) {
@@ -138,7 +148,8 @@ pub fn main() -> ExitCode {
         runtime_dir: cli.global.runtime_dir,
     };
     let json = cli.global.json || cli.command.speaks_json();
-    let context = Context::new(json, places, cli.global.timeout);
+    let mut context = Context::new(json, places, cli.global.timeout);
+    context.progress = cli.global.progress;
     ended(dispatch(cli.command, &context), &context)
 }
 
@@ -164,9 +175,13 @@ fn parse(words: Vec<OsString>) -> Cli {
         .take_while(|word| *word != "--")
         .any(|word| word == "--json");
     let parsed = command_line()
-        .try_get_matches_from(words)
+        .try_get_matches_from(words.clone())
         .and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.unwrap_or_else(|error| {
+        if let Some(failure) = word_of_another_tool(&error, &words) {
+            Context::new(json, PlaceOptions::default(), None).report(&failure);
+            std::process::exit(i32::from(failure.kind.exit_code()))
+        }
         if !json || error.exit_code() == 0 {
             error.exit();
         }
@@ -175,6 +190,27 @@ fn parse(words: Vec<OsString>) -> Cli {
         context.report(&failure);
         std::process::exit(i32::from(failure.kind.exit_code()))
     })
+}
+
+/// A word that is no command here, and what somebody means by it who knows other tools.
+fn word_of_another_tool(error: &clap::Error, words: &[OsString]) -> Option<Failure> {
+    if error.kind() != ErrorKind::InvalidSubcommand {
+        return None;
+    }
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    let at = words.iter().position(|given| given == word.as_str())?;
+    // Below another command, when one stands before it.
+    let command = command_line();
+    let names = words[1..at].iter().filter_map(|given| given.to_str());
+    let above = names
+        .filter_map(|name| command.find_subcommand(name))
+        .map(|sub| sub.get_name().to_owned())
+        .next();
+    let hint = hints::about(word, above.as_deref())?;
+    let whole = above.map(|above| format!("{above} ")).unwrap_or_default();
+    Some(Failure::new(FailureKind::Usage, format!("there is no command `{whole}{word}`")).hint(hint))
 }
 
 /// What clap says about a command line, in paragraphs: what is wrong, tips, usage, where there is more.
@@ -196,7 +232,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         // These decide about the process (children, signals, threads) before a runtime exists.
         Command::Mount(args) => return mount::run(*args, context),
-        Command::Completions(args) => return completions::run(&args, command_line(), context),
+        Command::Completions(args) => return completions::run(&args, context),
         Command::Man(args) => return man::run(&args, command_line(), context),
         _ => {}
     }

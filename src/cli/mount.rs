@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use clap_complete::engine::ArgValueCompleter;
+
+use super::complete;
 use super::context::Context;
 use crate::config::{
-    Environment, MetricsAddress, Places, escape_mount_dir, parse_bytes, parse_duration, parse_volume,
+    Environment, MetricsAddress, Places, escape_mount_dir, parse_duration, parse_size, parse_timeout,
+    parse_volume, parse_with_unit,
 };
 use crate::daemon::{self, MountSettings, Ready};
 use crate::fuse;
-use crate::mount::{DELETED_PERCENT, Failure, FailureKind};
+use crate::mount::{DELETED_PERCENT, Failure, FailureKind, check_publisher};
 
 /// Mount a volume on a directory
 ///
@@ -20,6 +24,7 @@ use crate::mount::{DELETED_PERCENT, Failure, FailureKind};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The volume: a name or URL
+    #[arg(add = ArgValueCompleter::new(complete::volumes))]
     volume: String,
     /// An empty directory, or /dev/fd/N: a descriptor of /dev/fuse that a privileged helper has mounted
     dir: PathBuf,
@@ -30,7 +35,7 @@ pub struct Args {
     #[arg(long)]
     read_only: bool,
     /// Show this record and stay there until `reload --to`
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", add = ArgValueCompleter::new(complete::records_of_volume))]
     at: Option<u64>,
     /// Name of the mount: its local state is found again by it (default: from the directory)
     #[arg(long, value_name = "NAME")]
@@ -45,10 +50,10 @@ pub struct Args {
     #[arg(long)]
     mkdir: bool,
     /// Most clean bytes on local disk (default: a quarter of what is free there, at most 50G)
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     cache_size: Option<u64>,
     /// Disk space that the cache leaves free
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     cache_floor: u64,
     /// Let the kernel read and write local files without the daemon, where it can (status says whether)
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
@@ -88,10 +93,10 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "25s", value_parser = parse_duration)]
     exit_grace: Duration,
     /// Delete stashes that are older
-    #[arg(long, value_name = "TIME", default_value = "14d", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "14d", value_parser = parse_age)]
     stash_age: Duration,
     /// Delete the oldest stashes when all together are larger
-    #[arg(long, value_name = "SIZE", default_value = "20G", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "20G", value_parser = parse_size)]
     stash_size: u64,
     /// Who commits, for the log (default: the host's name)
     #[arg(long, value_name = "TEXT")]
@@ -100,7 +105,7 @@ pub struct Args {
     #[arg(long)]
     log_json: bool,
     /// Give up when the store has not told of the volume after this long
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_timeout)]
     timeout: Duration,
 }
 
@@ -125,11 +130,16 @@ enum Passthrough {
 
 /// An interval of at least a second.
 fn parse_interval(text: &str) -> Result<Duration, String> {
-    let interval = parse_duration(text).map_err(|e| e.to_string())?;
+    let interval = parse_with_unit(text, 10, 'm')?;
     if interval < Duration::from_secs(1) {
         return Err("at least 1s".to_owned());
     }
     Ok(interval)
+}
+
+/// An age; nobody means a few seconds.
+fn parse_age(text: &str) -> Result<Duration, String> {
+    parse_with_unit(text, 3600, 'd')
 }
 
 /// Cache size by default: this part of the free space ...
@@ -211,6 +221,7 @@ fn announce(ready: &Ready, context: &Context) -> Result<(), Failure> {
         };
         let dirty = match r.dirty {
             0 => String::new(),
+            1 => "\n  1 uncommitted change of an earlier mount is there again".to_owned(),
             n => format!("\n  {n} uncommitted changes of an earlier mount are there again"),
         };
         format!(
@@ -229,7 +240,7 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
     if args.mkdir && device_fd.is_none() {
         make_dir(&args.dir).map_err(|e| {
             Failure::new(
-                FailureKind::Failed,
+                FailureKind::of_io(&e),
                 format!("cannot make {}: {e}", args.dir.display()),
             )
         })?;
@@ -252,6 +263,7 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
             "{name:?} cannot be a mount's name: no slash, no dot in front, up to 200 bytes"
         )));
     }
+    check_publisher(args.by.as_deref().unwrap_or_default())?;
     let read_only = args.read_only || args.at.is_some();
     for (option, given) in [
         ("--commit-on-exit", args.commit_on_exit),
@@ -319,7 +331,8 @@ fn mount_dir(args: &Args, device_fd: Option<i32>) -> Result<PathBuf, Failure> {
     }
     fuse::prepare_mount_point(&args.dir, args.nonempty).map_err(|e| {
         let kind = match e {
-            fuse::MountPointError::System { .. } => FailureKind::Failed,
+            fuse::MountPointError::System { ref error, .. } => FailureKind::of_io(error),
+            fuse::MountPointError::Missing(_) => FailureKind::NotFound,
             _ => FailureKind::Refused,
         };
         Failure::new(kind, e.to_string())

@@ -1,6 +1,7 @@
-//! Progress of long work on standard error: a bar on a terminal, nothing elsewhere, JSON lines with `--json`.
+//! Progress of long work on standard error: a bar on a terminal, JSON lines with `--json --progress`, nothing elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -12,7 +13,18 @@ use crate::mount::Progress;
 #[derive(Debug)]
 pub struct ProgressView {
     bar: Option<ProgressBar>,
+    /// The bar counts bytes.
+    bytes: AtomicBool,
     json: bool,
+}
+
+/// What is done, how fast, and how long the rest takes at that pace; of bytes, and of other things.
+const OF_BYTES: &str = "{msg:>10} [{bar:24}] {prefix}  {binary_bytes_per_sec}, {eta} left";
+const OF_FILES: &str = "{msg:>10} [{bar:24}] {prefix}  {per_sec}, {eta} left";
+
+fn style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template);
+    style.expect("a constant template").progress_chars("=> ")
 }
 
 impl ProgressView {
@@ -20,13 +32,13 @@ impl ProgressView {
     pub fn new(context: &Context) -> ProgressView {
         let bar = (!context.json && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{msg:>10} [{bar:30}] {prefix}  {elapsed_precise}");
-            bar.set_style(style.expect("a constant template").progress_chars("=> "));
+            bar.set_style(style(OF_FILES));
             bar
         });
         ProgressView {
             bar,
-            json: context.json,
+            bytes: AtomicBool::new(false),
+            json: context.json && context.progress,
         }
     }
 
@@ -43,6 +55,12 @@ impl ProgressView {
             0 => (progress.done_files, progress.total_files),
             bytes => (progress.done_bytes, bytes),
         };
+        let of_bytes = progress.total_bytes > 0;
+        if self.bytes.swap(of_bytes, Relaxed) != of_bytes {
+            // Another unit: what was measured before says nothing.
+            bar.set_style(style(if of_bytes { OF_BYTES } else { OF_FILES }));
+            bar.reset();
+        }
         bar.set_length(total.max(1));
         bar.set_position(done);
         bar.set_message(progress.stage.clone());

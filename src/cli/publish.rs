@@ -10,7 +10,10 @@ use crate::commit::{
     Commit, CommitError, CommitOptions, Edit, FileSource, Frozen, NoHints, NoJournal, NoLedger,
     Progress as Counts, ProgressCount, UploadLimits,
 };
-use crate::mount::{CommitAnswer, Failure, FailureKind, Progress, commit_answer, commit_failure};
+use crate::mount::{
+    CommitAnswer, Failure, FailureKind, Progress, check_message, check_publisher, commit_answer,
+    commit_failure,
+};
 
 /// For how long lost answers and lost races are repeated.
 const PUBLISH_TIME: Duration = Duration::from_secs(30);
@@ -40,6 +43,8 @@ pub async fn publish(
     options: &PublishArgs,
     context: &Context,
 ) -> Result<CommitAnswer, Failure> {
+    check_message(&options.message)?;
+    check_publisher(options.by.as_deref().unwrap_or_default())?;
     if edits.is_empty() {
         return Ok(CommitAnswer::default());
     }

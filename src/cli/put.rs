@@ -1,16 +1,20 @@
 //! `sailvol put`.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use clap_complete::engine::ArgValueCompleter;
+
+use super::complete;
 use super::context::Context;
 use super::gather::{Gatherer, in_the_way, local_failure, volume_name};
 use super::publish::{PublishArgs, publish};
 use super::remote::Remote;
 use crate::commit::Edit;
 use crate::config::VolumePath;
-use crate::model::{Name, VolPath};
+use crate::model::{Name, VolPath, show};
 use crate::mount::{Failure, FailureKind};
 
 /// Copy local files and directories into a volume without a mount
@@ -20,11 +24,11 @@ use crate::mount::{Failure, FailureKind};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Local files and directories, or - for standard input
-    #[arg(required = true, value_name = "LOCAL")]
+    #[arg(required = true, value_name = "LOCAL", add = ArgValueCompleter::new(complete::local_paths))]
     sources: Vec<PathBuf>,
     /// VOLUME:/path
-    #[arg(value_name = "VOLUME:/PATH")]
-    target: String,
+    #[arg(value_name = "VOLUME:/PATH", add = ArgValueCompleter::new(complete::volume_paths))]
+    target: OsString,
     /// Replace files that are there already
     #[arg(short, long)]
     force: bool,
@@ -35,25 +39,28 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     if !VolumePath::looks_like(&args.target) {
-        return Err(Failure::new(
-            FailureKind::Usage,
-            format!("{} does not name a place in a volume", args.target),
-        )
-        .hint("the last argument is VOLUME:/path"));
+        let shown = show(args.target.as_bytes());
+        let text = format!("{shown} does not name a place in a volume");
+        let failure = Failure::new(FailureKind::Usage, text);
+        let told = context.about_local("put", &args.target);
+        return Err(failure.hint(told.unwrap_or_else(|| "the last argument is VOLUME:/path".to_owned())));
     }
-    let place = VolumePath::parse(&args.target, &context.environment)
-        .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+    for source in &args.sources {
+        context.refuse_volume_path("put", "a file or directory of this machine", source.as_os_str())?;
+    }
+    let place = context.volume_path("put", &args.target)?;
     let remote = Remote::open(&place.volume, context).await?;
+    let into = remote.path(&place.path).await?;
     let mut gatherer = Gatherer::new(&remote, args.force)?;
     let target = Target::look(
         &remote,
-        &place.path,
-        args.target.ends_with('/'),
+        &into,
+        args.target.as_bytes().ends_with(b"/"),
         args.sources.len(),
     )
     .await?;
     if target.make {
-        gatherer.make_dir(&place.path);
+        gatherer.make_dir(&into);
     }
     // Lives until the bytes have been read.
     let mut spooled = None;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::stream::{Stream, StreamExt};
 
 use super::context::Context;
-use crate::model::{ChunkRef, Content, Entry, TreeRoot, VolPath, chunk_count, chunk_len};
+use crate::model::{ChunkRef, Content, Entry, GivenPath, TreeRoot, VolPath, chunk_count, chunk_len};
 use crate::mount::{Failure, FailureKind};
 use crate::store::{self, ObjectStore, StoreUrl, VolumeUrl};
 use crate::tree::{self, NodeSource};
@@ -52,16 +52,21 @@ impl Remote {
         &self.head.record().root.root
     }
 
+    /// The path that somebody means.
+    pub async fn path(&self, given: &GivenPath) -> Result<VolPath, Failure> {
+        Ok(tree::path_given(&self.nodes, self.root(), given).await?)
+    }
+
     /// What is at a path; a hard link comes as its inode.
     pub async fn entry(&self, path: &VolPath) -> Result<Entry, Failure> {
         let found = self.find(path).await?;
-        let missing = || {
-            Failure::new(
-                FailureKind::Failed,
-                format!("{}:{path}: no such file or directory", self.volume.name()),
-            )
-        };
-        self.inode(found.ok_or_else(missing)?).await
+        self.inode(found.ok_or_else(|| self.missing(path))?).await
+    }
+
+    /// Nothing has that path.
+    pub fn missing(&self, path: &VolPath) -> Failure {
+        let text = format!("{}:{path}: no such file or directory", self.volume.name());
+        Failure::new(FailureKind::NotFound, text)
     }
 
     /// What a path names, if anything; a hard link comes as such.

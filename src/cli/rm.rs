@@ -1,14 +1,17 @@
 //! `sailvol rm`.
 
+use std::ffi::OsString;
+
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 
 use super::commit::overwritten_text;
+use super::complete;
 use super::context::Context;
 use super::publish::{PublishArgs, publish};
 use super::remote::Remote;
 use super::table::count;
 use crate::commit::{Edit, LocalFiles};
-use crate::config::VolumePath;
 use crate::mount::{CommitAnswer, Failure, FailureKind};
 
 /// Remove files of a volume without a mount
@@ -17,8 +20,8 @@ use crate::mount::{CommitAnswer, Failure, FailureKind};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// VOLUME:/path of each, all of one volume
-    #[arg(required = true, value_name = "VOLUME:/PATH")]
-    paths: Vec<String>,
+    #[arg(required = true, value_name = "VOLUME:/PATH", add = ArgValueCompleter::new(complete::volume_paths))]
+    paths: Vec<OsString>,
     /// Directories too, with all that is in them
     #[arg(short, long)]
     recursive: bool,
@@ -33,8 +36,8 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let usage = |text: String| Failure::new(FailureKind::Usage, text);
     let mut places = Vec::new();
-    for text in &args.paths {
-        places.push(VolumePath::parse(text, &context.environment).map_err(|e| usage(e.to_string()))?);
+    for given in &args.paths {
+        places.push(context.volume_path("rm", given)?);
     }
     let volume = places[0].volume.clone();
     if let Some(other) = places.iter().find(|place| place.volume != volume) {
@@ -43,18 +46,21 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             other.volume
         )));
     }
-    if places.iter().any(|place| place.path.0.is_empty()) {
+    if places.iter().any(|place| place.path.meant().0.is_empty()) {
         return Err(Failure::new(
             FailureKind::Refused,
             format!("{}:/ is the whole volume; nothing was removed", volume.name),
         )
         .hint("name what is in it, or delete the volume: `sailvol volume delete`"));
     }
-    let mut paths: Vec<_> = places.into_iter().map(|place| place.path).collect();
+    let remote = Remote::open(&volume, context).await?;
+    let mut paths = Vec::new();
+    for place in &places {
+        paths.push(remote.path(&place.path).await?);
+    }
     // What lies below another path of the list goes with it.
     paths.sort();
     paths.dedup_by(|next, kept| next.is_under(kept));
-    let remote = Remote::open(&volume, context).await?;
     let now = remote.volume.clock().now();
     let mut edits = Vec::new();
     let mut removed = Removed::default();
@@ -62,11 +68,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         match remote.find(&path).await? {
             None if args.force => {}
             None => {
-                return Err(Failure::new(
-                    FailureKind::Failed,
-                    format!("{}:{path}: no such file or directory", volume.name),
-                )
-                .hint("nothing was removed"));
+                return Err(remote.missing(&path).hint("nothing was removed"));
             }
             Some(entry) if entry.is_dir() && !args.recursive => {
                 return Err(Failure::new(
@@ -114,6 +116,6 @@ fn text(removed: &Removed) -> String {
         more => format!(" and {more} directories"),
     };
     let files = count(removed.removed_files, "file");
-    let overwrote = overwritten_text(&removed.commit.overwrote);
+    let overwrote = overwritten_text(&removed.commit.overwrote, 0);
     format!("removed {files}{dirs}: record {seq}\n{overwrote}")
 }

@@ -1,13 +1,19 @@
 //! `sailvol stash`.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use clap_complete::engine::ArgValueCompleter;
+
 use super::commit::overwritten_text;
+use super::complete;
 use super::context::Context;
 use super::diff;
+use super::style::Tone;
 use super::table::{count, local_time, table};
 use crate::config::format_bytes;
 use crate::control::Request;
+use crate::model::show;
 use crate::mount::{DiffAnswer, Failure, ReloadAnswer, StashSummary};
 
 /// Show, restore and drop changes that a reload set aside
@@ -24,27 +30,34 @@ enum Action {
     /// List the stashes, newest first
     List {
         /// A directory in the mount
+        #[arg(add = ArgValueCompleter::new(complete::mounts))]
         dir: Option<PathBuf>,
     },
     /// List the paths in a stash
     Show {
         /// Number of the stash
+        #[arg(add = ArgValueCompleter::new(complete::stashes))]
         id: u64,
         /// A directory in the mount
+        #[arg(add = ArgValueCompleter::new(complete::mounts))]
         dir: Option<PathBuf>,
     },
     /// Put a stash's changes on top of what the mount shows now, and drop the stash
     Restore {
         /// Number of the stash
+        #[arg(add = ArgValueCompleter::new(complete::stashes))]
         id: u64,
         /// A directory in the mount
+        #[arg(add = ArgValueCompleter::new(complete::mounts))]
         dir: Option<PathBuf>,
     },
     /// Delete a stash
     Drop {
         /// Number of the stash
+        #[arg(add = ArgValueCompleter::new(complete::stashes))]
         id: u64,
         /// A directory in the mount
+        #[arg(add = ArgValueCompleter::new(complete::mounts))]
         dir: Option<PathBuf>,
     },
 }
@@ -70,17 +83,21 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             let answer: ReloadAnswer = context.ask(dir.as_deref(), &request).await?;
             context.print(&answer, |answer| {
                 let restored = format!(
-                    "restored stash {id}: {}\n",
+                    "restored stash {id} in {}: {}\n",
+                    answer.dir,
                     count(answer.kept.len() as u64, "path")
                 );
-                restored + &overwritten_text(&answer.overwrote)
+                restored + &overwritten_text(&answer.overwrote, answer.overwrote_more)
             })
         }
         Action::Drop { id, dir } => {
             let request = Request::StashDrop { id };
-            let _: serde_json::Value = context.ask(dir.as_deref(), &request).await?;
-            context.print(&serde_json::json!({ "dropped": id }), |_| {
-                format!("dropped stash {id}\n")
+            let (mount, mut client) = context.connect(dir.as_deref()).await?;
+            let dropping = async { Ok(client.call(&request, |_| {}).await?) };
+            let _: serde_json::Value = context.within(dropping).await?;
+            let mount = show(mount.dir.as_os_str().as_bytes());
+            context.print(&serde_json::json!({ "dropped": id, "dir": mount }), |_| {
+                format!("dropped stash {id} of {mount}\n")
             })
         }
     }
@@ -92,7 +109,7 @@ fn list_text(stashes: &[StashSummary]) -> String {
     }
     let mut rows = vec![
         ["STASH", "MADE", "ON RECORD", "CHANGES", "SIZE"]
-            .map(String::from)
+            .map(|title| Tone::Head.paint(title))
             .to_vec(),
     ];
     rows.extend(stashes.iter().map(|s| {

@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap_complete::engine::ArgValueCompleter;
+
+use super::complete;
 use super::context::Context;
+use super::style::Tone;
 use super::table::{count, table};
 use crate::config::{format_bytes, format_duration};
 use crate::control::Request;
 use crate::fuse;
-use crate::mount::{AutomaticStatus, Failure, FailureKind, StatusAnswer};
+use crate::mount::{AutomaticStatus, Failure, FailureKind, StatusAnswer, Unshown};
 
 /// Show the state of a mount
 ///
@@ -17,6 +21,7 @@ use crate::mount::{AutomaticStatus, Failure, FailureKind, StatusAnswer};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A directory in the mount (default: the current one, or the only mount)
+    #[arg(add = ArgValueCompleter::new(complete::mounts))]
     dir: Option<PathBuf>,
     /// Do not ask the store for the newest record
     #[arg(long)]
@@ -93,6 +98,7 @@ async fn answers(dir: &Path) -> Result<(), Failure> {
 
 fn head_text(s: &StatusAnswer) -> String {
     let head = match s.head {
+        Some(head) if head == s.base && s.unshown.is_some() => "yours, the newest".to_owned(),
         Some(head) if head == s.base => "the newest".to_owned(),
         Some(head) if head > s.base => {
             let behind = count(head - s.base, "record");
@@ -115,6 +121,27 @@ fn head_text(s: &StatusAnswer) -> String {
     )
 }
 
+/// "Published, not shown yet".
+fn unshown_text(unshown: &Unshown) -> String {
+    let shows = match unshown.shows {
+        Some(seq) => format!("shows record {seq} and what you committed since; "),
+        None => String::new(),
+    };
+    let others: Vec<String> = unshown.others.iter().map(u64::to_string).collect();
+    let from = match others.len() as u64 {
+        0 => String::new(),
+        n => format!(
+            " ({} {})",
+            if n == 1 { "record" } else { "records" },
+            others.join(", ")
+        ),
+    };
+    format!(
+        "{shows}record {}, yours, holds changes by others{from}: `sailvol reload`",
+        unshown.record
+    )
+}
+
 /// What a mount does by itself, and how that stands.
 fn automatic_text(auto: &AutomaticStatus, verb: &str) -> String {
     let mut out = format!("every {}", format_duration(auto.every_secs));
@@ -133,22 +160,18 @@ fn automatic_text(auto: &AutomaticStatus, verb: &str) -> String {
 
 /// One word for the whole.
 fn summary_text(s: &StatusAnswer) -> String {
-    let mut words = vec![
-        if s.dirty > 0 {
-            "uncommitted changes"
-        } else {
-            "clean"
-        }
-        .to_owned(),
-    ];
-    if s.head.is_some_and(|head| head > s.base) {
-        words.push("behind".to_owned());
+    let mut words = vec![match s.dirty {
+        0 => Tone::Good.paint("clean"),
+        _ => "uncommitted changes".to_owned(),
+    }];
+    if s.head.is_some_and(|head| head > s.base) || s.unshown.is_some() {
+        words.push(Tone::Warning.paint("behind"));
     }
     if let Some(secs) = s.offline_secs {
-        words.push(format!("OFFLINE for {}", format_duration(secs)));
+        words.push(Tone::Bad.paint(&format!("OFFLINE for {}", format_duration(secs))));
     }
     if s.autocommit.as_ref().is_some_and(|auto| auto.held.is_some()) {
-        words.push("AUTOCOMMIT HELD".to_owned());
+        words.push(Tone::Bad.paint("AUTOCOMMIT HELD"));
     }
     words.join(", ")
 }
@@ -169,6 +192,9 @@ fn text(s: &StatusAnswer) -> String {
     row("mount", format!("{} ({}{mode})", s.dir, s.name));
     row("volume", format!("{} in {}", s.volume, s.store));
     row("base", head_text(s));
+    if let Some(unshown) = &s.unshown {
+        row("not shown yet", unshown_text(unshown));
+    }
     row("uncommitted", dirty);
     if let Some(auto) = &s.autocommit {
         row("autocommit", automatic_text(auto, "published"));
@@ -222,7 +248,7 @@ fn text(s: &StatusAnswer) -> String {
         row("running", busy.clone());
     }
     for (name, value) in attention(s) {
-        row(name, value);
+        row(&Tone::Warning.paint(name), value);
     }
     table(&rows)
 }
@@ -266,6 +292,7 @@ fn attention(s: &StatusAnswer) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::style::finish;
     use crate::mount::LastFailure;
 
     #[test]
@@ -275,6 +302,11 @@ mod tests {
             head: Some(5),
             behind_secs: Some(120),
             dirty: 2,
+            unshown: Some(Unshown {
+                shows: Some(1),
+                record: 3,
+                others: vec![2],
+            }),
             offline_secs: Some(90),
             autocommit: Some(AutomaticStatus {
                 every_secs: 60,
@@ -289,12 +321,13 @@ mod tests {
             }),
             ..StatusAnswer::default()
         };
-        let text = text(&status);
+        let text = finish(&text(&status), false);
         for part in [
             "uncommitted changes, behind, OFFLINE for 1 min 30 s, AUTOCOMMIT HELD",
             "2 records behind the newest, 5 for 2 min 0 s (`sailvol reload`)",
             "every 1 min 0 s, next look in 0 s, failed 3 times; HELD: no answer",
             "commit, 5 s ago: no answer; wait",
+            "shows record 1 and what you committed since; record 3, yours, holds changes by others (record 2): `sailvol reload`",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }

@@ -1,12 +1,16 @@
 //! Aligned columns of text, and times as people read them.
 
+use unicode_width::UnicodeWidthStr;
+
+use super::style::finish;
+
 /// Lines of cells, padded to the widest of each column; the last column is not padded.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter()
             .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
+            .map(|cell| width_of(cell))
             .max()
             .unwrap_or(0)
     };
@@ -17,7 +21,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
         for (column, cell) in row.iter().enumerate() {
             line.push_str(cell);
             if column + 1 < row.len() {
-                let padding = widths[column].saturating_sub(cell.chars().count()) + 2;
+                let padding = widths[column].saturating_sub(width_of(cell)) + 2;
                 line.extend(std::iter::repeat_n(' ', padding));
             }
         }
@@ -25,6 +29,12 @@ pub fn table(rows: &[Vec<String>]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Columns that a text takes in a terminal: letters of East Asia and pictures take two, accents none, and what would be shown
+/// of control characters as much as that.
+fn width_of(cell: &str) -> usize {
+    finish(cell, false).width()
 }
 
 /// Local time of a number of seconds since 1970, to the second.
@@ -58,5 +68,22 @@ mod tests {
             vec!["dddd".into(), "e".into()],
         ];
         assert_eq!(table(&rows), "a     bb  c\ndddd  e\n");
+    }
+
+    #[test]
+    fn columns_line_up_by_what_a_terminal_shows() {
+        use crate::cli::style::Tone;
+        let cell = |text: &str| vec![text.to_owned(), "|".to_owned()];
+        let rows = [
+            cell("plain-name"),
+            cell("\u{6f22}\u{5b57}"),
+            cell("e\u{301}"),
+            cell("\u{1f600}"),
+            cell("a\x1b[1m"),
+            cell(&Tone::Bad.paint("wrong")),
+        ];
+        let shown = finish(&table(&rows), false);
+        let ends: Vec<usize> = shown.lines().map(|line| line.width()).collect();
+        assert_eq!(ends, [13; 6], "{shown}");
     }
 }

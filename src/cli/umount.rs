@@ -4,12 +4,14 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap_complete::engine::ArgValueCompleter;
 use tokio::io::unix::AsyncFd;
 
+use super::complete;
 use super::context::Context;
 use super::progress::ProgressView;
 use super::table::count;
-use crate::config::parse_duration;
+use crate::config::parse_timeout;
 use crate::control::{Client, Request, UnmountAnswer, UnmountRequest};
 use crate::fuse;
 use crate::mount::{Failure, FailureKind};
@@ -21,6 +23,7 @@ use crate::mount::{Failure, FailureKind};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The mount's directory
+    #[arg(add = ArgValueCompleter::new(complete::mounts))]
     dir: Option<PathBuf>,
     /// Commit first; when that fails the mount stays
     #[arg(long)]
@@ -32,7 +35,7 @@ pub struct Args {
     #[arg(short, long)]
     force: bool,
     /// Give up waiting for the daemon after this long (then the mount point is cleared if --force is given)
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_timeout)]
     timeout: Duration,
 }
 
@@ -150,7 +153,12 @@ fn text(answer: &UnmountAnswer) -> String {
     if let Some(seq) = answer.committed {
         out.push_str(&format!("committed record {seq}\n"));
     }
-    out.push_str("unmounted\n");
+    let dir = if answer.dir.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", answer.dir)
+    };
+    out.push_str(&format!("unmounted{dir}\n"));
     if answer.dirty > 0 {
         out.push_str(&format!(
             "  {} not committed: kept in {} for the next mount of this volume under the same name\n",

@@ -2,10 +2,13 @@
 
 use std::io::{BufRead, IsTerminal};
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 
+use super::complete;
 use super::context::Context;
 use super::remote::{Remote, open_store};
+use super::style::Tone;
 use super::table::{count, local_time, table};
 use crate::config::{default_store, format_bytes, parse_volume};
 use crate::model::{Attrs, Seq, VolumeId};
@@ -47,11 +50,13 @@ enum Action {
     /// Show size, age and newest record of a volume
     Info {
         /// The volume
+        #[arg(add = ArgValueCompleter::new(complete::volumes))]
         volume: String,
     },
     /// Delete a volume with all its records, for everybody and for ever
     Delete {
         /// The volume
+        #[arg(add = ArgValueCompleter::new(complete::volumes))]
         volume: String,
         /// Do not ask
         #[arg(long)]
@@ -111,7 +116,7 @@ async fn create(
     let (opened, made) = context.within(made).await?;
     if !made && !if_missing {
         return Err(
-            Failure::new(FailureKind::Refused, format!("there is already a volume {url}"))
+            Failure::new(FailureKind::Exists, format!("there is already a volume {url}"))
                 .hint("--if-missing makes that no error"),
         );
     }
@@ -154,7 +159,7 @@ async fn list(store: Option<&str>, context: &Context) -> Result<(), Failure> {
         }
         let mut lines = vec![
             ["VOLUME", "RECORD", "FILES", "SIZE", "CHANGED"]
-                .map(String::from)
+                .map(|title| Tone::Head.paint(title))
                 .to_vec(),
         ];
         lines.extend(rows.iter().map(|v| match &v.error {

@@ -3,6 +3,9 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use clap_complete::engine::ArgValueCompleter;
+
+use super::complete;
 use super::context::Context;
 use super::table::{count, local_time};
 use crate::config::format_bytes;
@@ -16,6 +19,7 @@ use crate::mount::{Event, Failure, Happening};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A directory in the mount (default: the current one, or the only mount)
+    #[arg(add = ArgValueCompleter::new(complete::mounts))]
     dir: Option<PathBuf>,
     /// End after this many events
     #[arg(short = 'n', long, value_name = "N")]

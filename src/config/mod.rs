@@ -6,7 +6,10 @@ mod metrics;
 mod places;
 mod volume_name;
 
-pub use crate::model::{QuantityError, format_bytes, format_duration, parse_bytes, parse_duration};
+pub use crate::model::{
+    QuantityError, format_bytes, format_duration, parse_bytes, parse_duration, parse_size, parse_timeout,
+    parse_with_unit,
+};
 pub use metrics::{MetricsAddress, MetricsAddressError};
 pub use places::{Environment, PlaceError, PlaceOptions, Places, escape_mount_dir};
 pub use volume_name::{VolumeNameError, VolumePath, default_store, parse_volume};

@@ -1,7 +1,10 @@
 //! `VOLUME` and `VOLUME:/path` on the command line.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use super::places::Environment;
-use crate::model::{NameError, VolPath};
+use crate::model::{GivenPath, NameError, show};
 use crate::store::{StoreUrl, StoreUrlError, VolumeUrl, check_volume_name, split_volume_path};
 
 /// Why a text names no volume.
@@ -19,7 +22,7 @@ pub enum VolumeNameError {
     )]
     NoStore,
     /// The part behind `VOLUME:`.
-    #[error("{path:?} is no path inside a volume: {reason}")]
+    #[error("\"{path}\" is no path inside a volume: {reason}")]
     BadPath {
         /// What was typed.
         path: String,
@@ -59,14 +62,15 @@ pub fn parse_volume(text: &str, environment: &Environment) -> Result<VolumeUrl, 
 pub struct VolumePath {
     /// The volume.
     pub volume: VolumeUrl,
-    /// The path in it.
-    pub path: VolPath,
+    /// The path in it, as it was given.
+    pub path: GivenPath,
 }
 
 impl VolumePath {
     /// True when a text has the form `VOLUME:/path` rather than that of a local path: `:/` follows a bare name or a URL.
     /// A local path with that in it can be written `./a:/b`.
-    pub fn looks_like(text: &str) -> bool {
+    pub fn looks_like(text: &OsStr) -> bool {
+        let (text, _) = text_and_rest(text);
         let (volume, path) = split_volume_path(text);
         (path.is_some() || text.ends_with(':'))
             && (StoreUrl::is_url(volume) || check_volume_name(volume.trim_end_matches(':')).is_ok())
@@ -76,23 +80,38 @@ impl VolumePath {
     ///
     /// # Errors
     /// See [`VolumeNameError`].
-    pub fn parse(text: &str, environment: &Environment) -> Result<VolumePath, VolumeNameError> {
+    pub fn parse(given: &OsStr, environment: &Environment) -> Result<VolumePath, VolumeNameError> {
+        let (text, rest) = text_and_rest(given);
         let (volume, path) = split_volume_path(text);
+        if path.is_none() && !rest.is_empty() {
+            // Only paths may be other bytes than text.
+            return Err(StoreUrlError::Name {
+                name: show(given.as_bytes()),
+            }
+            .into());
+        }
         let volume = if path.is_none() {
             volume.trim_end_matches(':')
         } else {
             volume
         };
-        let path = path.unwrap_or("");
+        let path = [path.unwrap_or("").as_bytes(), rest].concat();
         let bad = |reason| VolumeNameError::BadPath {
-            path: path.to_owned(),
+            path: show(&path),
             reason,
         };
         Ok(VolumePath {
             volume: parse_volume(volume, environment)?,
-            path: VolPath::parse(path.as_bytes()).map_err(bad)?,
+            path: GivenPath::parse(&path).map_err(bad)?,
         })
     }
+}
+
+/// The part up to the first byte that is no text, and what comes then.
+fn text_and_rest(given: &OsStr) -> (&str, &[u8]) {
+    let bytes = given.as_bytes();
+    let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    (text, &bytes[text.len()..])
 }
 
 #[cfg(test)]
@@ -131,8 +150,8 @@ mod tests {
     #[test]
     fn paths_in_volumes_are_found_behind_the_right_colon() {
         let parsed = |text: &str| {
-            let v = VolumePath::parse(text, &environment()).unwrap();
-            (v.volume.name, v.path.to_string())
+            let v = VolumePath::parse(OsStr::new(text), &environment()).unwrap();
+            (v.volume.name, v.path.meant().to_string())
         };
         assert_eq!(parsed("datasets:/a/b"), ("datasets".into(), "/a/b".into()));
         assert_eq!(parsed("datasets:"), ("datasets".into(), "/".into()));
@@ -145,8 +164,13 @@ mod tests {
             parsed("file:///srv/volumes/name:/x"),
             ("name".into(), "/x".into())
         );
-        assert!(VolumePath::looks_like("datasets:/a") && VolumePath::looks_like("s3://bucket/n:/p"));
-        assert!(!VolumePath::looks_like("plain") && !VolumePath::looks_like("./a:/b"));
+        let looks_like = |text: &str| VolumePath::looks_like(OsStr::new(text));
+        assert!(looks_like("datasets:/a") && looks_like("s3://bucket/n:/p"));
+        assert!(!looks_like("plain") && !looks_like("./a:/b"));
+        let raw = OsStr::from_bytes(b"datasets:/caf\xe9/x:/y");
+        let parsed = VolumePath::parse(raw, &environment()).unwrap();
+        assert_eq!(parsed.path.meant().to_bytes(), b"caf\xe9/x:/y");
+        assert!(VolumePath::parse(OsStr::from_bytes(b"caf\xe9:/x"), &environment()).is_err());
     }
 
     #[test]

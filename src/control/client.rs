@@ -12,13 +12,14 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interes
 use tokio::net::UnixStream;
 
 use super::address::Address;
-use super::protocol::{Hello, Line, PROTOCOL, Request};
+use super::protocol::{Hello, Line, PROTOCOL, REQUEST_BYTES_MAX, Request, too_long};
 use crate::mount::{Event, Failure, FailureKind, Progress};
 
 /// Longest greeting, bytes.
 const HELLO_BYTES_MAX: u64 = 64 << 10;
-/// Longest line of an answer, bytes: the paths of a large difference. More is no answer of ours.
-const ANSWER_BYTES_MAX: u64 = 256 << 20;
+/// Longest line of an answer, bytes: four times what the lists of any answer may take (PROTOCOL.md, limits). Whoever sends
+/// more is no daemon of ours, and must not fill the memory.
+const ANSWER_BYTES_MAX: u64 = 1 << 30;
 /// Time for the daemon to accept and say hello.
 const HELLO_TIME: Duration = Duration::from_secs(10);
 
@@ -182,14 +183,18 @@ impl Client {
             reason,
         };
         let text = format!("{message}\n");
-        self.stream
-            .write_all(text.as_bytes())
-            .await
-            .map_err(|e| gone(&self.socket, e.to_string()))?;
+        if text.len() > REQUEST_BYTES_MAX {
+            return Err(too_long(text.len()).into());
+        }
+        // A daemon that hangs up while this is sent may have said why.
+        let sent = self.stream.write_all(text.as_bytes()).await;
         loop {
-            let text = read_line(&mut self.stream, ANSWER_BYTES_MAX)
-                .await
-                .map_err(|e| gone(&self.socket, e.to_string()))?;
+            let text = match (read_line(&mut self.stream, ANSWER_BYTES_MAX).await, &sent) {
+                (Ok(text), Ok(())) => text,
+                (Ok(text), Err(_)) if !text.is_empty() => text,
+                (_, Err(error)) => return Err(gone(&self.socket, error.to_string())),
+                (Err(error), _) => return Err(gone(&self.socket, error.to_string())),
+            };
             if text.is_empty() {
                 return Err(gone(
                     &self.socket,

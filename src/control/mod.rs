@@ -11,8 +11,8 @@ mod tests;
 
 pub use client::{Client, ClientError};
 pub use peer::Access;
-pub use protocol::{Hello, LINE_BYTES_MAX, PROTOCOL, Request, UnmountAnswer, UnmountRequest};
+pub use protocol::{Hello, PROTOCOL, REQUEST_BYTES_MAX, Request, UnmountAnswer, UnmountRequest};
 pub use registry::{
-    MountRecord, RegistryError, find_mount, list_mounts, record_path, recorded_mounts, socket_path,
+    MountRecord, RegistryError, find_mount, list_mounts, record_path, recorded_mounts, resolved, socket_path,
 };
 pub use server::{Drain, Server, Service};

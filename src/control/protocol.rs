@@ -3,12 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::Seq;
-use crate::mount::{CommitRequest, Failure, ReloadRequest};
+use crate::mount::{CommitRequest, Failure, FailureKind, RecordAt, ReloadRequest};
 
 /// Version of the protocol.
 pub const PROTOCOL: u32 = 1;
-/// Longest line, bytes.
-pub const LINE_BYTES_MAX: usize = 1 << 20;
+/// Longest line of a request, bytes. Answers have no limit of their own: what bounds them is what they list.
+pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+
+/// An answer that lists more than this is a large one.
+const MANY: usize = 1000;
 
 /// What a client may ask.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,10 +33,13 @@ pub enum Request {
         limit: usize,
         /// The older record; without it local changes are meant.
         #[serde(default)]
-        from: Option<Seq>,
+        from: Option<RecordAt>,
         /// The newer record; without it the one that the mount stands on.
         #[serde(default)]
-        to: Option<Seq>,
+        to: Option<RecordAt>,
+        /// Only at and below this path in the volume.
+        #[serde(default)]
+        path: Option<String>,
     },
     /// The newest records.
     Log {
@@ -73,6 +79,18 @@ pub enum Request {
     Unmount(UnmountRequest),
 }
 
+impl Request {
+    /// Whether the answer may name very many paths or records.
+    pub(super) fn lists_paths(&self) -> bool {
+        match self {
+            Request::Diff { limit, .. } | Request::Log { limit } | Request::StashShow { limit, .. } => {
+                *limit > MANY
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What `umount` is asked to do.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -96,6 +114,9 @@ pub struct UnmountAnswer {
     pub dirty: u64,
     /// The state directory that keeps them.
     pub state_dir: String,
+    /// The directory that was mounted.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub dir: String,
 }
 
 /// The server's first line.
@@ -169,17 +190,33 @@ impl Line {
         }
     }
 
+    /// A request that is none of this protocol, or a fault of the server itself.
     pub fn error(id: Option<u64>, code: i32, message: impl Into<String>) -> Line {
+        let kind = match code {
+            code::MOUNT => FailureKind::Failed,
+            _ => FailureKind::Usage,
+        };
+        Line::failure(id, code, Failure::new(kind, message))
+    }
+
+    /// What went wrong, as clients of every kind understand it.
+    pub fn failure(id: Option<u64>, code: i32, failure: Failure) -> Line {
         Line {
             id,
             error: Some(RpcError {
                 code,
-                message: message.into(),
-                data: None,
+                message: failure.message.clone(),
+                data: Some(failure),
             }),
             ..Line::empty()
         }
     }
+}
+
+/// What is said of a request that is longer than [`REQUEST_BYTES_MAX`].
+pub(super) fn too_long(bytes: usize) -> Failure {
+    let text = format!("the request takes {bytes} bytes, and at most {REQUEST_BYTES_MAX} (1 MiB) are taken");
+    Failure::new(FailureKind::Usage, text).hint("a message or path is too long")
 }
 
 /// Why a line is no request; the code of the answer and a message.

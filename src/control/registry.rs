@@ -20,6 +20,7 @@ pub struct MountRecord {
     /// The mount's name.
     pub name: String,
     /// Where it is mounted.
+    #[serde(with = "crate::model::shown_path")]
     pub dir: PathBuf,
     /// Name of the volume.
     pub volume: String,
@@ -28,6 +29,7 @@ pub struct MountRecord {
     /// The daemon.
     pub pid: u32,
     /// Its socket.
+    #[serde(with = "crate::model::shown_path")]
     pub socket: PathBuf,
 }
 
@@ -177,8 +179,7 @@ pub fn find_mount(runtime_dirs: &[PathBuf], named: Option<&Path>) -> Result<Moun
             .join(", ")
     };
     if let Some(dir) = named {
-        let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
-        let clean = clean_path(&absolute);
+        let clean = resolved(dir);
         return containing(&clean).ok_or_else(|| RegistryError::NotMounted {
             dir: clean,
             known: match mounts.len() {
@@ -200,6 +201,11 @@ pub fn find_mount(runtime_dirs: &[PathBuf], named: Option<&Path>) -> Result<Moun
             names()
         ))),
     }
+}
+
+/// A path as mounts are compared with: absolute, and its symlinks resolved as far as nothing of a mount is touched.
+pub fn resolved(path: &Path) -> PathBuf {
+    clean_path(&std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()))
 }
 
 /// Resolves the symlinks of a path as far as that can be done without touching its last component, which may be a

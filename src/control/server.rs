@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::address::Address;
 use super::peer::Access;
-use super::protocol::{Hello, LINE_BYTES_MAX, Line, Request, RpcError, code, parse_request};
+use super::protocol::{Hello, Line, REQUEST_BYTES_MAX, Request, code, parse_request, too_long};
 use crate::mount::{Event, Failure, FailureKind, Progress, ProgressSink};
 
 /// Most connections at once.
@@ -24,8 +24,16 @@ const WATCHERS_MAX: usize = 16;
 const FIRST_REQUEST_TIME: Duration = Duration::from_secs(30);
 /// Time between an answer and the next request.
 const NEXT_REQUEST_TIME: Duration = Duration::from_secs(600);
-/// Time for a client to take what it is sent.
+/// Time for a client to take anything at all of what it is sent.
 const WRITE_TIME: Duration = Duration::from_secs(30);
+/// A client that takes an answer more slowly than this, bytes a second, is given up: what it is owed stays in memory.
+const TAKEN_PER_SECOND: u64 = 64 << 10;
+/// Answers of many paths that are in memory at the same time; who asks for one more waits. Commits are none of them.
+const LISTINGS_MAX: usize = 4;
+/// Most that is read, and thrown away, of a request that is too long, bytes; and for how long. A client that is still
+/// sending does not hear why it was refused.
+const DISCARDED_BYTES_MAX: u64 = 64 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(5);
 
 /// What answers requests: a mount, or a double in tests.
 #[async_trait]
@@ -33,8 +41,8 @@ pub trait Service: Send + Sync + 'static {
     /// The first line for every client.
     fn hello(&self) -> Hello;
 
-    /// Does what is asked. Runs to its end also when the client has gone.
-    async fn call(&self, request: Request, progress: ProgressSink) -> Result<serde_json::Value, Failure>;
+    /// Does what is asked, and gives the answer's JSON. Runs to its end also when the client has gone.
+    async fn call(&self, request: Request, progress: ProgressSink) -> Result<Vec<u8>, Failure>;
 
     /// What happens from now on; ends with the mount.
     fn events(&self) -> BoxStream<'static, Arc<Event>>;
@@ -45,8 +53,15 @@ pub trait Service: Send + Sync + 'static {
 pub struct Server {
     listener: UnixListener,
     access: Access,
+    places: Places,
+}
+
+/// How many things may be done at the same time.
+#[derive(Clone, Debug)]
+struct Places {
     answering: Arc<Semaphore>,
     watching: Arc<Semaphore>,
+    listing: Arc<Semaphore>,
 }
 
 /// Waits for answers that are on their way.
@@ -83,19 +98,22 @@ impl Server {
         Ok(Server {
             listener,
             access,
-            answering: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            watching: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            places: Places {
+                answering: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+                watching: Arc::new(Semaphore::new(WATCHERS_MAX)),
+                listing: Arc::new(Semaphore::new(LISTINGS_MAX)),
+            },
         })
     }
 
     /// For the end of the process.
     pub fn drain(&self) -> Drain {
-        Drain(self.answering.clone())
+        Drain(self.places.answering.clone())
     }
 
     /// Serves until the future is dropped.
     pub async fn serve(self, service: Arc<dyn Service>) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -106,7 +124,7 @@ impl Server {
                     continue;
                 }
             };
-            let Ok(place) = places.clone().try_acquire_owned() else {
+            let Ok(place) = connections.clone().try_acquire_owned() else {
                 tokio::spawn(refuse(
                     stream,
                     "too many connections to this mount at once; try again".into(),
@@ -118,10 +136,9 @@ impl Server {
                     tokio::spawn(refuse(stream, reason));
                 }
                 Ok(()) => {
-                    let (service, answering) = (service.clone(), self.answering.clone());
-                    let watching = self.watching.clone();
+                    let (service, places) = (service.clone(), self.places.clone());
                     tokio::spawn(async move {
-                        serve_connection(stream, service, answering, watching).await;
+                        serve_connection(stream, service, places).await;
                         drop(place);
                     });
                 }
@@ -147,11 +164,8 @@ fn open_to_all(path: &Path) -> std::io::Result<()> {
 }
 
 async fn refuse(mut stream: UnixStream, reason: String) {
-    let mut line = Line::error(None, code::MOUNT, reason.clone());
-    if let Some(error) = &mut line.error {
-        error.data = Some(Failure::new(crate::mount::FailureKind::NoAccess, reason));
-    }
-    send(&mut stream, &line).await;
+    let failure = Failure::new(FailureKind::NoAccess, reason);
+    send(&mut stream, &Line::failure(None, code::MOUNT, failure)).await;
 }
 
 /// False when the client does not take it.
@@ -160,18 +174,25 @@ async fn send<W: tokio::io::AsyncWrite + Unpin>(writer: &mut W, line: &Line) -> 
         return false;
     };
     bytes.push(b'\n');
-    matches!(
-        tokio::time::timeout(WRITE_TIME, writer.write_all(&bytes)).await,
-        Ok(Ok(()))
-    )
+    send_bytes(writer, &bytes).await
 }
 
-async fn serve_connection(
-    stream: UnixStream,
-    service: Arc<dyn Service>,
-    answering: Arc<Semaphore>,
-    watching: Arc<Semaphore>,
-) {
+/// However long it is: what counts is that the client goes on taking it. False when it does not.
+async fn send_bytes<W: tokio::io::AsyncWrite + Unpin>(writer: &mut W, mut bytes: &[u8]) -> bool {
+    let whole = WRITE_TIME + Duration::from_secs(bytes.len() as u64 / TAKEN_PER_SECOND);
+    let sending = async {
+        while !bytes.is_empty() {
+            match tokio::time::timeout(WRITE_TIME, writer.write(bytes)).await {
+                Ok(Ok(taken)) if taken > 0 => bytes = &bytes[taken..],
+                _ => return false,
+            }
+        }
+        true
+    };
+    tokio::time::timeout(whole, sending).await.unwrap_or(false)
+}
+
+async fn serve_connection(stream: UnixStream, service: Arc<dyn Service>, places: Places) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let hello = serde_json::to_value(service.hello()).unwrap_or_default();
@@ -181,22 +202,15 @@ async fn serve_connection(
     let mut patience = FIRST_REQUEST_TIME;
     loop {
         let mut bytes = Vec::new();
-        let mut limited = (&mut reader).take(LINE_BYTES_MAX as u64 + 1);
+        let mut limited = (&mut reader).take(REQUEST_BYTES_MAX as u64 + 1);
         let got = tokio::time::timeout(patience, limited.read_until(b'\n', &mut bytes)).await;
         if !matches!(got, Ok(Ok(n)) if n > 0) {
             return;
         }
-        if bytes.len() > LINE_BYTES_MAX {
-            send(
-                &mut writer,
-                &Line::error(
-                    None,
-                    code::INVALID_REQUEST,
-                    "a line must not be longer than 1 MiB",
-                ),
-            )
-            .await;
-            return;
+        if bytes.len() > REQUEST_BYTES_MAX {
+            let failure = too_long(bytes.len());
+            send(&mut writer, &Line::failure(None, code::INVALID_REQUEST, failure)).await;
+            return discard(&mut reader).await;
         }
         let (id, request) = match parse_request(&bytes) {
             Ok(parsed) => parsed,
@@ -209,21 +223,22 @@ async fn serve_connection(
             }
         };
         if matches!(request, Request::Watch {}) {
-            let Ok(_place) = watching.try_acquire() else {
+            let Ok(_place) = places.watching.try_acquire() else {
                 let text = format!("{WATCHERS_MAX} others watch this mount already");
-                send(
-                    &mut writer,
-                    &failure_line(id, Failure::new(FailureKind::Refused, text)),
-                )
-                .await;
+                let failure = Failure::new(FailureKind::Refused, text);
+                send(&mut writer, &Line::failure(Some(id), code::MOUNT, failure)).await;
                 return;
             };
             // Not one of the answers that the end of the mount waits for.
             return tell_events(&mut reader, &mut writer, service.events(), id).await;
         }
-        let under_way = answering.acquire().await;
+        let listing = match request.lists_paths() {
+            true => Some(places.listing.acquire().await),
+            false => None,
+        };
+        let under_way = places.answering.acquire().await;
         let open = answer(&mut writer, &service, id, request).await;
-        drop(under_way);
+        drop((under_way, listing));
         if !open {
             return;
         }
@@ -231,16 +246,35 @@ async fn serve_connection(
     }
 }
 
-fn failure_line(id: u64, failure: Failure) -> Line {
-    Line {
-        id: Some(id),
-        error: Some(RpcError {
-            code: code::MOUNT,
-            message: failure.message.clone(),
-            data: Some(failure),
-        }),
-        ..Line::empty()
-    }
+/// Reads on to the end of a request that is not heard.
+async fn discard(reader: &mut BufReader<OwnedReadHalf>) {
+    let discarding = async {
+        let mut left = DISCARDED_BYTES_MAX;
+        while left > 0 {
+            let there = match reader.fill_buf().await {
+                Ok(bytes) if !bytes.is_empty() => bytes,
+                _ => return,
+            };
+            let ends = there.contains(&b'\n');
+            let taken = there.len();
+            reader.consume(taken);
+            if ends {
+                return;
+            }
+            left = left.saturating_sub(taken as u64);
+        }
+    };
+    // The answer is sent: what is lost is only that a client that sends on forever does not hear it.
+    let _ = tokio::time::timeout(DISCARD_TIME, discarding).await;
+}
+
+/// A line of JSON around an answer that is JSON already: the paths of a large one are written once.
+fn result_line(id: u64, result: &[u8]) -> Vec<u8> {
+    let mut line = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#).into_bytes();
+    line.reserve_exact(result.len() + 2);
+    line.extend_from_slice(result);
+    line.extend_from_slice(b"}\n");
+    line
 }
 
 /// Events until they end, the client goes or says anything, or does not take one within [`WRITE_TIME`].
@@ -287,14 +321,19 @@ async fn answer(writer: &mut OwnedWriteHalf, service: &Arc<dyn Service>, id: u64
             }
         }
     };
-    let line = match done {
-        Ok(Ok(result)) => Line {
-            id: Some(id),
-            result: Some(result),
-            ..Line::empty()
-        },
-        Ok(Err(failure)) => failure_line(id, failure),
-        Err(panic) => Line::error(Some(id), code::MOUNT, format!("a bug in sailvol: {panic}")),
-    };
-    open && send(writer, &line).await
+    if !open {
+        return false;
+    }
+    match done {
+        Ok(Ok(result)) => {
+            let line = result_line(id, &result);
+            drop(result);
+            send_bytes(writer, &line).await
+        }
+        Ok(Err(failure)) => send(writer, &Line::failure(Some(id), code::MOUNT, failure)).await,
+        Err(panic) => {
+            let text = format!("a bug in sailvol: {panic}");
+            send(writer, &Line::error(Some(id), code::MOUNT, text)).await
+        }
+    }
 }

@@ -34,6 +34,7 @@ pub struct Ready {
     /// Its id.
     pub volume_id: VolumeId,
     /// Where it is mounted.
+    #[serde(with = "crate::model::shown_path")]
     pub dir: PathBuf,
     /// The daemon.
     pub pid: u32,
@@ -354,7 +355,7 @@ async fn start_control(
     abilities: Abilities,
 ) -> Result<(tokio::task::JoinHandle<()>, crate::control::Drain), Failure> {
     let socket = socket_path(&settings.runtime_root, &settings.name);
-    let at = |e: std::io::Error| Failure::new(FailureKind::Failed, format!("{}: {e}", socket.display()));
+    let at = |e: std::io::Error| Failure::new(FailureKind::of_io(&e), format!("{}: {e}", socket.display()));
     let mut uids = vec![own_uid()];
     uids.extend(settings.uid);
     let server = Server::bind(
@@ -400,7 +401,7 @@ async fn first_answer(dir: &Path) -> Result<(), Failure> {
 /// Everybody may look into it (the sockets decide who is heard), only the owner may write.
 fn make_runtime_dir(dir: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    let at = |e: std::io::Error| Failure::new(FailureKind::Failed, format!("{}: {e}", dir.display()));
+    let at = |e: std::io::Error| Failure::new(FailureKind::of_io(&e), format!("{}: {e}", dir.display()));
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)

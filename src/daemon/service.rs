@@ -1,5 +1,6 @@
 //! The mount behind the control socket.
 
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::sync::Notify;
 use super::MountSettings;
 use crate::control::{Hello, PROTOCOL, Request, Service, UnmountAnswer, UnmountRequest};
 use crate::fuse::{self, MountPointError, Notifications};
+use crate::model::show;
 use crate::mount::{
     CommitRequest, Event, Failure, FailureKind, Happening, KernelCaches, Mount, ProgressSink, StatusAnswer,
 };
@@ -62,6 +64,10 @@ impl MountService {
             settings,
             abilities,
         }
+    }
+
+    fn shown_dir(&self) -> String {
+        show(self.settings.dir.as_os_str().as_bytes())
     }
 
     async fn status(&self, ask_store: bool) -> Result<StatusAnswer, Failure> {
@@ -124,12 +130,13 @@ impl MountService {
             committed,
             dirty: self.mount.summary().dirty,
             state_dir,
+            dir: self.shown_dir(),
         })
     }
 }
 
-fn value<T: Serialize>(answer: T) -> Result<serde_json::Value, Failure> {
-    serde_json::to_value(answer).map_err(|e| {
+fn value<T: Serialize>(answer: T) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec(&answer).map_err(|e| {
         Failure::new(
             FailureKind::Failed,
             format!("an answer cannot be written as JSON: {e}"),
@@ -144,7 +151,7 @@ impl Service for MountService {
             protocol: PROTOCOL,
             sailvol: env!("CARGO_PKG_VERSION").into(),
             volume: self.settings.volume.clone(),
-            dir: self.settings.dir.display().to_string(),
+            dir: self.shown_dir(),
             name: self.settings.name.clone(),
             pid: std::process::id(),
         }
@@ -160,23 +167,40 @@ impl Service for MountService {
         Box::pin(events)
     }
 
-    async fn call(&self, request: Request, progress: ProgressSink) -> Result<serde_json::Value, Failure> {
+    async fn call(&self, request: Request, progress: ProgressSink) -> Result<Vec<u8>, Failure> {
         match request {
-            Request::Commit(commit) => value(self.mount.commit(commit, progress).await?),
-            Request::Reload(reload) => value(self.mount.reload(reload, progress).await?),
+            Request::Commit(commit) => {
+                let mut answer = self.mount.commit(commit, progress).await?.bounded();
+                answer.dir = self.shown_dir();
+                value(answer)
+            }
+            Request::Reload(reload) => {
+                let mut answer = self.mount.reload(reload, progress).await?.bounded();
+                answer.dir = self.shown_dir();
+                value(answer)
+            }
             Request::Status { ask_store } => value(self.status(ask_store).await?),
             Request::Diff {
-                limit, from: None, ..
-            } => value(self.mount.diff(limit.min(PATHS_MAX)).await?),
-            Request::Diff {
                 limit,
-                from: Some(from),
+                from,
                 to,
-            } => value(self.mount.diff_records(from, to, limit.min(PATHS_MAX)).await?),
+                path,
+            } => {
+                let (limit, below) = (limit.min(PATHS_MAX), path.as_deref());
+                let answer = match from {
+                    Some(from) => self.mount.diff_records((from, to), below, limit).await?,
+                    None => self.mount.diff_below(below, limit).await?,
+                };
+                value(answer)
+            }
             Request::Log { limit } => value(self.mount.log(limit.min(RECORDS_MAX)).await?),
             Request::StashList {} => value(self.mount.stashes()),
             Request::StashShow { id, limit } => value(self.mount.stash_show(id, limit.min(PATHS_MAX)).await?),
-            Request::StashRestore { id } => value(self.mount.stash_restore(id).await?),
+            Request::StashRestore { id } => {
+                let mut answer = self.mount.stash_restore(id).await?.bounded();
+                answer.dir = self.shown_dir();
+                value(answer)
+            }
             Request::StashDrop { id } => value(self.mount.stash_drop(id).await?),
             Request::Prefetch { path, force } => value(self.mount.prefetch(&path, force, progress).await?),
             Request::Watch {} => Err(Failure::new(FailureKind::Usage, "events come as notifications")),

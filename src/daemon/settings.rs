@@ -14,6 +14,7 @@ pub struct MountSettings {
     /// Name of the volume.
     pub volume: String,
     /// Mount point, absolute, without symlinks.
+    #[serde(with = "crate::model::shown_path")]
     pub dir: PathBuf,
     /// Name of the mount.
     pub name: String,
@@ -24,10 +25,13 @@ pub struct MountSettings {
     /// Stay at this record.
     pub at: Option<Seq>,
     /// Roots of the places.
+    #[serde(with = "crate::model::shown_path")]
     pub state_root: PathBuf,
     /// See above.
+    #[serde(with = "crate::model::shown_path")]
     pub cache_root: PathBuf,
     /// See above.
+    #[serde(with = "crate::model::shown_path")]
     pub runtime_root: PathBuf,
     /// Owner of the mount: everything appears to belong to them, and they may use the control socket; they own the root
     /// directory of a volume made now.

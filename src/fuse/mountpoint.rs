@@ -1,10 +1,14 @@
 //! Mount points: checked before a mount, cleaned after a dead daemon, unmounted.
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::mount::UnmountFlags;
+
+use crate::model::{show, unshow};
 
 /// File system type that the kernel shows for our mounts when fusermount3 made them. Mounted directly it shows `fuse`,
 /// and the source tells.
@@ -69,8 +73,15 @@ pub fn mounts_by_privilege() -> bool {
 
 /// One line of `/proc/self/mountinfo`: (mount point, type, source).
 fn mounts() -> Vec<(PathBuf, String, String)> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    text.lines().filter_map(parse_mountinfo).collect()
+    mountinfo().lines().filter_map(parse_mountinfo).collect()
+}
+
+/// What the kernel knows of mounts. Names that are no text are written as [`show`] has them, so that one odd mount on the
+/// machine does not hide all others.
+fn mountinfo() -> String {
+    let bytes = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let lines = bytes.split(|byte| *byte == b'\n').map(show);
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn parse_mountinfo(line: &str) -> Option<(PathBuf, String, String)> {
@@ -78,16 +89,16 @@ fn parse_mountinfo(line: &str) -> Option<(PathBuf, String, String)> {
     let point = unescape(left.split(' ').nth(4)?);
     let mut fields = right.split(' ');
     Some((
-        PathBuf::from(point),
+        PathBuf::from(OsString::from_vec(point)),
         fields.next()?.to_owned(),
-        unescape(fields.next()?),
+        String::from_utf8_lossy(&unescape(fields.next()?)).into_owned(),
     ))
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
-fn unescape(text: &str) -> String {
+fn unescape(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
-    let bytes = text.as_bytes();
+    let bytes = unshow(text.as_bytes());
     let mut at = 0;
     while at < bytes.len() {
         let octal = bytes
@@ -104,13 +115,12 @@ fn unescape(text: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&out).into_owned()
+    out
 }
 
 /// Where the FUSE connection of this number is mounted, if that is in our mount namespace. Never touches the mount.
 pub(super) fn mount_of_connection(number: u32) -> Option<PathBuf> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    text.lines().find_map(|line| {
+    mountinfo().lines().find_map(|line| {
         let (point, kind, _) = parse_mountinfo(line)?;
         // major:minor; FUSE has no block device, so the kernel gives it a minor under major 0, and the connection that
         // number.

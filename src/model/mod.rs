@@ -6,6 +6,7 @@ mod entry;
 mod id;
 mod name;
 mod quantity;
+mod shown;
 
 pub use attrs::{Attrs, MODE_MASK, Timestamp, XATTR_BYTES_MAX, XATTR_INLINE_BYTES_MAX, XattrMap, Xattrs};
 pub use content::{
@@ -23,4 +24,8 @@ pub use id::{
     Epoch, FileId, Hash, LOCAL_EPOCH, LeaseId, LinkId, PackRef, ParseIdError, Ptr, Seq, TxnId, VolumeId,
 };
 pub use name::{NAME_BYTES_MAX, Name, NameError, PATH_DEPTH_MAX, SYMLINK_BYTES_MAX, VolPath};
-pub use quantity::{QuantityError, format_bytes, format_duration, parse_bytes, parse_duration};
+pub use quantity::{
+    QuantityError, format_bytes, format_duration, parse_bytes, parse_duration, parse_size, parse_timeout,
+    parse_with_unit,
+};
+pub use shown::{GivenPath, show, shown_path, unshow};

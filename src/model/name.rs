@@ -58,27 +58,15 @@ impl std::borrow::Borrow<[u8]> for Name {
 }
 
 impl fmt::Display for Name {
-    /// For people: bytes that are not UTF-8, and control characters, are escaped.
+    /// As it is shown: [`super::unshow`] gives the bytes back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for part in self.0.utf8_chunks() {
-            for c in part.valid().chars() {
-                if c.is_control() {
-                    write!(f, "{}", c.escape_default())?
-                } else {
-                    write!(f, "{c}")?
-                }
-            }
-            for b in part.invalid() {
-                write!(f, "\\x{b:02x}")?;
-            }
-        }
-        Ok(())
+        super::shown::write_shown(f, &self.0)
     }
 }
 
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.to_string())
+        write!(f, "\"{self}\"")
     }
 }
 
@@ -172,6 +160,6 @@ mod tests {
 
     #[test]
     fn display_escapes_what_is_not_text() {
-        assert_eq!(Name::new(b"a\xffb\n").unwrap().to_string(), "a\\xffb\\n");
+        assert_eq!(Name::new(b"a\xffb\n").unwrap().to_string(), "a\\xffb\\x0a");
     }
 }

@@ -49,28 +49,95 @@ pub fn parse_bytes(text: &str) -> Result<u64, QuantityError> {
     }
 }
 
-/// Reads `30`, `30s`, `5m`, `2h`, `7d`, `250ms`; a bare number is seconds.
+/// Smallest number of bytes that is taken without a unit: nobody means fewer, and who types 50 means 50 GiB.
+const BARE_BYTES_MIN: u64 = 1 << 20;
+
+/// Reads a size as [`parse_bytes`] does, for an option; 0 is nothing at all.
 ///
 /// # Errors
-/// Anything else.
+/// As there, and small numbers without a unit.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let bytes = parse_bytes(text).map_err(|e| e.to_string())?;
+    if is_bare(text) && (1..BARE_BYTES_MIN).contains(&bytes) {
+        return Err(format!(
+            "without a unit that is {bytes} bytes: write {bytes}M or {bytes}G"
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Without a unit.
+fn is_bare(text: &str) -> bool {
+    text.trim().chars().all(|c| c.is_ascii_digit() || c == '.')
+}
+
+/// Reads `30`, `30s`, `5m`, `1h30m`, `7d`, `250ms`; a bare number is seconds, a day has 24 hours.
+///
+/// # Errors
+/// Anything else; months and years, which have no length of their own.
 pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
     let err = || QuantityError {
         text: text.into(),
-        what: "a duration such as 30s, 5m, 2h or 7d",
+        what: "a duration such as 30s, 5m, 1h30m or 7d",
     };
     let lower = text.trim().to_ascii_lowercase();
-    let digits_end = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
-    let (number, unit) = lower.split_at(digits_end);
-    let value: u64 = number.parse().map_err(|_| err())?;
-    let seconds = |factor: u64| value.checked_mul(factor).map(Duration::from_secs).ok_or_else(err);
-    match unit.trim() {
-        "ms" => Ok(Duration::from_millis(value)),
-        "" | "s" => seconds(1),
-        "m" | "min" => seconds(60),
-        "h" => seconds(3600),
-        "d" => seconds(86_400),
-        _ => Err(err()),
+    if !lower.is_empty() && lower.chars().all(|c| c.is_ascii_digit()) {
+        return lower.parse().map(Duration::from_secs).map_err(|_| err());
     }
+    let span: jiff::Span = lower.parse().map_err(|_| err())?;
+    if span.is_negative() || span.get_years() != 0 || span.get_months() != 0 {
+        return Err(err());
+    }
+    let units = [
+        (i64::from(span.get_weeks()), 7 * 86_400),
+        (i64::from(span.get_days()), 86_400),
+        (i64::from(span.get_hours()), 3600),
+        (span.get_minutes(), 60),
+        (span.get_seconds(), 1),
+    ];
+    let mut seconds = 0u64;
+    for (number, length) in units {
+        let number = u64::try_from(number).map_err(|_| err())?;
+        seconds = number
+            .checked_mul(length)
+            .and_then(|more| seconds.checked_add(more))
+            .ok_or_else(err)?;
+    }
+    let small = |number: i64| u64::try_from(number).map_err(|_| err());
+    let less = Duration::from_millis(small(span.get_milliseconds())?)
+        .checked_add(Duration::from_micros(small(span.get_microseconds())?))
+        .and_then(|time| time.checked_add(Duration::from_nanos(span.get_nanoseconds().unsigned_abs())));
+    Duration::from_secs(seconds)
+        .checked_add(less.ok_or_else(err)?)
+        .ok_or_else(err)
+}
+
+/// Reads how long to wait: at least a second.
+///
+/// # Errors
+/// As [`parse_duration`], and less.
+pub fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text).map_err(|e| e.to_string())?;
+    match time < Duration::from_secs(1) {
+        true => Err("at least 1s".to_owned()),
+        false => Ok(time),
+    }
+}
+
+/// Reads a time of which a bare number below `seconds_min` was hardly meant as seconds.
+///
+/// # Errors
+/// As [`parse_duration`], and such numbers.
+pub fn parse_with_unit(text: &str, seconds_min: u64, unit: char) -> Result<Duration, String> {
+    let time = parse_duration(text).map_err(|e| e.to_string())?;
+    let number = time.as_secs();
+    if is_bare(text) && (1..seconds_min).contains(&number) {
+        let second = if number == 1 { "second" } else { "seconds" };
+        return Err(format!(
+            "without a unit that is {number} {second}: write {number}s or {number}{unit}"
+        ));
+    }
+    Ok(time)
 }
 
 /// A size for people: three digits, units of 1,024.
@@ -130,9 +197,42 @@ mod tests {
         assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(604_800)));
-        for bad in ["", "m", "1y", "-5s", "99999999999999999999"] {
+        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("1 h 30 min"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("1.5h"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("2w 1d"), Ok(Duration::from_secs(15 * 86_400)));
+        for shown in [5, 90, 5400, 90_000, 700_000] {
+            assert!(
+                parse_duration(&format_duration(shown)).is_ok(),
+                "{}",
+                format_duration(shown)
+            );
+        }
+        for bad in [
+            "",
+            "m",
+            "1y",
+            "1mo",
+            "-5s",
+            "99999999999999999999",
+            "9999999999999999h",
+        ] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn numbers_that_lack_a_unit_are_refused() {
+        assert_eq!(parse_size("0"), Ok(0));
+        assert_eq!(parse_size("50K"), Ok(50 << 10));
+        assert_eq!(parse_size("25165824"), Ok(24 << 20));
+        let said = parse_size("50").unwrap_err();
+        assert!(said.contains("50 bytes") && said.contains("50G"), "{said}");
+        assert_eq!(parse_with_unit("5s", 10, 'm'), Ok(Duration::from_secs(5)));
+        assert_eq!(parse_with_unit("60", 10, 'm'), Ok(Duration::from_secs(60)));
+        let said = parse_with_unit("5", 10, 'm').unwrap_err();
+        assert!(said.contains("5 seconds") && said.contains("5m"), "{said}");
+        assert!(parse_timeout("0").is_err() && parse_timeout("250ms").is_err() && parse_timeout("1").is_ok());
     }
 
     #[test]

@@ -56,10 +56,92 @@ pub struct CommitAnswer {
     pub merged_with: Vec<Seq>,
     /// Paths where it overwrote a concurrent change that this mount had not seen.
     pub overwrote: Vec<OverwrittenPath>,
+    /// So many more of them than an answer lists.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub overwrote_more: u64,
     /// Files that some process could still write; they stay dirty, so that the next commit brings the rest.
     pub still_written: Vec<String>,
     /// Seconds it took.
     pub seconds: f64,
+    /// The mount whose changes it published; empty when it was none (`put`, `cp`, `rm`).
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub dir: String,
+}
+
+/// Bytes of paths that a list in an answer may have; an answer of a commit may have to name every path of a volume.
+const LIST_BYTES_MAX: usize = 64 << 20;
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Cuts a list of paths to what fits into an answer; how many had to go.
+fn bound(paths: &mut Vec<OverwrittenPath>, bytes_max: usize) -> u64 {
+    let mut bytes = 0;
+    let fits = paths
+        .iter()
+        .take_while(|item| {
+            bytes += item.path.len() + item.came_from.as_ref().map_or(0, String::len) + item.register.len();
+            bytes <= bytes_max
+        })
+        .count();
+    let more = paths.len() - fits;
+    paths.truncate(fits);
+    more as u64
+}
+
+impl CommitAnswer {
+    /// As much of it as one answer lists, with the number of the rest.
+    pub fn bounded(mut self) -> CommitAnswer {
+        self.overwrote_more += bound(&mut self.overwrote, LIST_BYTES_MAX);
+        self
+    }
+}
+
+impl ReloadAnswer {
+    /// As [`CommitAnswer::bounded`].
+    pub fn bounded(mut self) -> ReloadAnswer {
+        self.overwrote_more += bound(&mut self.overwrote, LIST_BYTES_MAX);
+        self
+    }
+}
+
+/// A record as users name it: by its number, or by how far it lies back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "i64", into = "i64")]
+pub enum RecordAt {
+    /// That one.
+    Number(Seq),
+    /// So many records before the one that the mount stands on.
+    Back(u64),
+}
+
+impl From<i64> for RecordAt {
+    fn from(number: i64) -> RecordAt {
+        match u64::try_from(number) {
+            Ok(seq) => RecordAt::Number(seq),
+            Err(_) => RecordAt::Back(number.unsigned_abs()),
+        }
+    }
+}
+
+impl From<RecordAt> for i64 {
+    fn from(at: RecordAt) -> i64 {
+        // A log of 2^63 records is none.
+        let number = |n| i64::try_from(n).unwrap_or(i64::MAX);
+        match at {
+            RecordAt::Number(seq) => number(seq),
+            RecordAt::Back(back) => -number(back),
+        }
+    }
+}
+
+impl std::str::FromStr for RecordAt {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<RecordAt, Self::Err> {
+        text.parse::<i64>().map(RecordAt::from)
+    }
 }
 
 /// What happens to local changes at a reload.
@@ -82,7 +164,7 @@ pub struct ReloadRequest {
     /// Local changes.
     pub local: LocalChanges,
     /// To this record instead of the newest.
-    pub to: Option<Seq>,
+    pub to: Option<RecordAt>,
     /// Fail at once when another commit or reload runs.
     pub no_wait: bool,
     /// Give up after this many seconds without the store; `None` is the default of 30 s.
@@ -104,8 +186,41 @@ pub struct ReloadAnswer {
     pub kept: Vec<String>,
     /// With `--keep`: paths where a local change was put over one by others.
     pub overwrote: Vec<OverwrittenPath>,
+    /// So many more of them than an answer lists.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub overwrote_more: u64,
+    /// What is to be seen now and was not before.
+    #[serde(default)]
+    pub brought: Brought,
+    /// The mount.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub dir: String,
     /// Stashes that had to go to keep the bounds of age and size.
     pub dropped_stashes: Vec<u64>,
+}
+
+/// What a reload brought: named for people, so only some of it, and only as far as that can be told at once.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Brought {
+    /// Records by others that the mount shows now, newest first.
+    pub records: Vec<LogEntry>,
+    /// So many more of them.
+    pub records_more: u64,
+    /// Paths that look different now, in path order.
+    pub changes: Vec<ChangedPath>,
+    /// There are more.
+    pub truncated: bool,
+}
+
+/// Changes of others in a record of this mount's own, which had to merge: published, and not shown here yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unshown {
+    /// The newest record of which all is shown, as far as that is known.
+    pub shows: Option<Seq>,
+    /// The record by this mount that holds them.
+    pub record: Seq,
+    /// The records by others that they came from, as far as they are known.
+    pub others: Vec<Seq>,
 }
 
 /// One stash.
@@ -243,6 +358,9 @@ pub struct StatusAnswer {
     pub head_age_secs: Option<u64>,
     /// Why the head could not be asked for now.
     pub head_error: Option<String>,
+    /// Published by this mount, not shown in it yet: changes by others with which its own were merged.
+    #[serde(default)]
+    pub unshown: Option<Unshown>,
     /// Names and inodes that differ from the base.
     pub dirty: u64,
     /// Bytes of dirty files on local disk.

@@ -15,7 +15,9 @@ use super::memory::give_back_after;
 use super::patience::Waiting;
 use super::unattended::{check_deletions, is_same_tree};
 use super::unsettled::commit_failure;
-use super::{CommitAnswer, CommitRequest, Failure, FailureKind, Mount, OverwrittenPath, Progress};
+use super::{
+    CommitAnswer, CommitRequest, Failure, FailureKind, Mount, OverwrittenPath, Progress, check_message,
+};
 use crate::cache::Adoption;
 use crate::commit::{
     Attempt, Commit, CommitDone, CommitError, CommitJournal, CommitOptions, FileSource, Frozen, NoHints,
@@ -147,6 +149,7 @@ impl Mount {
         request: CommitRequest,
         progress: ProgressSink,
     ) -> Result<CommitAnswer, Failure> {
+        check_message(&request.message)?;
         self.writable()?;
         let turn = self
             .exclusive("a commit", request.no_wait, request.timeout_secs)
@@ -378,6 +381,7 @@ impl Mount {
             overlay.apply(&Op::SetSources { sources }).map_err(failed)?;
         }
         *self.base.lock() = tree;
+        self.note_merged(&done.merged_with);
         self.learn_head(&done.head);
         self.ledger.clear();
         self.keep_bodies(frozen, done, freed).await;
@@ -485,7 +489,9 @@ pub fn commit_answer(done: &CommitDone, changed: u64, elapsed: Duration) -> Comm
         bytes_sent: done.sent,
         merged_with: done.merged_with.clone(),
         overwrote: done.overwrote.iter().map(overwritten).collect(),
+        overwrote_more: 0,
         still_written: done.still_written.iter().map(ToString::to_string).collect(),
         seconds: elapsed.as_secs_f64(),
+        dir: String::new(),
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::format::limits::{BY_BYTES_MAX, MESSAGE_BYTES_MAX};
 use crate::store::StoreError;
 use crate::tree::TreeError;
 use crate::volume::VolumeError;
@@ -12,11 +13,9 @@ use crate::volume::VolumeError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
-    /// Something else than below.
-    Failed,
     /// The request was wrong.
     Usage,
-    /// The request was understood, and not done because a rule forbids it (local changes, quota, busy, exists).
+    /// The request was understood, and not done because a rule forbids it (local changes, quota, busy).
     Refused,
     /// Credentials or permissions.
     NoAccess,
@@ -26,11 +25,18 @@ pub enum FailureKind {
     OutcomeUnknown,
     /// Stored or local data is damaged.
     Damaged,
+    /// What was named is not there: a path, volume, record or stash.
+    NotFound,
+    /// The name is taken: a volume, or a file that nobody said may be replaced.
+    Exists,
+    /// Something else than above; also a kind of which only a newer version knows.
+    #[serde(other)]
+    Failed,
 }
 
 impl FailureKind {
     /// All kinds.
-    pub const ALL: [FailureKind; 7] = [
+    pub const ALL: [FailureKind; 9] = [
         FailureKind::Failed,
         FailureKind::Usage,
         FailureKind::Refused,
@@ -38,6 +44,8 @@ impl FailureKind {
         FailureKind::StoreUnreachable,
         FailureKind::OutcomeUnknown,
         FailureKind::Damaged,
+        FailureKind::NotFound,
+        FailureKind::Exists,
     ];
 
     /// Its name in JSON and metrics.
@@ -50,6 +58,18 @@ impl FailureKind {
             FailureKind::StoreUnreachable => "store-unreachable",
             FailureKind::OutcomeUnknown => "outcome-unknown",
             FailureKind::Damaged => "damaged",
+            FailureKind::NotFound => "not-found",
+            FailureKind::Exists => "exists",
+        }
+    }
+
+    /// Of what the system said about a file of this machine.
+    pub fn of_io(error: &std::io::Error) -> FailureKind {
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied => FailureKind::NoAccess,
+            std::io::ErrorKind::NotFound => FailureKind::NotFound,
+            std::io::ErrorKind::AlreadyExists => FailureKind::Exists,
+            _ => FailureKind::Failed,
         }
     }
 
@@ -63,6 +83,8 @@ impl FailureKind {
             FailureKind::StoreUnreachable => 5,
             FailureKind::OutcomeUnknown => 6,
             FailureKind::Damaged => 7,
+            FailureKind::NotFound => 8,
+            FailureKind::Exists => 9,
         }
     }
 }
@@ -151,14 +173,14 @@ impl From<VolumeError> for Failure {
     fn from(error: VolumeError) -> Failure {
         let kind = match error {
             VolumeError::Store(error) => return error.into(),
-            VolumeError::NotFound { .. } | VolumeError::Deleted { .. } | VolumeError::Features { .. } => {
-                FailureKind::Failed
+            VolumeError::NotFound { .. } | VolumeError::Deleted { .. } | VolumeError::NotKept { .. } => {
+                FailureKind::NotFound
             }
+            VolumeError::Exists { .. } => FailureKind::Exists,
+            VolumeError::Features { .. } => FailureKind::Failed,
             VolumeError::BadName { .. } => FailureKind::Usage,
-            VolumeError::Exists { .. }
-            | VolumeError::ReadOnly { .. }
-            | VolumeError::NotKept { .. }
-            | VolumeError::Nonconforming { .. } => FailureKind::Refused,
+            VolumeError::Limit { .. } => FailureKind::Refused,
+            VolumeError::ReadOnly { .. } | VolumeError::Nonconforming { .. } => FailureKind::Refused,
             VolumeError::RolledBack { .. } | VolumeError::Damaged { .. } => FailureKind::Damaged,
             VolumeError::Undecidable { .. } => FailureKind::OutcomeUnknown,
             VolumeError::Busy { .. } => FailureKind::StoreUnreachable,
@@ -182,6 +204,40 @@ impl From<VolumeError> for Failure {
             hint: hint.map(str::to_owned),
         }
     }
+}
+
+/// Whether a record can hold a message. Control characters take six bytes in a record's line, and all of that line has 256 KiB.
+///
+/// # Errors
+/// [`FailureKind::Usage`], before anything is sent.
+pub fn check_message(message: &str) -> Result<(), Failure> {
+    check_text("the message", message, MESSAGE_BYTES_MAX)
+}
+
+/// The same of the name of who publishes.
+///
+/// # Errors
+/// As [`check_message`].
+pub fn check_publisher(by: &str) -> Result<(), Failure> {
+    check_text("the name of who publishes (--by)", by, BY_BYTES_MAX)
+}
+
+fn check_text(what: &str, text: &str, bytes_max: usize) -> Result<(), Failure> {
+    let in_json = |letter: char| match letter {
+        '"' | '\\' => 2,
+        letter if letter.is_control() => 6,
+        letter => letter.len_utf8(),
+    };
+    let written: usize = text.chars().map(in_json).sum();
+    if text.len() <= bytes_max && written <= 2 * bytes_max {
+        return Ok(());
+    }
+    let told = match text.len() <= bytes_max {
+        true => format!("{what} has so many control characters that they take {written} bytes in a record"),
+        false => format!("{what} has {} bytes", text.len()),
+    };
+    let text = format!("{told}: at most {bytes_max} fit into a record; nothing was published");
+    Err(Failure::new(FailureKind::Usage, text).hint("put long texts into a file of the volume"))
 }
 
 /// A command gives up after this long without the store unless told otherwise (DESIGN.md 2, "offline").

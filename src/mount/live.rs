@@ -60,6 +60,8 @@ pub struct Mount {
     pub(super) events: Events,
     pub(super) autocommit: Mutex<Pace>,
     pub(super) autoreload: Mutex<Pace>,
+    /// Records by others that commits were merged with since the last reload.
+    pub(super) merged: Mutex<Vec<Seq>>,
 }
 
 /// The newest record that this mount knows, and when it asked.
@@ -138,6 +140,7 @@ impl Mount {
             events: Events::new(),
             autocommit: Mutex::default(),
             autoreload: Mutex::default(),
+            merged: Mutex::default(),
         }
     }
 

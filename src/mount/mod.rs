@@ -29,16 +29,17 @@ mod source;
 mod tests;
 mod unattended;
 mod unsettled;
+mod unshown;
 
 pub use answers::{
-    AutomaticStatus, CacheStatus, ChangeKind, ChangedPath, CommitAnswer, CommitRequest, DiffAnswer,
-    LastFailure, LocalChanges, LogEntry, OverwrittenPath, PrefetchAnswer, Progress, ReloadAnswer,
-    ReloadRequest, StashSummary, StatusAnswer, TransferStatus,
+    AutomaticStatus, Brought, CacheStatus, ChangeKind, ChangedPath, CommitAnswer, CommitRequest, DiffAnswer,
+    LastFailure, LocalChanges, LogEntry, OverwrittenPath, PrefetchAnswer, Progress, RecordAt, ReloadAnswer,
+    ReloadRequest, StashSummary, StatusAnswer, TransferStatus, Unshown,
 };
 pub use commit::commit_answer;
 pub use create::create_volume;
 pub use events::{Counts, Event, EventStream, Happening};
-pub use failure::{Failure, FailureKind, STORE_TIME, no_answer};
+pub use failure::{Failure, FailureKind, STORE_TIME, check_message, check_publisher, no_answer};
 pub use live::{Mount, ProgressSink};
 pub use memory::limit_arenas;
 pub use options::{KernelCaches, MountOptions, MountSummary, OpenedMount};

@@ -10,7 +10,8 @@ use super::kept::{drop_unneeded, keep_record, load_base};
 use super::live::{Exclusive, ProgressSink};
 use super::open::base_of;
 use super::{
-    Failure, FailureKind, LocalChanges, Mount, OverwrittenPath, ReloadAnswer, ReloadRequest, StashSummary,
+    Failure, FailureKind, LocalChanges, Mount, OverwrittenPath, RecordAt, ReloadAnswer, ReloadRequest,
+    StashSummary,
 };
 use crate::commit::{Target, build, carry_over, restore};
 use crate::model::{
@@ -77,7 +78,11 @@ impl Mount {
         let turn = self
             .exclusive("a reload", request.no_wait, request.timeout_secs)
             .await?;
-        let done = self.reload_in_turn(turn, &request, progress).await;
+        let before = self.stood();
+        let mut done = self.reload_in_turn(turn, &request, progress).await;
+        if let Ok(answer) = &mut done {
+            self.name_brought(before, answer).await;
+        }
         match &done {
             Ok(answer) => self.tell_reloaded(answer, false),
             Err(failure) => self.tell_failed("reload", failure, false),
@@ -157,13 +162,13 @@ impl Mount {
         Ok(answer)
     }
 
-    async fn target_record(&self, to: Option<u64>) -> Result<LoggedRecord, Failure> {
+    async fn target_record(&self, to: Option<RecordAt>) -> Result<LoggedRecord, Failure> {
         let (known, _) = self.known_head();
         let head = self.volume.refresh(&known).await?.head;
         self.seen.check(&head)?;
         self.learn_head(&head);
         match to {
-            Some(seq) => Ok(self.volume.record(&head, seq).await?),
+            Some(at) => Ok(self.volume.record(&head, self.number_of(at)?).await?),
             None => Ok(head.newest),
         }
     }
@@ -498,7 +503,7 @@ pub(super) fn snapshot(overlay: &Overlay) -> (Arc<OverlayState>, u64) {
 pub(super) fn open_stash(overlay: &Overlay, id: u64) -> Result<OverlayState, Failure> {
     if !overlay.stashes().iter().any(|stash| stash.id == id) {
         return Err(
-            Failure::new(FailureKind::Usage, format!("there is no stash {id}"))
+            Failure::new(FailureKind::NotFound, format!("there is no stash {id}"))
                 .hint("`sailvol stash list` shows them"),
         );
     }

@@ -11,10 +11,12 @@ use super::local::local_tree;
 use super::reload::{open_stash, snapshot, summary};
 use super::{
     CacheStatus, ChangeKind, ChangedPath, Counts, DiffAnswer, Failure, FailureKind, LogEntry, Mount,
-    PrefetchAnswer, Progress, StashSummary, StatusAnswer, TransferStatus,
+    PrefetchAnswer, Progress, RecordAt, StashSummary, StatusAnswer, TransferStatus,
 };
 use crate::cache::CacheStats;
-use crate::model::{Content, DirTree, Entry, EntryBody, Seq, TreeRoot, VolPath, format_bytes};
+use crate::model::{
+    Content, DirTree, Entry, EntryBody, GivenPath, Seq, TreeRoot, VolPath, format_bytes, show,
+};
 use crate::store::StoreCounters;
 use crate::tree::{self, Change, Hint, NodeSource};
 
@@ -75,7 +77,7 @@ impl Mount {
             volume: self.volume_name.clone(),
             volume_id: self.volume.id(),
             store: self.store_description(),
-            dir: self.options.dir.display().to_string(),
+            dir: show(self.options.dir.as_os_str().as_encoded_bytes()),
             name: self.options.name.clone(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -86,6 +88,7 @@ impl Mount {
             head: Some(head.seq()),
             head_age_secs: Some(asked.as_secs()),
             head_error,
+            unshown: self.unshown(),
             dirty: self.dirty_count(),
             dirty_bytes,
             stashes,
@@ -139,14 +142,59 @@ impl Mount {
     /// # Errors
     /// Parts of the base that are needed cannot be fetched.
     pub async fn diff(&self, limit: usize) -> Result<DiffAnswer, Failure> {
+        self.diff_below(None, limit).await
+    }
+
+    /// The same at and below a path, as somebody gave it.
+    ///
+    /// # Errors
+    /// [`FailureKind::NotFound`] when nothing of that name is there, nor was in the base.
+    pub async fn diff_below(&self, below: Option<&str>, limit: usize) -> Result<DiffAnswer, Failure> {
         let Some(overlay) = &self.overlay else {
+            let base = self.base.lock().clone();
+            self.place(below, (&base, &base)).await?;
             return Ok(DiffAnswer::default());
         };
         self.view.settle().map_err(failed)?;
         let (state, _) = snapshot(overlay);
         let base = self.base.lock().clone();
         let mine = local_tree(&*self.source, overlay, &base, &state, overlay.number()).await?;
-        list_changes(&*self.source, &base, &mine.tree, &mine.moves, limit).await
+        let trees = (&base, &mine.tree);
+        let place = self.place(below, trees).await?;
+        list_changes(&*self.source, trees, &mine.moves, place.as_ref(), limit).await
+    }
+
+    /// The path that somebody gave, in one of two trees; `None` for all of them.
+    async fn place(
+        &self,
+        given: Option<&str>,
+        (old, new): (&TreeRoot, &TreeRoot),
+    ) -> Result<Option<VolPath>, Failure> {
+        let Some(given) = given else { return Ok(None) };
+        let given = given_path(given)?;
+        let src = &*self.source;
+        for tree in [new, old] {
+            let path = tree::path_given(src, tree, &given).await?;
+            if tree::walk(src, tree, &path).await?.is_some() {
+                return Ok((!path.0.is_empty()).then_some(path));
+            }
+        }
+        Err(not_found(&given.meant()))
+    }
+
+    /// The number of a record that somebody named.
+    ///
+    /// # Errors
+    /// [`FailureKind::NotFound`] for one before the first.
+    pub(super) fn number_of(&self, at: RecordAt) -> Result<Seq, Failure> {
+        let base = self.base_ref().seq;
+        match at {
+            RecordAt::Number(seq) => Ok(seq),
+            RecordAt::Back(back) => base.checked_sub(back).ok_or_else(|| {
+                let text = format!("the mount stands on record {base}: there is none {back} before it");
+                Failure::new(FailureKind::NotFound, text).hint("`sailvol log` lists the newest records")
+            }),
+        }
     }
 
     /// What differs between two records that the volume keeps; `to` is by default the record that the view stands on.
@@ -155,20 +203,20 @@ impl Mount {
     /// A record is not kept; parts of the trees that are needed cannot be fetched.
     pub async fn diff_records(
         &self,
-        from: Seq,
-        to: Option<Seq>,
+        (from, to): (RecordAt, Option<RecordAt>),
+        below: Option<&str>,
         limit: usize,
     ) -> Result<DiffAnswer, Failure> {
+        let from = self.number_of(from)?;
+        let to = self.number_of(to.unwrap_or(RecordAt::Back(0)))?;
         self.look_for_head().await?;
         let (head, _) = self.known_head();
         let old = self.volume.record(&head, from).await?;
-        let new = self
-            .volume
-            .record(&head, to.unwrap_or(self.base_ref().seq))
-            .await?;
-        let (old, new) = (&old.record.root.root, &new.record.root.root);
+        let new = self.volume.record(&head, to).await?;
+        let trees = (&old.record.root.root, &new.record.root.root);
+        let place = self.place(below, trees).await?;
         // Which moves led from one to the other is not known: a moved path is a removed and an added one.
-        list_changes(&*self.source, old, new, &[], limit).await
+        list_changes(&*self.source, trees, &[], place.as_ref(), limit).await
     }
 
     /// The newest records.
@@ -206,7 +254,7 @@ impl Mount {
         let (known, _) = self.known_head();
         let base = super::kept::load_base(overlay, &self.volume, &known, &state.base).await?;
         let mine = local_tree(&*self.source, overlay, &base, &state, id).await?;
-        list_changes(&*self.source, &base, &mine.tree, &mine.moves, limit).await
+        list_changes(&*self.source, (&base, &mine.tree), &mine.moves, None, limit).await
     }
 
     /// Deletes a stash.
@@ -231,13 +279,12 @@ impl Mount {
         force: bool,
         progress: ProgressSink,
     ) -> Result<PrefetchAnswer, Failure> {
-        let path =
-            VolPath::parse(path.as_bytes()).map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+        let given = given_path(path)?;
         let src = &*self.source;
         let root = self.visible_tree().await?;
+        let path = tree::path_given(src, &root, &given).await?;
         let entry = tree::walk(src, &root, &path).await?;
-        let entry = entry
-            .ok_or_else(|| Failure::new(FailureKind::Failed, format!("{path}: no such file or directory")))?;
+        let entry = entry.ok_or_else(|| not_found(&path))?;
         let mut answer = PrefetchAnswer::default();
         let mut missing: Vec<(Content, u64)> = Vec::new();
         collect_files(src, &root, entry, |content, size| {
@@ -340,16 +387,61 @@ async fn collect_files(
     Ok(())
 }
 
-async fn list_changes(
+/// The path that a client gave.
+fn given_path(text: &str) -> Result<GivenPath, Failure> {
+    let bad = |e| {
+        Failure::new(
+            FailureKind::Usage,
+            format!("{text:?} is no path in a volume: {e}"),
+        )
+    };
+    GivenPath::parse(text.as_bytes()).map_err(bad)
+}
+
+fn not_found(path: &VolPath) -> Failure {
+    Failure::new(
+        FailureKind::NotFound,
+        format!("{path}: no such file or directory"),
+    )
+}
+
+/// What differs between an old and a new tree, at and below a place.
+pub(super) async fn list_changes(
     src: &dyn NodeSource,
-    base: &TreeRoot,
-    mine: &TreeRoot,
+    (base, mine): (&TreeRoot, &TreeRoot),
     moves: &[Hint],
+    below: Option<&VolPath>,
     limit: usize,
 ) -> Result<DiffAnswer, Failure> {
     let mut answer = DiffAnswer::default();
     let mut added_dirs: Vec<(VolPath, DirTree)> = Vec::new();
+    let is_asked = |path: &VolPath| below.is_none_or(|place| path.is_under(place));
+    // Something asked for lies below: the place itself, or what moved away from there.
+    let leads = |path: &VolPath| {
+        let moved = || moves.iter().any(|(from, to)| is_asked(from) && to.is_under(path));
+        below.is_some_and(|place| place.is_under(path) || moved())
+    };
     let mut list = |path: &VolPath, change: &Change| {
+        let left = moves.iter().find(|(_, to)| to == path).map(|(from, _)| from);
+        if !is_asked(path) && !left.is_some_and(&is_asked) {
+            if let Change::Added(entry) = change
+                && let (EntryBody::Dir { tree, .. }, true) = (&entry.body, leads(path))
+            {
+                added_dirs.push((path.clone(), tree.clone()));
+            }
+            // What was in a directory went with it.
+            if let (Change::Removed(_), Some(place)) = (change, below)
+                && place.is_under(path)
+            {
+                answer.changes.push(ChangedPath {
+                    path: place.to_string(),
+                    change: ChangeKind::Removed,
+                    came_from: None,
+                    size: None,
+                });
+            }
+            return ControlFlow::Continue(());
+        }
         if answer.changes.len() >= limit {
             answer.truncated = true;
             return ControlFlow::Break(());
@@ -361,10 +453,7 @@ async fn list_changes(
             // Something in it changed: that is listed by itself.
             return ControlFlow::Continue(());
         }
-        let came_from = moves
-            .iter()
-            .find(|(_, to)| to == path)
-            .map(|(from, _)| from.to_string());
+        let came_from = left.map(ToString::to_string);
         if moves.iter().any(|(from, _)| from == path) && matches!(change, Change::Removed(_)) {
             // The other end of a move says it.
             return ControlFlow::Continue(());
@@ -402,15 +491,17 @@ async fn list_changes(
     // What is in new directories.
     while let Some((path, dir)) = added_dirs.pop() {
         for (name, entry) in tree::entries(src, &dir).await? {
+            let at = path.join(&name);
+            let left = moves.iter().find(|(_, to)| *to == at).map(|(from, _)| from);
+            let asked = is_asked(&at) || left.is_some_and(&is_asked);
+            if !asked && !leads(&at) {
+                continue;
+            }
             if answer.changes.len() >= limit {
                 answer.truncated = true;
                 break;
             }
-            let at = path.join(&name);
-            let came_from = moves
-                .iter()
-                .find(|(_, to)| *to == at)
-                .map(|(from, _)| from.to_string());
+            let came_from = left.map(ToString::to_string);
             let change = if came_from.is_some() {
                 ChangeKind::Moved
             } else {
@@ -421,12 +512,14 @@ async fn list_changes(
                 _ => None,
             };
             let slash = if entry.is_dir() { "/" } else { "" };
-            answer.changes.push(ChangedPath {
-                path: format!("{at}{slash}"),
-                change,
-                came_from,
-                size,
-            });
+            if asked {
+                answer.changes.push(ChangedPath {
+                    path: format!("{at}{slash}"),
+                    change,
+                    came_from,
+                    size,
+                });
+            }
             if let (EntryBody::Dir { tree, .. }, ChangeKind::Added) = (entry.body, change) {
                 added_dirs.push((at, tree));
             }
@@ -436,7 +529,7 @@ async fn list_changes(
     Ok(answer)
 }
 
-fn log_entry(logged: &crate::volume::LoggedRecord) -> LogEntry {
+pub(super) fn log_entry(logged: &crate::volume::LoggedRecord) -> LogEntry {
     let record = &logged.record;
     LogEntry {
         seq: record.seq,

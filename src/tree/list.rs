@@ -13,7 +13,9 @@ use std::sync::Arc;
 use super::fetch::{self, FETCHES_MAX, Opened, answer, child_of};
 use super::{Missing, NodeSource, TreeError};
 use crate::format::{IndexPage, Node};
-use crate::model::{DirPage, DirTree, Entry, Hash, Name, PackRef, PageTree, Ptr, TreeRoot, VolPath};
+use crate::model::{
+    DirPage, DirTree, Entry, GivenPath, Hash, Name, PackRef, PageTree, Ptr, TreeRoot, VolPath,
+};
 
 /// Where a listing goes on.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +95,36 @@ pub async fn walk(src: &dyn NodeSource, root: &TreeRoot, path: &VolPath) -> Resu
         }
     }
     Ok(Some(entry))
+}
+
+/// The path that somebody means who gave it as it is shown, or by its bytes: where the two differ, whichever is there, and
+/// what is shown if both are or none.
+///
+/// # Errors
+/// A directory on the way cannot be had.
+pub async fn path_given(
+    src: &dyn NodeSource,
+    root: &TreeRoot,
+    given: &GivenPath,
+) -> Result<VolPath, TreeError> {
+    if given.is_plain() {
+        return Ok(given.meant());
+    }
+    let mut path = VolPath::root();
+    for (meant, bytes) in given.names() {
+        let as_shown = path.join(meant);
+        path = match bytes {
+            Some(bytes) if walk(src, root, &as_shown).await?.is_none() => {
+                let as_bytes = path.join(bytes);
+                match walk(src, root, &as_bytes).await? {
+                    Some(_) => as_bytes,
+                    None => as_shown,
+                }
+            }
+            _ => as_shown,
+        };
+    }
+    Ok(path)
 }
 
 /// The entries of one leaf from a place on, over loaded nodes; `None` at the end of the directory. To go on, ask with

@@ -38,8 +38,8 @@ pub use extents::{chunk_at, chunk_at_loaded, chunked_content, chunks, edit_chunk
 pub use fetch::{FETCHES_MAX, answer};
 pub use links::{LinkDiff, add_names, diff_links, edit_links, inode_of, inodes, link, link_loaded};
 pub use list::{
-    Leaf, ListFrom, Run, count, entries, is_empty, leaf_entries, leaves, lookup, lookup_loaded, prefetch,
-    run, run_loaded, walk,
+    Leaf, ListFrom, Run, count, entries, is_empty, leaf_entries, leaves, lookup, lookup_loaded, path_given,
+    prefetch, run, run_loaded, walk,
 };
 pub use memory::{Fetched, MemorySource};
 #[cfg(test)]

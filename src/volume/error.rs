@@ -59,6 +59,12 @@ pub enum VolumeError {
         /// What is unknown.
         features: Vec<String>,
     },
+    /// What was to be published breaks a limit of the format. Nothing was sent.
+    #[error("a record cannot hold this: {reason}; nothing was published")]
+    Limit {
+        /// Which.
+        reason: String,
+    },
     /// A record that the volume does not keep (any more), or has not yet.
     #[error("record {seq} is not kept by the volume (newest: {head})")]
     NotKept {

@@ -24,6 +24,14 @@ pub struct VolumeListing {
 }
 
 impl Volume {
+    /// Names of all volumes, sorted. Costs a LIST for 1,000 names.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn names(store: &Arc<dyn ObjectStore>) -> Result<Vec<String>, VolumeError> {
+        all_names(&**store).await
+    }
+
     /// All volumes that have a name, by name. Costs a LIST for 1,000 names and three requests for each volume.
     ///
     /// # Errors

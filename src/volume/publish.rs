@@ -6,7 +6,7 @@
 
 use super::rules;
 use super::{Head, LoggedRecord, Volume, VolumeError};
-use crate::format::{GcState, Key, Record, RecordKind, SuperNode, Usage, VolumeConfig};
+use crate::format::{EncodeError, GcState, Key, Record, RecordKind, SuperNode, Usage, VolumeConfig};
 use crate::model::{Seq, Timestamp, TxnId, VolPath};
 use crate::store::{PutMode, StoreError};
 use crate::tree::NodeSource;
@@ -102,7 +102,13 @@ impl Volume {
             renames: next.renames,
             root: next.root,
         };
-        let encoded = record.encode().map_err(|e| VolumeError::damaged(&key, e))?;
+        let encoded = record.encode().map_err(|error| match error {
+            // Nothing is damaged: what is to be stored is too much.
+            EncodeError::Limit { .. } => VolumeError::Limit {
+                reason: error.to_string(),
+            },
+            error => VolumeError::damaged(&key, error),
+        })?;
         // Read back: what is published is what a reader will see, down to rounded times.
         let logged = self.read_record(&key, seq, encoded.bytes)?;
         Ok(PreparedRecord {

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::cache::{CacheError, cache_dirs, check_cache};
 use crate::cli::context::Context;
+use crate::cli::gather::local_failure;
 use crate::cli::table::count;
 use crate::config::format_bytes;
 use crate::model::VolumeId;
@@ -29,11 +30,12 @@ struct Answer {
 
 /// Checks the cache directories at or below `dir`.
 pub fn run(dir: &Path, quick: bool, context: &Context) -> Result<(), Failure> {
+    std::fs::metadata(dir).map_err(|e| local_failure(dir, &e))?;
     let dirs = cache_dirs(dir).map_err(failure)?;
     if dirs.is_empty() {
         let text = format!("{}: no cache is there", dir.display());
         return Err(
-            Failure::new(FailureKind::Failed, text).hint("`sailvol doctor` shows where caches are kept")
+            Failure::new(FailureKind::NotFound, text).hint("`sailvol doctor` shows where caches are kept")
         );
     }
     let mut answers = Vec::new();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::cli::context::Context;
+use crate::cli::gather::local_failure;
 use crate::cli::table::count;
 use crate::config::format_bytes;
 use crate::mount::{Failure, FailureKind};
@@ -37,11 +38,12 @@ struct Salvaged {
 
 /// Checks the state directories at or below `dir`; copies what is readable below `out` if that is given.
 pub fn run(dir: &Path, out: Option<&Path>, context: &Context) -> Result<(), Failure> {
+    std::fs::metadata(dir).map_err(|e| local_failure(dir, &e))?;
     let dirs = overlay::state_dirs(dir).map_err(failure)?;
     if dirs.is_empty() {
         let text = format!("{}: no local changes are kept there", dir.display());
         return Err(
-            Failure::new(FailureKind::Failed, text).hint("`sailvol doctor` shows where they are kept")
+            Failure::new(FailureKind::NotFound, text).hint("`sailvol doctor` shows where they are kept")
         );
     }
     let mut answers = Vec::new();

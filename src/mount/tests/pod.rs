@@ -161,7 +161,7 @@ impl Pod {
         let mount = self.live().clone();
         let request = ReloadRequest {
             local,
-            to,
+            to: to.map(crate::mount::RecordAt::Number),
             ..ReloadRequest::default()
         };
         self.run(None, async move {
