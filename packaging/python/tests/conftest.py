@@ -38,7 +38,8 @@ class Machine:
         }
 
     def unmount_all(self) -> None:
-        with open("/proc/self/mountinfo") as mountinfo:
+        # Names of other mounts on the machine may be no text.
+        with open("/proc/self/mountinfo", errors="surrogateescape") as mountinfo:
             mounted = [line.split()[4] for line in mountinfo if f" {self.root}/" in line]
         for directory in reversed(mounted):
             subprocess.run(["sailvol", "umount", "--force", directory], check=True, stdout=subprocess.DEVNULL)

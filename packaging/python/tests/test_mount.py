@@ -115,7 +115,7 @@ def test_a_with_block_unmounts_and_keeps_uncommitted_work(machine):
 def test_failures_are_exceptions_of_their_kind(machine, tmp_path):
     with pytest.raises(sailvol.SailvolError) as missing:
         Volume.get("no-such-volume")
-    assert missing.value.hint and missing.value.exit_code == 1
+    assert missing.value.hint and missing.value.exit_code == 8
     again = pickle.loads(pickle.dumps(missing.value))
     assert (again.message, again.hint) == (missing.value.message, missing.value.hint)
     with pytest.raises(sailvol.UsageError):
@@ -160,3 +160,119 @@ def test_the_same_with_coroutines(machine, tmp_path):
         assert volume.mount_dir is None
 
     asyncio.run(work())
+
+
+def test_what_is_missing_or_taken_is_what_the_language_calls_so(machine, tmp_path):
+    with pytest.raises(FileNotFoundError) as missing:
+        Volume.get("no-such-volume")
+    assert isinstance(missing.value, sailvol.NotFound)
+    volume = Volume.get("demo", mint_if_missing=True).mount(machine.shared)
+    (machine.shared / "f").write_text("x")
+    volume.commit()
+    for call in (
+        lambda: volume.read_file("/nothing"),
+        lambda: volume.listdir("/nothing"),
+        lambda: volume.get("/nothing", tmp_path),
+        lambda: volume.remove("/nothing"),
+        lambda: volume.put(tmp_path / "nothing", "/x"),
+        lambda: volume.prefetch("/nothing"),
+        lambda: volume.diff("/nothing"),
+        lambda: volume.reload(to=99),
+        lambda: volume.diff(from_record=99),
+        lambda: volume.restore_stash(99),
+        lambda: volume.drop_stash(99),
+    ):
+        with pytest.raises(FileNotFoundError) as caught:
+            call()
+        assert isinstance(caught.value, sailvol.NotFound), caught.value
+    for call in (lambda: volume.put(b"", "/f"), lambda: (tmp_path / "f").touch() or volume.get("/f", tmp_path)):
+        with pytest.raises(FileExistsError) as taken:
+            call()
+        assert isinstance(taken.value, sailvol.AlreadyExists) and isinstance(taken.value, sailvol.Refused)
+
+
+def test_names_that_are_no_text_come_and_go(machine, tmp_path):
+    volume = Volume.get("demo", mint_if_missing=True).mount(machine.shared)
+    names = [b"caf\xe9", b"new\nline", b"esc\x1b[31m", b"-rf", b"back\\slash", b"looks\\xe9", b"\xff\xfe", b"x" * 255, "\u00fc".encode()]
+    for name in names:
+        Path(os.fsdecode(os.path.join(os.fsencode(machine.shared), name))).write_bytes(name)
+    assert {os.fsencode(c.path) for c in volume.diff()} == {b"/" + name for name in names}
+    volume.commit()
+    entries = volume.listdir()
+    assert {os.fsencode(e.name) for e in entries} == set(names)
+    for entry in entries:
+        assert volume.read_file(entry.path) == os.fsencode(entry.name)
+        assert volume.read_file(os.fsencode(entry.path)) == os.fsencode(entry.name)
+        assert (machine.shared / entry.name).read_bytes() == os.fsencode(entry.name)
+        volume.prefetch(entry.path)
+        volume.prefetch(machine.shared / entry.name)
+        assert volume.get(entry.path, tmp_path / "got").files == 1
+        assert (tmp_path / "got").read_bytes() == os.fsencode(entry.name)
+        volume.put(tmp_path / "got", entry.path, force=True)
+        (tmp_path / "got").unlink()
+    entries._repr_html_().encode()
+    str(entries).encode()
+    for entry in entries:
+        assert volume.remove(entry.path).files == 1
+
+
+def test_what_is_not_shown_yet_is_told(machine):
+    first = Volume.get("demo", mint_if_missing=True).mount(machine.shared)
+    other = machine.root / "other"
+    other.mkdir()
+    second = Volume.get("demo").mount(other)
+    (machine.shared / "theirs").write_text("1")
+    first.commit("the others")
+    (other / "mine").write_text("1")
+    assert second.commit().merged_with == (1,)
+    status = second.status()
+    assert status.unshown == sailvol.Unshown(record=2, shows=0, others=(1,))
+    assert "record 2, yours, holds changes by others" in str(status)
+    moved = second.reload()
+    assert [r.record for r in moved.brought] == [1] and [c.path for c in moved.changes] == ["/theirs"]
+    assert second.status().unshown is None
+    assert second.reload(to=-1).record == 1
+
+
+def test_both_forms_of_a_path(machine):
+    volume = Volume.get("demo", mint_if_missing=True).mount(machine.shared)
+    (machine.shared / "train").mkdir()
+    (machine.shared / "train/a").write_text("x")
+    (machine.shared / "b").write_text("x")
+    for path in ("/train", "train", b"/train", machine.shared / "train", str(machine.shared / "train") + "/"):
+        assert {c.path for c in volume.diff(path)} == {"/train/", "/train/a"}, path
+        volume.prefetch(path)
+    assert len(volume.diff(machine.shared)) == 3
+    (machine.root / "link").symlink_to(machine.shared)
+    assert [c.path for c in volume.diff(machine.root / "link/b")] == ["/b"]
+
+
+def test_a_large_answer_of_a_commit_is_no_failure(machine):
+    first = Volume.get("demo", mint_if_missing=True).mount(machine.shared)
+    other = machine.root / "other"
+    other.mkdir()
+    second = Volume.get("demo").mount(other)
+    for directory in (machine.shared, other):
+        for n in range(3000):
+            (directory / ("n" * 245 + str(n))).write_text(str(directory))
+    first.commit()
+    done = second.commit()
+    assert done.record == 2 and len({o.path for o in done.overwrote}) == 3000
+    assert len(second.reload().changes) <= 100
+
+
+def test_an_interrupted_call_leaves_an_object_that_works(machine):
+    volume = Volume.get("demo", mint_if_missing=True).mount(machine.shared)
+    (machine.shared / "a").write_text("1")
+
+    def interrupt(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        # Some progress comes before the answer, or none: then it is told here.
+        volume.commit("interrupted", on_progress=interrupt)
+        raise KeyboardInterrupt
+    (machine.shared / "b").write_text("2")
+    assert volume.commit("again").record in (1, 2)
+    assert volume.status().dirty == 0
+    assert {e.path for e in volume.listdir()} == {"/a", "/b"}

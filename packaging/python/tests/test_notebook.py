@@ -43,6 +43,13 @@ def test_a_notebook_commits_reloads_and_looks(machine):
         "done = %sailvol commit\nprint('nothing' if not done else done.record)",
         "%sailvol reload --if-clean",
         "%sailvol log -n 2",
+        "open('aside.txt', 'w').write('x')\naside = %sailvol reload",
+        "%sailvol stash list",
+        "%sailvol stash restore {aside.stash.id}",
+        "import os\nprint(os.path.exists('aside.txt'))",
+        "back = %sailvol reload --to -1\nback",
+        "%sailvol stash drop {back.stash.id}",
+        "%sailvol stash",
     )
     assert "/result.txt" in html_of(outputs[1])
     assert "record 1" in html_of(outputs[2])
@@ -54,6 +61,10 @@ def test_a_notebook_commits_reloads_and_looks(machine):
     assert text_of(outputs[6]) == "nothing\n"
     assert "record" in html_of(outputs[7])
     assert "from its shell" in html_of(outputs[8]) and "from a notebook" in html_of(outputs[8])
+    assert "2" in html_of(outputs[10]) or "stash" in html_of(outputs[10])
+    assert text_of(outputs[12]) == "True\n"
+    assert "record" in html_of(outputs[13])
+    assert "(none)" in html_of(outputs[15]), "all are gone"
     assert volume.status().dirty == 0
     assert [e.path for e in volume.listdir()] == ["/more.txt", "/result.txt"]
 

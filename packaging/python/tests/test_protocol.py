@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pickle
+import random
 import socket
 import threading
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import sailvol
-from sailvol import aio, control
+from sailvol import aio, control, errors
 from sailvol.magic import progress_text, text_bar
 from sailvol.results import Change, CommitResult, Progress, Rows
 
@@ -82,6 +84,8 @@ def test_a_daemon_of_another_container_is_found_beside_its_record(tmp_path):
         ("store-unreachable", sailvol.StoreUnreachable),
         ("outcome-unknown", sailvol.OutcomeUnknown),
         ("damaged", sailvol.DamagedData),
+        ("not-found", sailvol.NotFound),
+        ("exists", sailvol.AlreadyExists),
         ("a kind of the future", sailvol.SailvolError),
     ],
 )
@@ -104,7 +108,7 @@ def test_progress_comes_before_the_answer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "answers", [[[b"no json\n"]], [[b"[1]\n"]], [[b"x" * (control.LINE_BYTES_MAX + 2)]], []]
+    "answers", [[[b"no json\n"]], [[b"[1]\n"]], [[b"{\n"]], []]
 )
 def test_an_answer_that_makes_no_sense_is_an_error(tmp_path, answers):
     Daemon(tmp_path, HELLO, *answers)
@@ -157,3 +161,158 @@ def test_bars_are_as_long_as_they_say():
     assert text_bar(None, 4) == "[....]"
     assert Progress(total_files=4, done_files=1).fraction == 0.25
     assert Progress().fraction is None
+
+
+def sizes() -> list[int]:
+    """Sizes on both sides of every limit that an answer had or has."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    generator = random.Random(seed)
+    limits = [64 << 10, 1 << 20, 8 << 20]
+    near = [limit + generator.randint(-300, 300) for limit in limits for _ in range(4)]
+    return [*(limit + step for limit in limits for step in (-1, 0, 1)), *near, *(generator.randrange(3 << 20) for _ in range(6))]
+
+
+def test_answers_of_every_size_are_read(tmp_path):
+    asked = sizes()
+    answers = [[result({"seq": 1, "record": "ab", "overwrote": [{"path": "/" + "p" * size, "register": "content"}]})] for size in asked]
+    # A connection for each call: the daemon answers each with the next line.
+    Daemon(tmp_path, HELLO, *answers)
+    volume = sailvol.Volume.from_mount("/no/such/m", runtime_dir=tmp_path)
+    for size in asked:
+        assert len(volume.commit().overwrote[0].path) == size + 1
+
+
+def test_requests_of_every_size_are_sent_or_refused_as_wrong(tmp_path):
+    asked = sizes()
+    daemon = Daemon(tmp_path, HELLO, *([[result({"seq": 1, "record": "ab"})]] * len(asked)))
+    volume = sailvol.Volume.from_mount("/no/such/m", runtime_dir=tmp_path)
+    for size in asked:
+        if size <= 64 << 10:
+            assert volume.commit("m" * size).record == 1
+            assert len(daemon.requests[-1]["params"]["message"]) == size
+        else:
+            with pytest.raises(sailvol.UsageError, match="at most 65536"):
+                volume.commit("m" * size)
+        if size > 1 << 20:
+            with pytest.raises(sailvol.UsageError, match="1 MiB"):
+                volume.prefetch("/" + "p" * size)
+
+
+def test_a_daemon_that_refuses_while_it_is_sent_to_is_heard(tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "m.sock"))
+    listener.listen()
+
+    def hang_up() -> None:
+        peer, _ = listener.accept()
+        with peer:
+            peer.sendall(json.dumps(HELLO).encode() + b"\n")
+            peer.sendall(json.dumps({**error("usage"), "id": None}).encode() + b"\n")
+            peer.recv(1)
+
+    threading.Thread(target=hang_up, daemon=True).start()
+    with control.Connection(str(tmp_path / "m.sock")) as connection:
+        with pytest.raises(sailvol.UsageError, match="it failed"):
+            connection.call("commit", {"message": "m" * 900_000})
+
+
+#: Kind, class, exit code, and the class of the language that it is as well.
+KINDS = [
+    ("failed", sailvol.SailvolError, 1, None),
+    ("usage", sailvol.UsageError, 2, None),
+    ("refused", sailvol.Refused, 3, None),
+    ("no-access", sailvol.NoAccess, 4, PermissionError),
+    ("store-unreachable", sailvol.StoreUnreachable, 5, None),
+    ("outcome-unknown", sailvol.OutcomeUnknown, 6, None),
+    ("damaged", sailvol.DamagedData, 7, None),
+    ("not-found", sailvol.NotFound, 8, FileNotFoundError),
+    ("exists", sailvol.AlreadyExists, 9, FileExistsError),
+]
+
+
+@pytest.mark.parametrize(("kind", "cls", "code", "also"), KINDS)
+def test_each_kind_is_one_exit_code_and_what_the_language_has_for_it(kind, cls, code, also):
+    made = errors.from_failure({"kind": kind, "message": "no", "hint": "do this"})
+    assert type(made) is cls and made.exit_code == code and made.kind == kind
+    assert type(errors.from_exit_code(code, "no")) is cls
+    assert isinstance(made, OSError) == (also is not None)
+    assert also is None or (isinstance(made, also) and made.errno and made.strerror == "no")
+    again = pickle.loads(pickle.dumps(made))
+    assert (type(again), again.message, again.hint, str(again)) == (cls, "no", "do this", "no\n  do this")
+
+
+NONSENSE = [None, 1.5, float("nan"), float("inf"), -1, 2**70, "x", "caf\udce9", "\ud800", "a\0b", b"\xff", object(), [], {1: 2}, True]
+
+
+def test_whatever_is_handed_over_the_failure_is_ours(tmp_path):
+    """Every argument of every method, with values of every wrong kind."""
+    answer = [result({"seq": None, "changes": [], "truncated": False})]
+    Daemon(tmp_path, HELLO, *([answer] * 2000))
+    os.environ["SAILVOL_PROGRAM"] = "/bin/false"
+    try:
+        volume = sailvol.Volume.from_mount("/no/such/m", runtime_dir=tmp_path)
+        tried = 0
+        for name in dir(sailvol.Volume):
+            # `get` of an object is this; a mount of nonsense would look for a mount that is none.
+            if name.startswith("_") and name != "_get_files" or name in ("get", "mount_dir", "unmount"):
+                continue
+            method = getattr(volume, name)
+            parameters = inspect.signature(method).parameters
+            given = {p.name: "/x" for p in parameters.values() if p.default is p.empty}
+            for parameter in parameters:
+                for value in NONSENSE:
+                    tried += 1
+                    try:
+                        method(**{**given, parameter: value})
+                    except sailvol.SailvolError:
+                        pass
+                    except TypeError as raised:
+                        # Only of what is called with a progress.
+                        raise AssertionError(f"{name}({parameter}={value!r}): {raised!r}") from raised
+        assert tried > 300
+    finally:
+        del os.environ["SAILVOL_PROGRAM"]
+
+
+@pytest.mark.parametrize("said", [{}, [], 7, None, {"changes": 1}, {"changes": [{}]}, {"seq": [], "overwrote": 3}, {"to": 1}])
+def test_an_answer_of_the_wrong_form_is_not_the_callers_fault(tmp_path, said):
+    Daemon(tmp_path, HELLO, *([[result(said)]] * 10))
+    volume = sailvol.Volume.from_mount("/no/such/m", runtime_dir=tmp_path)
+    for method in (volume.status, volume.diff, volume.reload):
+        with pytest.raises(sailvol.SailvolError) as caught:
+            method()
+        assert not isinstance(caught.value, sailvol.UsageError)
+
+
+def test_what_a_callers_own_function_raises_stays_as_it_is(tmp_path):
+    progress = {"jsonrpc": "2.0", "method": "progress", "params": {"stage": "uploading"}}
+    Daemon(tmp_path, HELLO, [progress, result({})], [result({"seq": 3, "record": "ab"})])
+    volume = sailvol.Volume.from_mount("/no/such/m", runtime_dir=tmp_path)
+
+    def stop(_: Progress) -> None:
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        volume.commit(on_progress=stop)
+    assert volume.commit().record == 3, "the object can be used on"
+    with pytest.raises(TypeError):
+        volume.commit(messsage="a mistake in the program")
+
+
+def test_names_are_shown_and_come_back():
+    for path, shown in [
+        ("caf\udce9", "caf\\xe9"),
+        ("new\nline", "new\\x0aline"),
+        ("back\\slash", "back\\slash"),
+        ("a\\xffb", "a\\x5cxffb"),
+        ("\u00fc\u202e", "\u00fc\\xe2\\x80\\xae"),
+    ]:
+        assert sailvol.show(path) == shown and sailvol.unshow(shown) == path
+    generator = random.Random(8)
+    for _ in range(2000):
+        pieces = [generator.choice([b"\\", b"\\x", b"ff", b"x", "\u2028".encode(), bytes([generator.randrange(256)])]) for _ in range(8)]
+        name = b"".join(pieces)
+        shown = sailvol.show(name)
+        assert os.fsencode(sailvol.unshow(shown)) == name, name
+        shown.encode()

@@ -14,8 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import (
+    AlreadyExists,
     DamagedData,
     NoAccess,
+    NotFound,
     NotMounted,
     OutcomeUnknown,
     ProgramMissing,
@@ -24,6 +26,7 @@ from .errors import (
     StoreUnreachable,
     UsageError,
 )
+from .names import show, unshow
 from .results import (
     Cache,
     Change,
@@ -40,12 +43,14 @@ from .results import (
     Status,
     Transfers,
     UnmountResult,
+    Unshown,
 )
 from .volume import Volume, mounts
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlreadyExists",
     "Cache",
     "Change",
     "CommitResult",
@@ -54,6 +59,7 @@ __all__ = [
     "GetResult",
     "LogEntry",
     "NoAccess",
+    "NotFound",
     "NotMounted",
     "OutcomeUnknown",
     "Overwritten",
@@ -69,9 +75,12 @@ __all__ = [
     "StoreUnreachable",
     "Transfers",
     "UnmountResult",
+    "Unshown",
     "UsageError",
     "Volume",
     "mounts",
+    "show",
+    "unshow",
 ]
 
 

@@ -71,7 +71,7 @@ class _OpenVolume(Protocol):
 
 
 class _GetFiles(Protocol):
-    async def __call__(self, path: str, local: PathLike = ".", *, force: bool = False) -> GetResult: ...
+    async def __call__(self, path: PathLike, local: PathLike = ".", *, force: bool = False) -> GetResult: ...
 
 
 class _Get:

@@ -17,13 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional
 
-from .errors import NotMounted, SailvolError, from_failure
+from .errors import CallbackFailed, NotMounted, SailvolError, UsageError, from_failure
+from .names import AnyPath, path_bytes, unshow
 from .results import Progress
 
 #: The version of the protocol that this client speaks.
 PROTOCOL = 1
-#: Longest line of the protocol, bytes.
-LINE_BYTES_MAX = 1 << 20
+#: Longest line of a request, bytes.
+REQUEST_BYTES_MAX = 1 << 20
+#: Longest line of an answer, bytes: many times what lists of paths may take. Whoever sends more is no daemon.
+ANSWER_BYTES_MAX = 1 << 30
+#: Longest greeting, bytes.
+HELLO_BYTES_MAX = 64 << 10
 #: Longest file beside a socket, bytes.
 RECORD_BYTES_MAX = 64 << 10
 #: Seconds for a daemon to accept and say hello.
@@ -63,7 +68,7 @@ class Connection:
         try:
             _connect(self._socket, path)
             self._file = self._socket.makefile("rb")
-            hello = self._read()
+            hello = self._read(HELLO_BYTES_MAX)
             self._socket.settimeout(None)
         except OSError as error:
             self._socket.close()
@@ -75,7 +80,7 @@ class Connection:
             self.close()
             raise _failure(hello["error"])
         #: What the daemon said of itself.
-        self.hello: Mapping[str, Any] = hello.get("params", {})
+        self.hello: Mapping[str, Any] = _mapping(hello.get("params", {}))
         if self.hello.get("protocol") != PROTOCOL:
             self.close()
             raise SailvolError(
@@ -98,22 +103,52 @@ class Connection:
         """Asks, hands progress to ``on_progress``, and waits for the answer.
 
         There is no time limit here: the daemon ends by the limits in the request.
+
+        Raises:
+            UsageError: the request cannot be written, or is too long.
+            NotMounted: the daemon has gone.
+            SailvolError: what it said; the class tells the kind.
         """
         self._last_id += 1
         request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params}
         try:
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
-            while True:
-                line = self._read()
-                if line.get("method") == "progress":
-                    if on_progress is not None:
-                        on_progress(Progress.parse(line.get("params", {})))
-                elif "error" in line:
-                    raise _failure(line["error"])
-                elif line.get("id") == self._last_id:
-                    return line.get("result")
+            text = json.dumps(request, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"{method}: an argument makes no sense: {error}") from error
+        if len(text) > REQUEST_BYTES_MAX:
+            raise UsageError(
+                f"the request takes {len(text)} bytes, and at most {REQUEST_BYTES_MAX} (1 MiB) are taken",
+                "a message or path is too long",
+            )
+        try:
+            self._socket.sendall(text)
+        except OSError as error:
+            # A daemon that hangs up may have said why.
+            try:
+                return self._await_answer(None)
+            except NotMounted:
+                raise self._gone(str(error)) from error
+            except SailvolError:
+                raise
+            except OSError:
+                raise self._gone(str(error)) from error
+        try:
+            return self._await_answer(on_progress)
+        except SailvolError:
+            raise
         except OSError as error:
             raise self._gone(str(error)) from error
+
+    def _await_answer(self, on_progress: Optional[OnProgress]) -> Any:
+        while True:
+            line = self._read(ANSWER_BYTES_MAX)
+            if line.get("method") == "progress":
+                if on_progress is not None:
+                    _tell(on_progress, line)
+            elif "error" in line:
+                raise _failure(line["error"])
+            elif line.get("id") == self._last_id:
+                return line.get("result")
 
     def wait_for_end(self, seconds: float) -> None:
         """Waits until the daemon's process has ended, where it can be seen from here."""
@@ -128,13 +163,15 @@ class Connection:
         finally:
             os.close(process)
 
-    def _read(self) -> dict[str, Any]:
-        text = self._file.readline(LINE_BYTES_MAX + 1)
-        if not text:
+    def _read(self, bytes_max: int) -> dict[str, Any]:
+        text = self._file.readline(bytes_max + 1)
+        if not text.endswith(b"\n"):
+            if len(text) > bytes_max:
+                raise SailvolError(f"the mount's daemon gave an answer of more than {bytes_max} bytes")
             raise self._gone("it closed the connection before it answered")
         try:
             line = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SailvolError(f"the mount's daemon gave an answer that cannot be read: {error}") from error
         if not isinstance(line, dict):
             raise SailvolError("the mount's daemon gave an answer that cannot be read")
@@ -144,15 +181,31 @@ class Connection:
         return NotMounted(f"{self._path}: the mount's daemon does not answer: {reason}")
 
 
-def _failure(error: Mapping[str, Any]) -> SailvolError:
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise SailvolError("the mount's daemon gave an answer that cannot be read")
+    return value
+
+
+def _tell(on_progress: OnProgress, line: Mapping[str, Any]) -> None:
+    progress = Progress.parse(_mapping(line.get("params", {})))
+    try:
+        on_progress(progress)
+    except Exception as error:
+        # The caller's own: it ends the waiting, and leaves as it is.
+        raise CallbackFailed(error) from error
+
+
+def _failure(said: object) -> SailvolError:
+    error = _mapping(said)
     data = error.get("data")
     return from_failure(data if isinstance(data, dict) else {"message": error.get("message", "failed")})
 
 
-def runtime_dirs(named: Optional[os.PathLike[str] | str] = None) -> list[Path]:
+def runtime_dirs(named: Optional[AnyPath] = None) -> list[Path]:
     """Directories in which sockets may be: the named one, else the program's default of this user; and root's."""
-    own = named or os.environ.get("SAILVOL_RUNTIME_DIR")
-    if own is None:
+    own = os.fsdecode(path_bytes(named)) if named else os.environ.get("SAILVOL_RUNTIME_DIR")
+    if not own:
         xdg = os.environ.get("XDG_RUNTIME_DIR")
         if os.geteuid() == 0:
             own = "/run/sailvol"
@@ -166,7 +219,7 @@ def runtime_dirs(named: Optional[os.PathLike[str] | str] = None) -> list[Path]:
     return found
 
 
-def mounts(runtime_dir: Optional[os.PathLike[str] | str] = None) -> list[MountRecord]:
+def mounts(runtime_dir: Optional[AnyPath] = None) -> list[MountRecord]:
     """The mounts whose daemon listens, sorted by directory."""
     found: dict[tuple[str, int], MountRecord] = {}
     for runtime in runtime_dirs(runtime_dir):
@@ -191,11 +244,11 @@ def _read_record(path: Path) -> Optional[MountRecord]:
                 return None
             value = json.loads(file.read(RECORD_BYTES_MAX))
         # The socket is beside the file, whatever path the daemon's container sees.
-        beside = path.with_name(os.path.basename(value["socket"]))
+        beside = path.with_name(os.path.basename(unshow(value["socket"])))
         return MountRecord(
-            value["name"], value["dir"], value["volume"], value["store"], int(value["pid"]), str(beside)
+            value["name"], unshow(value["dir"]), value["volume"], value["store"], int(value["pid"]), str(beside)
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         # Not a record, or one that is just being removed.
         return None
 
@@ -223,7 +276,7 @@ def _listens(path: str) -> bool:
 
 
 def find_mount(
-    directory: Optional[os.PathLike[str] | str] = None, runtime_dir: Optional[os.PathLike[str] | str] = None
+    directory: Optional[AnyPath] = None, runtime_dir: Optional[AnyPath] = None
 ) -> MountRecord:
     """The mount that contains ``directory`` (by default the current one, or the only mount there is).
 
@@ -240,7 +293,7 @@ def find_mount(
         return max(around, key=lambda m: len(m.dir), default=None)
 
     if directory is not None:
-        named = Path(os.path.abspath(directory))
+        named = Path(os.path.abspath(os.fsdecode(path_bytes(directory))))
         # The last part may be a mount that does not answer: only its parent is resolved.
         clean = Path(os.path.realpath(named.parent), named.name) if named.name else named
         found = containing(clean)
@@ -249,7 +302,8 @@ def find_mount(
         return found
     try:
         found = containing(Path.cwd())
-    except FileNotFoundError:
+    except OSError:
+        # It was removed, or must not be looked at.
         found = None
     if found is not None:
         return found

@@ -46,13 +46,20 @@ def _parser() -> _Parser:
     choice = reload.add_mutually_exclusive_group()
     choice.add_argument("--keep", action="store_true", help="put local changes on top")
     choice.add_argument("--if-clean", action="store_true", help="refuse when there are local changes")
-    reload.add_argument("--to", type=int, metavar="N", help="this record")
+    reload.add_argument("--to", type=int, metavar="N", help="this record; -1 is the one before the mount's")
     command("status", "Where the mount stands")
     diff = command("diff", "What a commit would publish")
     diff.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many paths")
     log = command("log", "The newest records")
     log.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="at most so many")
-    command("stash", "Local changes that reloads set aside")
+    text = "Local changes that reloads set aside"
+    stash = commands.add_parser("stash", help=text, description=text)
+    actions = stash.add_subparsers(dest="action", required=False, parser_class=_Parser)
+    for name, purpose in (("list", "List them"), ("restore", "Put one onto what is shown"), ("drop", "Delete one")):
+        action = actions.add_parser(name, help=purpose, description=purpose)
+        if name != "list":
+            action.add_argument("id", type=int, metavar="N", help="number of the stash")
+        action.add_argument("dir", nargs="?", metavar="DIR", help="a directory in the mount")
     return parser
 
 
@@ -64,14 +71,18 @@ def run(line: str) -> Any:
         return None
     except ValueError as error:
         raise UsageError(f"{line}: {error}") from error
-    volume = Volume.from_mount(args.dir)
+    volume = Volume.from_mount(getattr(args, "dir", None))
     if args.command == "status":
         return volume.status()
     if args.command == "diff":
-        return volume.diff(limit=args.limit)
+        return volume.diff(args.dir, limit=args.limit)
     if args.command == "log":
         return volume.log(limit=args.limit)
     if args.command == "stash":
+        if args.action == "restore":
+            return volume.restore_stash(args.id)
+        if args.action == "drop":
+            return volume.drop_stash(args.id)
         return volume.stashes()
     with ProgressBar() as bar:
         if args.command == "commit":

@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import subprocess
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence, Union
 
-from .errors import ProgramMissing, SailvolError, from_exit_code, from_failure
+from .errors import ProgramMissing, SailvolError, UsageError, from_exit_code, from_failure, from_system
+
+#: A word of a command line; text is written as UTF-8 whatever the locale is.
+Word = Union[str, bytes]
 
 
 def find_program() -> str:
@@ -29,7 +32,7 @@ def find_program() -> str:
 
 
 def run(
-    arguments: Sequence[str],
+    arguments: Sequence[Word],
     *,
     environment: Optional[Mapping[str, str]] = None,
     data: Optional[bytes] = None,
@@ -38,28 +41,51 @@ def run(
 
     Raises:
         SailvolError: what the program said, as the class of its exit code.
+        UsageError: the arguments cannot be handed to a program.
     """
-    done = subprocess.run(
-        [find_program(), "--json", *arguments],
-        input=b"" if data is None else data,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=None if environment is None else {**os.environ, **environment},
-        check=False,
-    )
+    words = [_word(argument) for argument in arguments]
+    program = find_program()
+    try:
+        done = subprocess.run(
+            [program, "--json", *words],
+            input=b"" if data is None else data,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=None if environment is None else {**os.environ, **environment},
+            check=False,
+        )
+    except OSError as error:
+        raise from_system(error) from error
     if done.returncode == 0:
         return done.stdout
     raise _failure(done.returncode, done.stderr.decode(errors="replace"))
 
 
-def run_json(arguments: Sequence[str], **options: Any) -> Any:
+def run_json(arguments: Sequence[Word], **options: Any) -> Any:
     """As :func:`run`, for commands that print one JSON value."""
-    return json.loads(run(arguments, **options))
+    said = run(arguments, **options)
+    try:
+        return json.loads(said)
+    except (ValueError, RecursionError) as error:
+        raise SailvolError(f"sailvol gave an answer that cannot be read: {error}") from error
+
+
+def _word(argument: Word) -> bytes:
+    try:
+        word = argument if isinstance(argument, bytes) else argument.encode("utf-8", "surrogateescape")
+    except (AttributeError, UnicodeError) as error:
+        raise UsageError(f"{argument!r} is no text: {error}") from error
+    if b"\0" in word:
+        raise UsageError(f"{argument!r} has a NUL in it, which no argument of a program may have")
+    return word
 
 
 def _failure(code: int, said: str) -> SailvolError:
     # Notes and progress may stand before the failure, which is the last line; who was killed has said nothing.
     for line in reversed(said.splitlines()):
         if line.startswith('{"error":'):
-            return from_failure(json.loads(line)["error"])
+            try:
+                return from_failure(json.loads(line)["error"])
+            except (ValueError, KeyError, AttributeError):
+                break
     return from_exit_code(code, said.strip() or f"sailvol ended with exit code {code}")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any, Iterable, Mapping, Optional, Sequence, TypeVar, Union, overload
 
+from .names import show, unshow
+
 T = TypeVar("T", bound="Result")
 
 
@@ -89,6 +91,15 @@ class Rows(Sequence[T]):
         return html_table(lines[1:], lines[0]) + more
 
 
+def _paths(value: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The members that are paths, as Python has them."""
+    return {name: unshow(value[name]) for name in names if value.get(name) is not None}
+
+
+def _count(number: int, one: str) -> str:
+    return f"{number} {one}" if number == 1 else f"{number} {one}s"
+
+
 def html_table(rows: Iterable[Iterable[str]], head: Optional[Iterable[str]] = None) -> str:
     """A small table; every cell is escaped, because paths and messages come from others."""
 
@@ -123,6 +134,20 @@ class Overwritten(Result):
     register: str
     came_from: Optional[str] = None
 
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> Overwritten:
+        return super().parse({**value, **_paths(value, "path", "came_from")})
+
+
+#: Rows of a table that name paths.
+ROWS_MAX = 100
+
+
+def _overwrote(paths: Sequence[Overwritten], more: int) -> list[tuple[str, str]]:
+    rows = [("overwrote", f"{show(item.path)}: {item.register}") for item in paths[:ROWS_MAX]]
+    more += max(0, len(paths) - ROWS_MAX)
+    return rows + ([("overwrote", f"... and {_count(more, 'more path')}")] if more else [])
+
 
 @dataclass(frozen=True)
 class CommitResult(Result):
@@ -145,11 +170,15 @@ class CommitResult(Result):
     merged_with: tuple[int, ...] = ()
     #: Paths where it overwrote a change by others that this mount had not seen.
     overwrote: tuple[Overwritten, ...] = ()
+    #: So many more of them than an answer lists.
+    overwrote_more: int = 0
     #: Files that some process could still write; the next commit brings the rest.
     still_written: tuple[str, ...] = ()
     #: Record of an interrupted commit that this one has finished first; the same as `record` without anything else to commit.
     settled: int | None = None
     seconds: float = 0.0
+    #: The directory of the mount; empty when there was none.
+    dir: str = ""
 
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> CommitResult:
@@ -160,7 +189,8 @@ class CommitResult(Result):
                 "id": value.get("record"),
                 "merged_with": tuple(value.get("merged_with", ())),
                 "overwrote": tuple(Overwritten.parse(item) for item in value.get("overwrote", ())),
-                "still_written": tuple(value.get("still_written", ())),
+                "still_written": tuple(map(unshow, value.get("still_written", ()))),
+                **_paths(value, "dir"),
             }
         )
 
@@ -170,16 +200,17 @@ class CommitResult(Result):
     def _rows(self) -> list[tuple[str, str]]:
         if self.record is None and not self.dry_run:
             return [("committed", "nothing to commit")]
-        first = ("would commit", "") if self.dry_run else ("committed", f"record {self.record} ({(self.id or '')[:12]})")
+        first = ("would commit", self.dir and f"in {show(self.dir)}") if self.dry_run else ("committed", f"record {self.record} ({(self.id or '')[:12]})")
         if self.settled is not None and self.settled == self.record:
             return [first, ("interrupted", "this commit was, before; nothing else to commit")]
-        rows = [first, ("changes", f"{self.changed}, of {self.files} files the bytes ({size_text(self.bytes_changed)})")]
+        files = f"of {_count(self.files, 'file')} the bytes ({size_text(self.bytes_changed)})"
+        rows = [first, ("changes", f"{self.changed}, {files}")]
         if not self.dry_run:
             rows.append(("sent", f"{size_text(self.bytes_sent)} in {self.seconds:.1f} s"))
         if self.merged_with:
-            rows.append(("merged with", ", ".join(map(str, self.merged_with)) + " by others (reload shows them)"))
-        rows += [("overwrote", f"{item.path}: {item.register}") for item in self.overwrote]
-        rows += [("still written", path) for path in self.still_written]
+            rows.append(("merged with", ", ".join(map(str, self.merged_with)) + " by others (published, not shown here yet: reload)"))
+        rows += _overwrote(self.overwrote, self.overwrote_more)
+        rows += [("still written", show(path)) for path in self.still_written]
         return rows
 
 
@@ -222,28 +253,49 @@ class ReloadResult(Result):
     kept: tuple[str, ...] = ()
     #: With ``keep``: paths where a local change was put over one by others.
     overwrote: tuple[Overwritten, ...] = ()
+    #: So many more of them than an answer lists.
+    overwrote_more: int = 0
+    #: Records by others that are shown now and were not before, the newest first.
+    brought: tuple[LogEntry, ...] = ()
+    #: So many more of them.
+    brought_more: int = 0
+    #: Paths that look different now; some of them when there are many.
+    changes: tuple[Change, ...] = ()
+    #: The directory of the mount.
+    dir: str = ""
 
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> ReloadResult:
         stash = value.get("stash")
+        brought = value.get("brought", {})
         return super().parse(
             {
                 "record": value["to"],
                 "id": value["record"],
                 "came_from": value["from"],
                 "stash": None if stash is None else Stash.parse(stash),
-                "kept": tuple(value.get("kept", ())),
+                "kept": tuple(map(unshow, value.get("kept", ()))),
                 "overwrote": tuple(Overwritten.parse(item) for item in value.get("overwrote", ())),
+                "overwrote_more": value.get("overwrote_more", 0),
+                "brought": tuple(LogEntry.parse(item) for item in brought.get("records", ())),
+                "brought_more": brought.get("records_more", 0),
+                "changes": tuple(Change.parse(item) for item in brought.get("changes", ())),
+                "dir": unshow(value.get("dir", "")),
             }
         )
 
     def _rows(self) -> list[tuple[str, str]]:
-        moved = "was the newest already" if self.record == self.came_from else f"was at {self.came_from}"
+        moved = f"was at {self.came_from}"
+        if self.record == self.came_from:
+            moved = "with what others changed" if self.brought or self.changes else "was shown already"
         rows = [("record", f"{self.record} ({self.id[:12]}), {moved}")]
+        rows += [("brought", f"record {item.record} by {item.by}: {item.message}") for item in self.brought]
+        if self.brought_more:
+            rows.append(("brought", f"and {_count(self.brought_more, 'older record')}"))
         if self.stash is not None:
-            rows.append(("set aside", f"{self.stash.changed} local changes, in stash {self.stash.id}"))
-        rows += [("kept", path) for path in self.kept]
-        rows += [("overwrote", f"{item.path}: {item.register}") for item in self.overwrote]
+            rows.append(("set aside", f"{_count(self.stash.changed, 'local change')}, in stash {self.stash.id}"))
+        rows += [("kept", show(path)) for path in self.kept]
+        rows += _overwrote(self.overwrote, self.overwrote_more)
         return rows
 
 
@@ -266,6 +318,28 @@ class Transfers(Result):
     sent_bytes: int = 0
     errors: int = 0
     last_error: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Unshown(Result):
+    """Changes by others that a commit of this mount was merged with: published, not shown here until a reload."""
+
+    #: The record of this mount that holds them.
+    record: int
+    #: The newest record of which all is shown, as far as that is known.
+    shows: Optional[int] = None
+    #: The records by others that they came from, as far as they are known.
+    others: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> Unshown:
+        return super().parse({**value, "others": tuple(value.get("others", ()))})
+
+    def __str__(self) -> str:
+        shows = "" if self.shows is None else f"shows record {self.shows} and what you committed since; "
+        others = ", ".join(map(str, self.others))
+        source = f" ({'record' if len(self.others) == 1 else 'records'} {others})" if others else ""
+        return f"{shows}record {self.record}, yours, holds changes by others{source}: reload shows them"
 
 
 @dataclass(frozen=True)
@@ -303,6 +377,8 @@ class Status(Result):
     transfers: Transfers
     passthrough: str
     warnings: tuple[str, ...]
+    #: Published by this mount and not shown in it yet.
+    unshown: Optional[Unshown] = None
 
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> Status:
@@ -312,6 +388,8 @@ class Status(Result):
                 "cache": Cache.parse(value["cache"]),
                 "transfers": Transfers.parse(value["transfers"]),
                 "warnings": tuple(value["warnings"]),
+                "unshown": None if value.get("unshown") is None else Unshown.parse(value["unshown"]),
+                **_paths(value, "dir"),
             }
         )
 
@@ -326,12 +404,17 @@ class Status(Result):
             head += f" ({self.head_error})"
         mode = ", read-only" if self.read_only else ""
         rows = [
-            ("mount", self.dir + mode),
+            ("mount", show(self.dir) + mode),
             ("volume", f"{self.volume} in {self.store}"),
             ("base", f"record {self.base} ({self.base_record[:12]}), {head}"),
-            ("uncommitted", f"{self.dirty} changes, {size_text(self.dirty_bytes)}" if self.dirty else "none"),
+            (
+                "uncommitted",
+                f"{_count(self.dirty, 'change')}, {size_text(self.dirty_bytes)}" if self.dirty else "none",
+            ),
             ("cache", f"{size_text(self.cache.used_bytes)} of {size_text(self.cache.max_bytes)}"),
         ]
+        if self.unshown is not None:
+            rows.append(("not shown yet", str(self.unshown)))
         if self.stashes:
             rows.append(("stashes", str(self.stashes)))
         if self.busy:
@@ -353,10 +436,14 @@ class Change(Result):
     #: Bytes now, for files.
     size: Optional[int] = None
 
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> Change:
+        return super().parse({**value, **_paths(value, "path", "came_from")})
+
     def _rows(self) -> list[tuple[str, str]]:
         return [
             ("change", self.change),
-            ("path", self.path if self.came_from is None else f"{self.path} (was {self.came_from})"),
+            ("path", show(self.path) if self.came_from is None else f"{show(self.path)} (was {show(self.came_from)})"),
             ("size", "" if self.size is None else size_text(self.size)),
         ]
 
@@ -413,18 +500,22 @@ class FileEntry(Result):
     #: Where a symbolic link points.
     target: Optional[str] = None
 
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> FileEntry:
+        return super().parse({**value, **_paths(value, "path", "target")})
+
     @property
     def name(self) -> str:
         """The last part of the path."""
         return self.path.rsplit("/", 1)[-1]
 
     def _rows(self) -> list[tuple[str, str]]:
-        arrow = "" if self.target is None else f" -> {self.target}"
+        arrow = "" if self.target is None else f" -> {show(self.target)}"
         return [
             ("mode", self.mode),
             ("size", size_text(self.size)),
             ("changed", time_text(self.mtime)),
-            ("path", self.path + arrow),
+            ("path", show(self.path) + arrow),
         ]
 
 
@@ -437,6 +528,10 @@ class GetResult(Result):
     dirs: int
     bytes: int
     seconds: float
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> GetResult:
+        return super().parse({**value, **_paths(value, "to")})
 
 
 @dataclass(frozen=True)
@@ -462,6 +557,12 @@ class UnmountResult(Result):
     dirty: int = 0
     #: The directory that keeps them.
     state_dir: str = ""
+    #: The directory that was mounted.
+    dir: str = ""
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> UnmountResult:
+        return super().parse({**value, **_paths(value, "dir")})
 
 
 @dataclass(frozen=True)
