@@ -80,7 +80,7 @@ fn directories_and_names() {
             ),
             (
                 &["mount", "datasets", "{top}/missing"],
-                3,
+                8,
                 &["missing", "mkdir -p"],
             ),
             (
@@ -91,13 +91,13 @@ fn directories_and_names() {
             (&["mount", "datasets", "/"], 3, &["/shared"]),
             (
                 &["mount", "datasts", "{mnt}"],
-                1,
+                8,
                 &["datasts", "is \"datasets\" meant?", "--create", "volume list"],
             ),
             (&["mount", "no/name", "{mnt}"], 2, &["no/name"]),
             (
                 &["mount", "--at", "99", "datasets", "{mnt}"],
-                3,
+                8,
                 &["record 99", "newest", "sailvol log"],
             ),
             (
@@ -119,15 +119,15 @@ fn directories_and_names() {
             (&["umount", "{mnt}"], 2, &["not in a sailvol mount"]),
             (
                 &["cat", "datasets:/nothing"],
-                1,
+                8,
                 &["datasets:/nothing", "no such file"],
             ),
-            (&["ls", "datset:/"], 1, &["is \"datasets\" meant?"]),
-            (&["volume", "create", "datasets"], 3, &["already", "--if-missing"]),
-            (&["get", "datasets:/nothing", "{top}"], 1, &["no such file"]),
-            (&["put", "{top}/nothing", "datasets:/x"], 1, &["nothing"]),
+            (&["ls", "datset:/"], 8, &["is \"datasets\" meant?"]),
+            (&["volume", "create", "datasets"], 9, &["already", "--if-missing"]),
+            (&["get", "datasets:/nothing", "{top}"], 8, &["no such file"]),
+            (&["put", "{top}/nothing", "datasets:/x"], 8, &["nothing"]),
             (&["put", "{top}/plain", "{top}/x"], 2, &["VOLUME:/path"]),
-            (&["fsck", "datasts"], 1, &["is \"datasets\" meant?"]),
+            (&["fsck", "datasts"], 8, &["is \"datasets\" meant?"]),
             (&["comit"], 2, &["commit"]),
         ],
     );
@@ -142,26 +142,26 @@ fn directories_and_names() {
             ),
             (
                 &["mount", "--name", "taken", "datasets", "{top}/other/missing"],
-                3,
+                8,
                 &["mkdir -p"],
             ),
             (&["status", "{top}/other"], 2, &["not in a sailvol mount", "mnt"]),
             (
                 &["reload", "--to", "99", "{mnt}"],
-                3,
+                8,
                 &["record 99", "sailvol log"],
             ),
             (
                 &["diff", "--from", "99", "{mnt}"],
-                3,
+                8,
                 &["record 99", "sailvol log"],
             ),
             (
                 &["stash", "restore", "7", "{mnt}"],
-                2,
+                8,
                 &["no stash 7", "stash list"],
             ),
-            (&["prefetch", "{mnt}/nothing"], 1, &["nothing"]),
+            (&["prefetch", "{mnt}/nothing"], 8, &["nothing"]),
         ],
     );
     // The state of a mount serves one daemon.

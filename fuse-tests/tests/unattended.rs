@@ -224,7 +224,7 @@ fn watchers_are_told_what_happens_until_the_end() {
     a.reload(&[]);
     assert_eq!(next(&mut lines, "reloaded")["to"], theirs);
     a.fails(
-        3,
+        8,
         [
             "reload".as_ref(),
             dir.as_os_str(),

@@ -152,13 +152,17 @@ pub fn protocol(data: &[u8]) {
 /// What users type for volumes, stores and paths; a URL is shown as one that means the same.
 pub fn names(data: &[u8]) {
     let _ = escape_mount_dir(Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(data)));
-    let Ok(text) = std::str::from_utf8(data) else { return };
     let mut environment = Environment::default();
     environment.store = Some("s3://bucket/prefix?region=here".into());
-    let _ = VolumePath::looks_like(text);
-    if let Ok(path) = VolumePath::parse(text, &environment) {
+    let words = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(data);
+    let _ = VolumePath::looks_like(words);
+    if let Ok(path) = VolumePath::parse(words, &environment) {
         assert!(store::check_volume_name(&path.volume.name).is_ok());
+        let shown = format!("v:{}", path.path.meant());
+        let again = VolumePath::parse(shown.as_ref(), &environment).unwrap();
+        assert_eq!(again.path.meant(), path.path.meant(), "{shown}");
     }
+    let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(volume) = parse_volume(text, &environment) {
         let shown = volume.to_string();
         assert_eq!(store::VolumeUrl::parse(&shown).as_ref(), Ok(&volume), "{shown}");
