@@ -48,9 +48,9 @@ pub struct Driver {
     link: Link,
     /// Depth of file systems on top of each other that passthrough needs; `None`: it is not wanted.
     stack_depth: Option<u32>,
-    /// How long the kernel may remember that a name is not there. Only an epoch bump takes that back: without epochs it
-    /// must ask each time.
-    absent_ttl: Duration,
+    /// How long the kernel may keep a name that nobody has noted: that it is not there, or leads to a hard link. Only an
+    /// epoch bump takes that back: without epochs it must ask each time.
+    unnoted_ttl: Duration,
     counts: Arc<RequestCounts>,
 }
 
@@ -62,14 +62,14 @@ impl Driver {
         closer: Closer,
         counts: Arc<RequestCounts>,
     ) -> Driver {
-        let absent_ttl = if kernel_has_epochs() { TTL } else { Duration::ZERO };
+        let unnoted_ttl = if kernel_has_epochs() { TTL } else { Duration::ZERO };
         Driver {
             view,
             runtime,
             closer,
             link: Link::default(),
             stack_depth: passthrough.map(LocalPlaces::stack_depth),
-            absent_ttl,
+            unnoted_ttl,
             counts,
         }
     }
@@ -99,7 +99,7 @@ impl Driver {
                                 ..Invalidations::default()
                             }
                         } else {
-                            view.invalidations()
+                            view.invalidations(true)
                         };
                         if let Err(error) = notifications.send(what).await {
                             tracing::warn!(%error, "other names of a file lead to its former bytes");
@@ -241,10 +241,10 @@ fn reply_created(reply: ReplyCreate, known: &Known, file: &OpenFile, closer: &Cl
     }
 }
 
-fn reply_entry(reply: ReplyEntry, known: &Known) {
+fn reply_entry(reply: ReplyEntry, known: &Known, unnoted_ttl: Duration) {
     reply.entry_with_ttls(
         &attr_ttl(known),
-        &TTL,
+        &if known.linked { unnoted_ttl } else { TTL },
         &file_attr(&known.attr, known.ino),
         Generation(0),
     );
@@ -312,12 +312,12 @@ impl Filesystem for Driver {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.counts.add(Operation::Lookup);
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
-        let absent_ttl = self.absent_ttl;
+        let unnoted_ttl = self.unnoted_ttl;
         self.serve(
             async move { view.lookup(&caller, parent.0, &name).await },
             move |found| match found {
-                Ok(Some(known)) => reply_entry(reply, &known),
-                Ok(None) => reply.entry(&absent_ttl, &negative_attr(), Generation(0)),
+                Ok(Some(known)) => reply_entry(reply, &known, unnoted_ttl),
+                Ok(None) => reply.entry(&unnoted_ttl, &negative_attr(), Generation(0)),
                 Err(error) => reply.error(errno("lookup", parent.0, &error)),
             },
         );
@@ -413,12 +413,13 @@ impl Filesystem for Driver {
             _ => return reply.error(Errno::EINVAL),
         };
         let (view, caller, name) = (self.view.clone(), caller(request, umask), name_of(name));
+        let unnoted_ttl = self.unnoted_ttl;
         self.serve(
             async move {
                 view.mknod(&caller, parent.0, &name, kind, permissions(mode))
                     .await
             },
-            move |made| answer_entry("mknod", parent.0, made, reply),
+            move |made| answer_entry("mknod", parent.0, made, reply, unnoted_ttl),
         );
     }
 
@@ -433,9 +434,10 @@ impl Filesystem for Driver {
     ) {
         self.counts.add(Operation::Make);
         let (view, caller, name) = (self.view.clone(), caller(request, umask), name_of(name));
+        let unnoted_ttl = self.unnoted_ttl;
         self.serve(
             async move { view.mkdir(&caller, parent.0, &name, permissions(mode)).await },
-            move |made| answer_entry("mkdir", parent.0, made, reply),
+            move |made| answer_entry("mkdir", parent.0, made, reply, unnoted_ttl),
         );
     }
 
@@ -461,9 +463,10 @@ impl Filesystem for Driver {
         self.counts.add(Operation::Make);
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(name));
         let target: Box<[u8]> = target.as_os_str().as_bytes().into();
+        let unnoted_ttl = self.unnoted_ttl;
         self.serve(
             async move { view.symlink(&caller, parent.0, &name, &target).await },
-            move |made| answer_entry("symlink", parent.0, made, reply),
+            move |made| answer_entry("symlink", parent.0, made, reply, unnoted_ttl),
         );
     }
 
@@ -502,9 +505,10 @@ impl Filesystem for Driver {
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         self.counts.add(Operation::Make);
         let (view, caller, name) = (self.view.clone(), caller(request, 0), name_of(newname));
+        let unnoted_ttl = self.unnoted_ttl;
         self.serve(
             async move { view.link(&caller, ino.0, newparent.0, &name).await },
-            move |made| answer_entry("link", ino.0, made, reply),
+            move |made| answer_entry("link", ino.0, made, reply, unnoted_ttl),
         );
     }
 
@@ -700,13 +704,14 @@ impl Filesystem for Driver {
     ) {
         self.counts.add(Operation::Readdir);
         let (view, unused) = (self.view.clone(), self.view.clone());
+        let unnoted_ttl = self.unnoted_ttl;
         self.serve(
             async move { view.readdirplus(ino.0, fh.0, offset, LISTING_BYTES).await },
             move |items| match items {
                 Ok(items) => {
                     let mut full = false;
                     for line in items {
-                        full = full || add_plus(&mut reply, &line);
+                        full = full || add_plus(&mut reply, &line, unnoted_ttl);
                         // What does not fit was never told: its reference comes back.
                         if full && let Some(known) = line.known {
                             unused.forget(known.ino, 1);
@@ -914,9 +919,15 @@ impl Filesystem for Driver {
     }
 }
 
-fn answer_entry(operation: &'static str, ino: Ino, made: Result<Known, ViewError>, reply: ReplyEntry) {
+fn answer_entry(
+    operation: &'static str,
+    ino: Ino,
+    made: Result<Known, ViewError>,
+    reply: ReplyEntry,
+    unnoted_ttl: Duration,
+) {
     match made {
-        Ok(known) => reply_entry(reply, &known),
+        Ok(known) => reply_entry(reply, &known, unnoted_ttl),
         Err(error) => reply.error(errno(operation, ino, &error)),
     }
 }
@@ -929,27 +940,25 @@ fn answer_empty(operation: &'static str, ino: Ino, done: Result<(), ViewError>, 
 }
 
 /// True when the line did not fit.
-fn add_plus(reply: &mut ReplyDirectoryPlus, line: &crate::view::DirItemPlus) -> bool {
+fn add_plus(reply: &mut ReplyDirectoryPlus, line: &crate::view::DirItemPlus, unnoted_ttl: Duration) -> bool {
     let name = OsStr::from_bytes(&line.item.name);
     let cookie = line.item.cookie;
     match &line.known {
         // One TTL for name and attributes here: the name of a surrogate is asked again too.
-        Some(known) => reply.add(
-            INodeNo(known.ino),
-            cookie,
-            name,
-            &attr_ttl(known),
-            &file_attr(&known.attr, known.ino),
-            Generation(0),
-        ),
-        // A line without a node. The kernel neither links nor counts `.` and `..`, whatever number they carry; any other
-        // line must have number 0, which says "look it up when needed".
+        Some(known) => {
+            let ttl = if known.linked {
+                attr_ttl(known).min(unnoted_ttl)
+            } else {
+                attr_ttl(known)
+            };
+            let attr = file_attr(&known.attr, known.ino);
+            reply.add(INodeNo(known.ino), cookie, name, &ttl, &attr, Generation(0))
+        }
+        // `.` and `..`: the kernel neither links nor counts these, whatever number they carry.
         None => {
             let mut attr = negative_attr();
             attr.kind = file_type(line.item.kind);
-            if matches!(&*line.item.name, b"." | b"..") {
-                attr.ino = INodeNo(line.item.ino);
-            }
+            attr.ino = INodeNo(line.item.ino);
             reply.add(attr.ino, cookie, name, &Duration::ZERO, &attr, Generation(0))
         }
     }

@@ -1,4 +1,4 @@
-//! Telling the kernel what it must forget, from a thread of its own, and what it may keep ([`Notifications::fill`]).
+//! Telling the kernel what it must forget, from threads of its own, and what it may keep ([`Notifications::fill`]).
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 use tokio::sync::oneshot;
@@ -14,6 +15,13 @@ use crate::view::Invalidations;
 
 /// `FUSE_NOTIFY_INC_EPOCH` of linux/fuse.h (Linux 6.16): all names that the kernel knows are asked again at next use.
 const NOTIFY_INC_EPOCH: i32 = 8;
+/// `off` in this variable of the environment: the kernel is treated as one without epochs. For tests of that path.
+const EPOCHS_VARIABLE: &str = "SAILVOL_KERNEL_EPOCHS";
+/// A name that nobody has.
+const NO_NAME: &[u8] = b"\x01\x02\x03 nobody \x03\x02\x01";
+/// Longest wait of a reload for readers of directories. They wait for nothing but us, for whom their directory may have to be
+/// fetched.
+const UNDER_WAY_MAX: Duration = Duration::from_secs(5);
 /// Jobs that may wait; reloads come one at a time.
 const QUEUE_MAX: usize = 16;
 
@@ -37,13 +45,23 @@ enum Message {
     Attributes(u64),
 }
 
+/// Whoever asked hears how it went; `Some`: and then when what was under way has been dropped too.
+type Told = Result<Option<oneshot::Receiver<()>>, NotifyError>;
+
 #[derive(Debug)]
 struct Job {
     what: Message,
-    done: oneshot::Sender<Result<(), NotifyError>>,
+    done: oneshot::Sender<Told>,
 }
 
-/// The way to the notification thread, which ends when the last of these is dropped.
+/// Directories that somebody may be reading by an answer of before a reload.
+#[derive(Debug)]
+struct UnderWay {
+    directories: Vec<u64>,
+    done: oneshot::Sender<()>,
+}
+
+/// The way to the notification threads, which end when the last of these is dropped.
 #[derive(Clone, Debug)]
 pub struct Notifications {
     notifier: Notifier,
@@ -51,29 +69,58 @@ pub struct Notifications {
     epochs: Arc<AtomicBool>,
 }
 
+/// What a notification thread works with.
+struct Kernel {
+    notifier: Notifier,
+    device: std::fs::File,
+    epochs: Arc<AtomicBool>,
+}
+
 impl Notifications {
-    /// Starts the thread. `device` is the session's /dev/fuse.
+    /// Starts the threads. `device` is the session's /dev/fuse.
     ///
     /// # Errors
     /// No more threads.
     pub fn start(notifier: Notifier, device: OwnedFd) -> std::io::Result<Notifications> {
         let (jobs, queue) = std::sync::mpsc::sync_channel::<Job>(QUEUE_MAX);
+        let (waits, waiting) = std::sync::mpsc::channel::<UnderWay>();
         let epochs = Arc::new(AtomicBool::new(kernel_has_epochs()));
-        let known = epochs.clone();
-        let of_thread = notifier.clone();
-        std::thread::Builder::new()
-            .name("fuse-notify".into())
-            .spawn(move || {
-                let mut device = std::fs::File::from(device);
-                for job in queue {
-                    let told = match &job.what {
-                        Message::Moved(what) => tell(&of_thread, &mut device, &known, what),
-                        Message::Attributes(ino) => forget_attributes(&of_thread, *ino),
-                    };
-                    // A reload that gave up waiting does not listen any more.
-                    drop(job.done.send(told));
+        let of_waiter = Kernel {
+            notifier: notifier.clone(),
+            device: std::fs::File::from(device.try_clone()?),
+            epochs: epochs.clone(),
+        };
+        let mut of_thread = Kernel {
+            notifier: notifier.clone(),
+            device: std::fs::File::from(device),
+            epochs: epochs.clone(),
+        };
+        thread("fuse-notify", move || {
+            for job in queue {
+                let told = match job.what {
+                    Message::Moved(what) => of_thread.tell(&what).map(|()| {
+                        let (done, dropped) = oneshot::channel();
+                        let directories = what.under_way;
+                        let waits =
+                            !directories.is_empty() && waits.send(UnderWay { directories, done }).is_ok();
+                        waits.then_some(dropped)
+                    }),
+                    Message::Attributes(ino) => of_thread.forget_attributes(ino).map(|()| None),
+                };
+                // A reload that gave up waiting does not listen any more.
+                drop(job.done.send(told));
+            }
+        })?;
+        thread("fuse-under-way", move || {
+            let mut kernel = of_waiter;
+            for what in waiting {
+                if let Err(error) = kernel.drop_under_way(&what.directories) {
+                    tracing::warn!(%error, "lines of before a reload may stay with the kernel");
                 }
-            })?;
+                // A reload that waits no longer.
+                what.done.send(()).unwrap_or_default();
+            }
+        })?;
         Ok(Notifications {
             notifier,
             jobs,
@@ -87,7 +134,16 @@ impl Notifications {
     /// # Errors
     /// See [`NotifyError`].
     pub async fn send(&self, what: Invalidations) -> Result<(), NotifyError> {
-        self.queue(Message::Moved(what)).await
+        let Some(dropped) = self.queue(Message::Moved(what)).await? else {
+            return Ok(());
+        };
+        // An error of the receiver: the threads end.
+        if tokio::time::timeout(UNDER_WAY_MAX, dropped).await.is_err() {
+            tracing::warn!(
+                "somebody waits in a directory that is being read: lines of before the reload are dropped after that"
+            );
+        }
+        Ok(())
     }
 
     /// Returns when the kernel has forgotten size and times of an inode.
@@ -95,7 +151,7 @@ impl Notifications {
     /// # Errors
     /// See [`NotifyError`].
     pub async fn forget_attributes(&self, ino: u64) -> Result<(), NotifyError> {
-        self.queue(Message::Attributes(ino)).await
+        self.queue(Message::Attributes(ino)).await.map(drop)
     }
 
     /// Puts all bytes of a file into the kernel's pages, on this thread. Other than what the kernel is told to forget, this
@@ -107,7 +163,7 @@ impl Notifications {
         }
     }
 
-    async fn queue(&self, what: Message) -> Result<(), NotifyError> {
+    async fn queue(&self, what: Message) -> Told {
         let (done, told) = oneshot::channel();
         let jobs = self.jobs.clone();
         let job = Job { what, done };
@@ -125,8 +181,18 @@ impl Notifications {
     }
 }
 
-/// Linux 6.16 and later, by the running kernel's release.
+fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map(drop)
+}
+
+/// Linux 6.16 and later, by the running kernel's release. [`EPOCHS_VARIABLE`] says otherwise.
 pub fn kernel_has_epochs() -> bool {
+    if std::env::var_os(EPOCHS_VARIABLE).is_some_and(|value| value == "off") {
+        return false;
+    }
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release
         .split(['.', '-'])
@@ -134,38 +200,62 @@ pub fn kernel_has_epochs() -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 16)
 }
 
-/// Bumps the epoch, or names every entry one by one on kernels that have none.
-fn tell(
-    notifier: &Notifier,
-    device: &mut std::fs::File,
-    epochs: &AtomicBool,
-    what: &Invalidations,
-) -> Result<(), NotifyError> {
-    let mut bumped = false;
-    if epochs.load(Ordering::Relaxed) {
-        match bump_epoch(device) {
-            Ok(()) => bumped = true,
-            Err(error) if gone(&error) => return Err(NotifyError::Gone),
+impl Kernel {
+    /// Bumps the epoch, or names every entry one by one on kernels that have none.
+    fn tell(&mut self, what: &Invalidations) -> Result<(), NotifyError> {
+        if !self.bump()? {
+            for (dir, name) in &what.names {
+                self.forget_name(*dir, name.as_bytes())?;
+            }
+        }
+        for ino in &what.inodes {
+            self.forget_attributes(*ino)?;
+        }
+        what.directories
+            .iter()
+            .try_for_each(|dir| self.forget_listing(*dir))
+    }
+
+    /// Waits until nobody takes in lines of these directories that were answered before, and drops what came of them: names
+    /// that were entered after the epoch was bumped look like new ones, and so do listings.
+    fn drop_under_way(&mut self, directories: &[u64]) -> Result<(), NotifyError> {
+        for dir in directories {
+            // A reader holds the directory's lock from before it asks until it has taken in the answer, and this takes it.
+            self.forget_name(*dir, NO_NAME)?;
+        }
+        self.bump()?;
+        directories.iter().try_for_each(|dir| self.forget_listing(*dir))
+    }
+
+    /// All names are old, if the kernel knows epochs.
+    fn bump(&mut self) -> Result<bool, NotifyError> {
+        if !self.epochs.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        match bump_epoch(&mut self.device) {
+            Ok(()) => Ok(true),
+            Err(error) if gone(&error) => Err(NotifyError::Gone),
             Err(error) => {
                 tracing::info!(%error, "no epochs in this kernel: a reload names every entry");
-                epochs.store(false, Ordering::Relaxed);
+                self.epochs.store(false, Ordering::Relaxed);
+                Ok(false)
             }
         }
     }
-    if !bumped {
-        for (dir, name) in &what.names {
-            ignore_unknown(notifier.inval_entry(INodeNo(*dir), OsStr::from_bytes(name.as_bytes())))?;
-        }
-    }
-    for ino in &what.inodes {
-        forget_attributes(notifier, *ino)?;
-    }
-    Ok(())
-}
 
-/// A negative offset means attributes alone: no page is locked, so this cannot wait for a reader that waits for us.
-fn forget_attributes(notifier: &Notifier, ino: u64) -> Result<(), NotifyError> {
-    ignore_unknown(notifier.inval_inode(INodeNo(ino), -1, 0))
+    fn forget_name(&self, dir: u64, name: &[u8]) -> Result<(), NotifyError> {
+        ignore_unknown(self.notifier.inval_entry(INodeNo(dir), OsStr::from_bytes(name)))
+    }
+
+    /// A negative offset means attributes alone: no page is locked, so this cannot wait for a reader that waits for us.
+    fn forget_attributes(&self, ino: u64) -> Result<(), NotifyError> {
+        ignore_unknown(self.notifier.inval_inode(INodeNo(ino), -1, 0))
+    }
+
+    /// Attributes and pages of a directory. Its pages are locked only while lines are copied.
+    fn forget_listing(&self, dir: u64) -> Result<(), NotifyError> {
+        ignore_unknown(self.notifier.inval_inode(INodeNo(dir), 0, 0))
+    }
 }
 
 /// `struct fuse_out_header`: length, code, and request number 0, which marks a notification.

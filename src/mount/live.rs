@@ -16,7 +16,7 @@ use super::{Failure, FailureKind, KernelCaches, MountOptions, MountSummary, Prog
 use crate::model::{Seq, TreeRoot};
 use crate::overlay::{BaseRef, Overlay};
 use crate::store::CountingStore;
-use crate::view::{Invalidations, View};
+use crate::view::View;
 use crate::volume::{Head, Volume};
 
 /// Takes progress; may be called often and from any thread.
@@ -268,19 +268,11 @@ impl Mount {
     }
 
     /// Tells the kernel after the view moved.
-    pub(super) async fn tell_kernel(&self, generation: u64) -> Result<(), Failure> {
+    pub(super) async fn tell_kernel(&self) -> Result<(), Failure> {
         let Some(kernel) = self.kernel.get() else {
             return Ok(());
         };
-        let what = if kernel.forgets_names_at_once() {
-            Invalidations {
-                generation,
-                names: Vec::new(),
-                inodes: self.view.known_directories(),
-            }
-        } else {
-            self.view.invalidations()
-        };
+        let what = self.view.invalidations(!kernel.forgets_names_at_once());
         kernel.invalidate(what).await
     }
 

@@ -187,13 +187,12 @@ impl Mount {
         self.lease_before_moving(&BTreeSet::from([target.seq()])).await?;
         let tree = target.record.root.root.clone();
         let base = base_of(target);
-        let generation = self
-            .view
+        self.view
             .reload_read_only(tree.clone(), base.clone())
             .map_err(failed)?;
         *self.fixed_base.lock() = base;
         *self.base.lock() = tree;
-        self.tell_kernel(generation).await?;
+        self.tell_kernel().await?;
         Ok(answer)
     }
 
@@ -245,7 +244,7 @@ impl Mount {
                     .map_err(|e| Switch::Failed(failed(e)))
             });
             match moved {
-                Ok((stashed, generation)) => {
+                Ok((stashed, _)) => {
                     *self.base.lock() = tree;
                     answer.stash = stashed.stash.as_ref().map(summary);
                     answer.dropped_stashes = stashed.dropped.iter().map(|s| s.id).collect();
@@ -253,7 +252,7 @@ impl Mount {
                         .iter()
                         .filter_map(|file| Some(file.path.as_ref()?.to_string()))
                         .collect();
-                    return self.tell_kernel(generation).await;
+                    return self.tell_kernel().await;
                 }
                 Err(Switch::Changed) => {}
                 Err(Switch::Failed(failure)) => return Err(failure),
@@ -476,9 +475,9 @@ impl Mount {
                 .map_err(|e| Switch::Failed(failed(e)))
         });
         match moved {
-            Ok(((), generation)) => {
+            Ok(((), _)) => {
                 *self.base.lock() = base;
-                self.tell_kernel(generation).await?;
+                self.tell_kernel().await?;
                 Ok(Some(overwrote))
             }
             Err(Switch::Changed) => Ok(None),

@@ -1,25 +1,32 @@
-//! Listing directories: as they are at opendir, or at the last rewind.
+//! Listing directories.
 //!
-//! A listing is a value: the base's pages (which never change) and the overlay's changes of that moment (shared, not
-//! copied, until somebody changes the directory). Lines are numbered in the order of their names behind `.` and `..`;
-//! a line's cookie is its number plus one. The name at the start of every run of lines is kept, so a listing of a million
-//! names can be taken up anywhere and holds a run of lines in memory.
+//! 1. A listing is whole. It belongs to the moment of its first read from the start (not of opendir), goes on as it was begun
+//!    through changes, commits and reloads, and begins anew when somebody goes back to the start (rewinddir).
+//! 2. Lines are numbered behind `.` and `..`; a line's cookie is its number plus one.
+//! 3. The kernel keeps the lines of one listing for every directory, in pages of its own. A handle that may be answered from
+//!    there, and fill it, is given at OPENDIR ([`OpenDir::cached`]), at most one of a directory at a time: cookies are numbers in
+//!    one listing. When such a handle comes in the middle of what the kernel had kept and lost, it finds the listing of its
+//!    opendir: had the directory changed since, the kernel would have begun anew, and a reload drops what is kept before it is
+//!    answered.
+//! 4. An answer that is under way to a reader when the view moves reaches the kernel's caches behind whatever is dropped then.
+//!    [`View::listings_under_way`] names the directories where that may be: the kernel is told about these once more, after
+//!    it says that nobody is in them any more (`fuse/notify.rs`).
+//! 5. A line whose name is gone by now gets an inode of its own, which the kernel asks about again at once: an answer with
+//!    attributes has no room for a line without an inode, and a line without a number is skipped by readers.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::inodes::{SURROGATES, What};
+use super::edit::Edit;
+use super::inodes::What;
+use super::listing::{Line, Listing, RUN_LINES, identity};
 use super::space::{Ask, Child, Look};
-use super::types::{Caller, DirItem, DirItemPlus, Fh, Ino, OpenDir, ROOT_INO};
+use super::types::{Caller, DirItem, DirItemPlus, Fh, Ino, Known, OpenDir};
 use super::{View, ViewError};
-use crate::model::{DirTree, Entry, FileId, Kind, Name};
-use crate::overlay::{Change, NodeId, OverlayNode};
-use crate::tree::{ListFrom, NodeSource, run_loaded};
+use crate::model::{Attrs, Content, DirTree, Entry, EntryBody, FileId, Kind, Totals};
+use crate::tree::NodeSource;
 
-/// Lines of a run.
-const RUN_LINES: usize = 1024;
 /// `.` and `..`.
 const DOTS: u64 = 2;
 /// Bytes of a line in the kernel's form, its name apart: without and with attributes.
@@ -33,82 +40,47 @@ pub(super) struct DirHandle {
     listing: Option<Listing>,
     /// See [`OpenDir::cached`].
     cached: bool,
-}
-
-#[derive(Debug)]
-struct Listing {
-    /// The overlay's changes, if there are any.
-    node: Option<Arc<OverlayNode>>,
-    base: Option<DirTree>,
-    parent: Ino,
-    /// The last name before each run, from the second run on.
-    marks: Vec<Name>,
-    /// The run in memory: its number, and its lines.
-    run: Option<(usize, Vec<Line>)>,
-}
-
-/// One line.
-#[derive(Clone, Debug)]
-struct Line {
-    name: Name,
-    what: LineWhat,
-}
-
-#[derive(Clone, Debug)]
-enum LineWhat {
-    Node(NodeId),
-    Base(Box<Entry>),
+    /// Lines were given that its reader may not have taken in yet.
+    under_way: bool,
 }
 
 impl View {
     /// Opens a directory.
     pub async fn opendir(&self, _caller: &Caller, ino: Ino) -> Result<OpenDir, ViewError> {
-        let (keep_cache, cached) = self
-            .edit(|src, edit| {
-                if edit.look().kind(ino)? != Kind::Dir {
-                    return Err(ViewError::NotDir.into());
-                }
-                let generation = edit.space.generation;
-                // Asked before the first effect.
-                Listing::new(src, edit.look(), ino)?;
-                edit.space.inodes.pin(ino);
-                let Some(inode) = edit.space.inodes.get_mut(ino) else {
-                    return Err(ViewError::Stale { ino }.into());
-                };
-                let dir = inode.dir_mut();
-                let cached = !std::mem::replace(&mut dir.listing_cached, true);
-                Ok((dir.listed.replace(generation) == Some(generation), cached))
-            })
-            .await?;
         let fh = self.new_fh();
-        let handle = DirHandle {
-            ino,
-            listing: None,
-            cached,
-        };
-        // The snapshot is taken here, not at the first readdir.
-        let handle = Arc::new(Mutex::new(handle));
-        self.dirs.write().insert(fh, handle.clone());
-        let taken = self
-            .look(|src, look| {
-                let listing = Listing::new(src, look, ino)?;
-                handle.lock().listing = Some(listing);
-                Ok(())
+        self.edit(|src, edit| {
+            if edit.look().kind(ino)? != Kind::Dir {
+                return Err(ViewError::NotDir.into());
+            }
+            let generation = edit.space.generation;
+            // Asked before the first effect. For a reader that the kernel answers from what it keeps, up to the middle.
+            let listing = Listing::new(src, edit.look(), ino)?;
+            edit.space.inodes.pin(ino);
+            let Some(inode) = edit.space.inodes.get_mut(ino) else {
+                return Err(ViewError::Stale { ino }.into());
+            };
+            let dir = inode.dir_mut();
+            let cached = !std::mem::replace(&mut dir.listing_cached, true);
+            let keep_cache = dir.listed.replace(generation) == Some(generation);
+            let handle = DirHandle {
+                ino,
+                listing: Some(listing),
+                cached,
+                under_way: false,
+            };
+            // Under the lock of the space: whoever moves the view meets this listing, or it was begun after.
+            self.dirs.write().insert(fh, Arc::new(Mutex::new(handle)));
+            Ok(OpenDir {
+                fh,
+                keep_cache,
+                cached,
             })
-            .await;
-        if let Err(error) = taken {
-            self.releasedir(ino, fh);
-            return Err(error);
-        }
-        Ok(OpenDir {
-            fh,
-            keep_cache,
-            cached,
         })
+        .await
     }
 
-    /// Lines from `cookie` on (0: from the start, taken anew), as many as fit into `bytes_max` in the kernel's form (24
-    /// bytes and the name, rounded up to 8). Empty at the end.
+    /// Lines from `cookie` on (0: from the start, of a listing that begins now), as many as fit into `bytes_max` in the
+    /// kernel's form (24 bytes and the name, rounded up to 8). Empty at the end.
     pub async fn readdir(
         &self,
         ino: Ino,
@@ -146,7 +118,7 @@ impl View {
         let handle = self.dir_handle(ino, fh)?;
         self.rewind(&handle, cookie).await?;
         self.edit(|src, edit| {
-            let mut found: Vec<(DirItem, Option<Child>)> = Vec::new();
+            let mut found: Vec<(DirItem, Option<Option<Child>>)> = Vec::new();
             {
                 let look = edit.look();
                 let mut handle = handle.lock();
@@ -156,22 +128,28 @@ impl View {
                 // Everything that may have to be fetched is asked before the first inode is entered. A directory that was
                 // removed or replaced by a reload has no children now, but its listing goes on.
                 for (item, is_entry) in lines {
-                    let child = if is_entry {
-                        present_child(src, look, ino, &item.name)?
-                    } else {
-                        None
-                    };
+                    if !is_entry {
+                        found.push((item, None));
+                        continue;
+                    }
+                    let child = present_child(src, look, ino, &item.name)?;
                     if let Some(Child::Node(id)) = &child {
                         look.base_dir(src, *id)?;
                     }
-                    found.push((item, child));
+                    found.push((item, Some(child)));
                 }
             }
             let mut items = Vec::with_capacity(found.len());
-            for (mut item, child) in found {
-                let known = match child {
-                    Some(child) => edit.answer(src, ino, &item.name, child).ok(),
+            for (mut item, line) in found {
+                let known = match line {
                     None => None,
+                    Some(child) => {
+                        let there = child.and_then(|child| edit.answer(src, ino, &item.name, child).ok());
+                        Some(match there {
+                            Some(known) => known,
+                            None => edit.answer_gone(src, item.kind)?,
+                        })
+                    }
                 };
                 if let Some(known) = &known {
                     item.ino = known.attr.ino;
@@ -220,26 +198,77 @@ impl View {
             .ok_or(ViewError::BadHandle { fh })
     }
 
+    /// A handle is asked for lines: what it was given before is taken in by now, and at the start a listing begins.
     async fn rewind(&self, handle: &Mutex<DirHandle>, cookie: u64) -> Result<(), ViewError> {
-        let (ino, fresh) = {
-            let handle = handle.lock();
-            (
-                handle.ino,
-                handle
-                    .listing
-                    .as_ref()
-                    .is_some_and(|listing| listing.run.is_none()),
-            )
+        let ino = {
+            let mut handle = handle.lock();
+            handle.under_way = false;
+            if cookie != 0 && handle.listing.is_some() {
+                return Ok(());
+            }
+            handle.ino
         };
-        if cookie != 0 || fresh {
-            return Ok(());
-        }
         self.look(|src, look| {
             let listing = Listing::new(src, look, ino)?;
             handle.lock().listing = Some(listing);
             Ok(())
         })
         .await
+    }
+
+    /// The view is about to move away from what `look` shows, or to what looks the same but is kept elsewhere: listings that
+    /// were begun go on.
+    pub(super) fn listings_outlive(&self, look: Look<'_>) {
+        for handle in self.dirs.read().values() {
+            if let Some(listing) = &mut handle.lock().listing {
+                listing.outlive(look);
+            }
+        }
+    }
+
+    /// Directories of which lines were given to a reader who may not have taken them in yet.
+    pub(super) fn listings_under_way(&self) -> Vec<Ino> {
+        let handles = self.dirs.read();
+        let under_way = handles.values().filter_map(|handle| {
+            let handle = handle.lock();
+            handle.under_way.then_some(handle.ino)
+        });
+        let mut dirs: Vec<Ino> = under_way.collect();
+        dirs.sort_unstable();
+        dirs.dedup();
+        dirs
+    }
+}
+
+impl Edit<'_> {
+    /// An inode for a line whose name leads nowhere any more: the kernel forgets it at once.
+    fn answer_gone(&mut self, src: &dyn NodeSource, kind: Kind) -> Result<Known, Ask> {
+        let body = match kind {
+            Kind::Dir => EntryBody::Dir {
+                totals: Totals::default(),
+                tree: DirTree::empty(),
+            },
+            Kind::Symlink => EntryBody::Symlink {
+                target: Arc::from(&b""[..]),
+            },
+            Kind::Fifo => EntryBody::Fifo,
+            Kind::Socket => EntryBody::Socket,
+            Kind::CharDev => EntryBody::CharDev { major: 0, minor: 0 },
+            Kind::BlockDev => EntryBody::BlockDev { major: 0, minor: 0 },
+            Kind::File | Kind::HardLink => EntryBody::File {
+                size: 0,
+                content: Content::empty(),
+            },
+        };
+        let attrs = Attrs::default();
+        let what = What::Gone(Box::new(Entry { attrs, body }));
+        let generation = self.space.generation;
+        let ino = self.space.inodes.insert(what, FileId(0), None, generation);
+        let known = self.look().refer(src, ino)?;
+        Ok(Known {
+            settled: false,
+            ..known
+        })
     }
 }
 
@@ -264,6 +293,11 @@ fn collect(
     let ino = handle.ino;
     let Some(listing) = &mut handle.listing else {
         return Ok(());
+    };
+    let under_way = &mut handle.under_way;
+    let mut keep = |item: DirItem, line: Option<&Line>| {
+        *under_way = true;
+        keep(item, line);
     };
     let mut room = bytes_max;
     let mut fits = |name: &[u8]| {
@@ -296,14 +330,14 @@ fn collect(
     loop {
         let line = at - DOTS;
         let run = usize::try_from(line / RUN_LINES as u64).unwrap_or(usize::MAX);
-        let lines = listing.load(src, run)?;
+        let (lines, former) = listing.load(src, run)?;
         let first = usize::try_from(line % RUN_LINES as u64).unwrap_or(0);
         for line in lines.iter().skip(first) {
             if !fits(line.name.as_bytes()) {
                 return Ok(());
             }
             at += 1;
-            if let Some((ino, kind)) = identity(src, look, ino, line)? {
+            if let Some((ino, kind)) = identity(src, look, ino, line, former)? {
                 let item = DirItem {
                     name: line.name.as_bytes().into(),
                     ino,
@@ -315,177 +349,6 @@ fn collect(
         }
         if lines.len() < RUN_LINES {
             return Ok(());
-        }
-    }
-}
-
-/// `d_ino` and kind of a line; `None` for a node that is gone altogether.
-fn identity(src: &dyn NodeSource, look: Look<'_>, dir: Ino, line: &Line) -> Result<Option<(u64, Kind)>, Ask> {
-    let child = match &line.what {
-        LineWhat::Node(id) => {
-            if look.state.node(*id).is_none() {
-                return Ok(None);
-            }
-            Child::Node(*id)
-        }
-        LineWhat::Base(entry) if entry.kind() == Kind::HardLink => {
-            // Its inode may have gone since, with all its names.
-            match look.child_of_entry(src, (**entry).clone()) {
-                Err(Ask::Fail(_)) => return Ok(None),
-                other => other?,
-            }
-        }
-        LineWhat::Base(entry) => {
-            let known = look.space.inodes.clean_child(dir, line.name.as_bytes());
-            return Ok(Some((shown(look, known, entry.attrs.file_id), entry.kind())));
-        }
-    };
-    let (known, file_id) = match &child {
-        Child::Node(id) => (look.space.inodes.of_node(*id), look.node(*id)?.attrs.file_id),
-        Child::Link(id, link) => (look.space.inodes.of_link(*id), link.entry.attrs.file_id),
-        Child::Clean(entry) => (None, entry.attrs.file_id),
-    };
-    Ok(Some((shown(look, known, file_id), look.child_kind(&child)?)))
-}
-
-fn shown(look: Look<'_>, known: Option<Ino>, file_id: FileId) -> u64 {
-    if let Some(inode) = known.and_then(|ino| look.space.inodes.get(ino)) {
-        return inode.shown;
-    }
-    // One that the table does not know has no surrogate yet; a line without any number would be skipped by readers.
-    let free = look.space.inodes.free_to_show(file_id, look.space.generation);
-    free.unwrap_or(SURROGATES)
-}
-
-impl Listing {
-    fn new(src: &dyn NodeSource, look: Look<'_>, ino: Ino) -> Result<Listing, Ask> {
-        let inode = look.inode(ino)?;
-        let (node, base) = match &inode.what {
-            What::Node(id) => {
-                let node = look.state.node(*id).filter(|node| node.nlink > 0);
-                match node {
-                    Some(node) => (Some(node.clone()), look.base_dir(src, *id)?.map(|base| base.tree)),
-                    None => (None, None),
-                }
-            }
-            What::Clean(entry) => (None, entry.as_dir().map(|(_, tree)| tree.clone())),
-            What::Link(..) | What::Gone(_) => (None, None),
-        };
-        Ok(Listing {
-            node,
-            base,
-            parent: look.parent(ino),
-            marks: Vec::new(),
-            run: None,
-        })
-    }
-
-    /// The lines of a run; fewer than [`RUN_LINES`] in the last one, none behind it.
-    fn load(&mut self, src: &dyn NodeSource, run: usize) -> Result<&[Line], Ask> {
-        let mut next = run.min(self.marks.len());
-        loop {
-            if self.run.as_ref().is_none_or(|(loaded, _)| *loaded != next) {
-                let after = next.checked_sub(1).and_then(|at| self.marks.get(at)).cloned();
-                let lines = self.lines_after(src, after.as_ref())?;
-                if lines.len() == RUN_LINES
-                    && next == self.marks.len()
-                    && let Some(last) = lines.last()
-                {
-                    self.marks.push(last.name.clone());
-                }
-                self.run = Some((next, lines));
-            }
-            let full = self
-                .run
-                .as_ref()
-                .is_some_and(|(_, lines)| lines.len() == RUN_LINES);
-            if next == run {
-                return Ok(self.run.as_ref().map_or(&[], |(_, lines)| lines));
-            }
-            if !full {
-                return Ok(&[]);
-            }
-            next += 1;
-        }
-    }
-
-    /// The next lines behind a name: base and changes merged.
-    fn lines_after(&self, src: &dyn NodeSource, after: Option<&Name>) -> Result<Vec<Line>, Ask> {
-        let from = after.map_or(Bound::Unbounded, |name| Bound::Excluded(name.as_bytes()));
-        let mut changes = self
-            .node
-            .as_ref()
-            .and_then(|node| node.body.as_dir())
-            .map(|dir| dir.changes.range::<[u8], _>((from, Bound::Unbounded)))
-            .into_iter()
-            .flatten()
-            .peekable();
-        let mut lines = Vec::new();
-        let mut last = after.cloned();
-        let mut base_left = self.base.as_ref();
-        while let Some(tree) = base_left {
-            let from = last
-                .as_ref()
-                .map_or(ListFrom::Start, |name| ListFrom::After(name.as_bytes()));
-            let Some(run) = run_loaded(src, tree, from)? else {
-                base_left = None;
-                continue;
-            };
-            for (name, entry) in run.entries() {
-                while let Some((changed, change)) = changes.next_if(|(changed, _)| *changed < name) {
-                    lines.extend(line_of(changed, change));
-                    if lines.len() == RUN_LINES {
-                        return Ok(lines);
-                    }
-                }
-                match changes.next_if(|(changed, _)| *changed == name) {
-                    Some((changed, change)) => lines.extend(line_of(changed, change)),
-                    None => lines.push(Line {
-                        name: name.clone(),
-                        what: LineWhat::Base(Box::new(entry.clone())),
-                    }),
-                }
-                if lines.len() == RUN_LINES {
-                    return Ok(lines);
-                }
-            }
-            last = run.entries().last().map(|(name, _)| name.clone());
-        }
-        for (changed, change) in changes {
-            lines.extend(line_of(changed, change));
-            if lines.len() == RUN_LINES {
-                break;
-            }
-        }
-        Ok(lines)
-    }
-}
-
-fn line_of(name: &Name, change: &Change) -> Option<Line> {
-    match change {
-        Change::Whiteout(_) => None,
-        Change::Node { id, .. } => Some(Line {
-            name: name.clone(),
-            what: LineWhat::Node(*id),
-        }),
-    }
-}
-
-impl Look<'_> {
-    /// The directory above, as far as the table knows it: the kernel holds the way up of what it holds.
-    fn parent(&self, ino: Ino) -> Ino {
-        let Some(inode) = self.space.inodes.get(ino) else {
-            return ROOT_INO;
-        };
-        match (&inode.what, &inode.place) {
-            (_, Some((dir, _))) => *dir,
-            (What::Node(id), None) => {
-                let above = self.state.node(*id).and_then(|node| node.names.first());
-                above
-                    .and_then(|(parent, _)| self.space.inodes.of_node(*parent))
-                    .unwrap_or(ROOT_INO)
-            }
-            _ => ROOT_INO,
         }
     }
 }

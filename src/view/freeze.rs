@@ -127,6 +127,11 @@ impl View {
         let mut space = self.space.write();
         let (before, mut bytes) = {
             let state = overlay.read();
+            self.listings_outlive(super::space::Look {
+                space: &space,
+                state: &state,
+                overlay: Some(overlay),
+            });
             let mut bytes: HashMap<NodeId, (u64, Content)> = HashMap::new();
             if let Some(frozen) = &state.frozen {
                 bytes.extend(frozen.uploaded.iter().map(|(id, content)| (*id, content.clone())));

@@ -6,7 +6,7 @@
 //! 3. the overlay's state, and what the overlay takes below it;
 //! 4. a directory handle's listing, and the small locks inside a file or the space: nothing is taken under them.
 //!
-//! The tables of handles are looked at alone. No lock is held while anything is fetched, and none is taken by a thread of
+//! The tables of handles are looked at alone, or last: under them a directory handle's own lock is taken, nothing else. No lock is held while anything is fetched, and none is taken by a thread of
 //! the overlay or the cache.
 //!
 //! # Invariants
@@ -43,6 +43,7 @@ mod errno;
 mod file;
 mod freeze;
 mod inodes;
+mod listing;
 mod names;
 mod open;
 mod options;

@@ -4,7 +4,7 @@
 //!    next use (`refresh.rs`).
 //! 2. A file that is open keeps the content that it was opened with. One that stays in the new overlay under its number
 //!    goes on there; what is written to another ends with its last handle, as with a file that was replaced by rename.
-//! 3. Handles of directories keep their listings.
+//! 3. Listings that were begun go on (`dirs.rs`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::file::Turn;
 use super::freeze::path_in;
 use super::inodes::What;
+use super::space::Look;
 use super::types::{Ino, Invalidations};
 use super::usage::Usage;
 use super::view::Dirty;
@@ -38,11 +39,12 @@ impl View {
         let mut space = self.space.write();
         let before: Vec<Leaving> = {
             let state = overlay.read();
-            let look = super::space::Look {
+            let look = Look {
                 space: &space,
                 state: &state,
                 overlay: Some(overlay),
             };
+            self.listings_outlive(look);
             let nodes = space.inodes.nodes().filter(|(_, id, _)| *id != ROOT_NODE);
             let leaving = nodes.filter_map(|(ino, id, inode)| {
                 let node = state.node(id)?.clone();
@@ -90,7 +92,7 @@ impl View {
             // A hard link that was made here is in no base: by its identity nobody else would find it again.
             if let Some(id) = link.and_then(|link| links.get(&link)) {
                 let what = What::Node(*id);
-                let look = super::space::Look {
+                let look = Look {
                     space: &space,
                     state: &state,
                     overlay: Some(overlay),
@@ -120,6 +122,11 @@ impl View {
             return Err(ViewError::Invalid);
         };
         let mut space = self.space.write();
+        self.listings_outlive(Look {
+            space: &space,
+            state: &state.read(),
+            overlay: None,
+        });
         *state.write() = OverlayState::new(base_ref, base.attrs.clone());
         space.generation += 1;
         let generation = space.generation;
@@ -131,47 +138,28 @@ impl View {
         Ok(generation)
     }
 
-    /// Names and inodes that the kernel has and that are not known to be right after a reload: for kernels without
-    /// epochs. What it knows not to be there is not among them.
-    pub fn invalidations(&self) -> Invalidations {
-        self.with_look(|look| {
+    /// What the kernel has and that is not known to be right after a reload. `by_name`: for kernels without epochs, names
+    /// too; what is known not to be there is not among them, and neither are hard links ([`Known::linked`]): what the kernel
+    /// may keep of these it is told with each answer.
+    pub fn invalidations(&self, by_name: bool) -> Invalidations {
+        let mut all = self.with_look(|look| {
             let mut all = Invalidations {
                 generation: look.space.generation,
+                directories: known_directories(look),
                 ..Invalidations::default()
             };
-            for (ino, inode) in look.space.inodes.iter() {
-                all.inodes.push(ino);
-                match (&inode.place, &inode.what) {
-                    (Some(place), _) => all.names.push(place.clone()),
-                    (None, What::Node(id)) => {
-                        let names = look.state.node(*id).map_or(&[][..], |node| &node.names);
-                        let known = names.iter().filter_map(|(parent, name)| {
-                            Some((look.space.inodes.of_node(*parent)?, name.clone()))
-                        });
-                        all.names.extend(known);
-                    }
-                    (None, _) => {}
-                }
+            if by_name {
+                let inodes = look.space.inodes.iter();
+                all.inodes.extend(inodes.map(|(ino, _)| ino));
+                all.names = known_names(look);
+            } else {
+                all.inodes
+                    .extend(look.space.inodes.open().map(|(_, file)| file.ino));
             }
             all
-        })
-    }
-
-    /// Directories that the kernel has references to: after an epoch bump it asks for names again, but keeps the
-    /// attributes of a working or open directory, which no name leads to.
-    pub fn known_directories(&self) -> Vec<Ino> {
-        self.with_look(|look| {
-            let is_dir = |id| {
-                look.state
-                    .node(id)
-                    .is_some_and(|node| node.body.as_dir().is_some())
-            };
-            let nodes = look.space.inodes.nodes().filter(|(_, id, _)| is_dir(*id));
-            nodes
-                .map(|(ino, ..)| ino)
-                .chain(look.space.inodes.clean_dirs())
-                .collect()
-        })
+        });
+        all.under_way = self.listings_under_way();
+        all
     }
 
     /// One path of an inode, for messages.
@@ -196,6 +184,36 @@ impl View {
             }
         })
     }
+}
+
+/// Directories that the kernel has references to.
+fn known_directories(look: Look<'_>) -> Vec<Ino> {
+    let is_dir = |id| {
+        let node = look.state.node(id);
+        node.is_some_and(|node| node.body.as_dir().is_some())
+    };
+    let nodes = look.space.inodes.nodes().filter(|(_, id, _)| is_dir(*id));
+    let nodes = nodes.map(|(ino, ..)| ino);
+    nodes.chain(look.space.inodes.clean_dirs()).collect()
+}
+
+/// Names of inodes that the kernel has references to, as far as each of them has names of its own.
+fn known_names(look: Look<'_>) -> Vec<(Ino, Name)> {
+    let mut all = Vec::new();
+    for (_, inode) in look.space.inodes.iter() {
+        match (&inode.place, &inode.what) {
+            (Some(place), _) => all.push(place.clone()),
+            (None, What::Node(id)) => {
+                let names = look.state.node(*id).map_or(&[][..], |node| &node.names);
+                let known = names
+                    .iter()
+                    .filter_map(|(parent, name)| Some((look.space.inodes.of_node(*parent)?, name.clone())));
+                all.extend(known);
+            }
+            (None, _) => {}
+        }
+    }
+    all
 }
 
 /// Frames that came into a body while the new state was being made: marks are no changes, so nothing told of them.

@@ -439,13 +439,18 @@ impl<'a> Look<'a> {
     /// The inode as an answer to the kernel, with a reference counted.
     pub fn refer(&self, src: &dyn NodeSource, ino: Ino) -> Result<Known, Ask> {
         let attr = self.attr(src, ino)?;
-        if let Some(inode) = self.space.inodes.get(ino) {
-            inode.refer();
-        }
+        let inode = self.inode(ino)?;
+        inode.refer();
+        let linked = match &inode.what {
+            What::Link(..) => true,
+            What::Node(id) => self.node(*id)?.link.is_some(),
+            What::Clean(_) | What::Gone(_) => false,
+        };
         Ok(Known {
             ino,
             attr,
             settled: attr.ino == ino,
+            linked,
         })
     }
 

@@ -64,6 +64,9 @@ pub struct Known {
     /// The kernel may keep the attributes. False: they must be asked again at once (attribute TTL 0), because the
     /// node number is a surrogate and an answer to lookup can tell the kernel only one number.
     pub settled: bool,
+    /// It may have names that nobody has noted (hard links). A kernel without epochs cannot be told of them when they change:
+    /// it must ask for such a name each time.
+    pub linked: bool,
 }
 
 /// A time to set.
@@ -163,7 +166,7 @@ pub struct OpenFile {
 pub struct OpenDir {
     /// Its handle.
     pub fh: Fh,
-    /// The kernel's cached listing is still right: false once after each reload.
+    /// The kernel's cached listing is of this generation: false once after each reload.
     pub keep_cache: bool,
     /// The kernel may answer this handle from its cached listing, and fill it. At most one open handle of a directory at a
     /// time: the cache is one for all, but cookies are numbers in the listing of one handle.
@@ -188,7 +191,7 @@ pub struct DirItem {
 pub struct DirItemPlus {
     /// The line.
     pub item: DirItem,
-    /// The inode, with a reference counted; `None` for `.`, `..` and what has gone since opendir.
+    /// The inode, with a reference counted; `None` for `.` and `..`.
     pub known: Option<Known>,
 }
 
@@ -284,16 +287,20 @@ pub struct Statfs {
     pub name_max: u32,
 }
 
-/// What the driver tells the kernel after a reload or a commit, where the kernel knows no epochs: all of it is what the
-/// kernel has references to, nothing else.
+/// What the driver tells the kernel after a reload: all of it is what the kernel has references to, nothing else.
 #[derive(Clone, Debug, Default)]
 pub struct Invalidations {
     /// The view's generation after the change.
     pub generation: u64,
-    /// Names to drop: (directory, name).
+    /// Names to drop where the kernel knows no epochs: (directory, name).
     pub names: Vec<(Ino, Name)>,
-    /// Inodes whose attributes are to be dropped; for directories their cached listing too.
+    /// Inodes whose attributes are to be dropped.
     pub inodes: Vec<Ino>,
+    /// Directories whose attributes and listing are to be dropped. (After an epoch bump the kernel asks for names again, but
+    /// keeps the attributes of a working or open directory, which no name leads to.)
+    pub directories: Vec<Ino>,
+    /// Directories of which somebody may be taking in lines of before the change.
+    pub under_way: Vec<Ino>,
 }
 
 /// A file that some process can still write.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::harness::{CALLER, World, at_once, errno, last, peek, run};
 use super::model::{Body, Fs, ROOT};
-use crate::model::{FileId, PATH_DEPTH_MAX, Timestamp, VolumeId};
+use crate::model::{FileId, Kind, PATH_DEPTH_MAX, Timestamp, VolumeId};
 use crate::overlay::{Change, Found, NewBody, NodeBody, Op, Overlay, OverlayOptions, OverlayState};
 use crate::view::inodes::{SURROGATES, What};
 use crate::view::{
@@ -205,7 +205,7 @@ fn writes_chown_and_truncation_take_setuid_off() {
 }
 
 #[test]
-fn a_listing_is_as_of_opendir_and_can_be_taken_up_anywhere() {
+fn a_listing_is_as_of_its_first_read_and_can_be_taken_up_anywhere() {
     let mut world = World::new(|fs| {
         let d = dir(fs, ROOT, "d");
         for i in 0..3000 {
@@ -216,6 +216,8 @@ fn a_listing_is_as_of_opendir_and_can_be_taken_up_anywhere() {
     let d = known(&view, ROOT_INO, "d").ino;
     run(view.mknod(&CALLER, d, b"01000x", NodeKind::Fifo, 0o644)).unwrap();
     let open = run(view.opendir(&CALLER, d)).unwrap();
+    // Made between opendir and the first read: it is there.
+    run(view.mknod(&CALLER, d, b"00000a", NodeKind::Fifo, 0o644)).unwrap();
     let first = run(view.readdir(d, open.fh, 0, 4096)).unwrap();
     // Its cookies mean nothing in another handle's listing: the kernel's cache is for one of them.
     assert!(open.cached);
@@ -240,7 +242,7 @@ fn a_listing_is_as_of_opendir_and_can_be_taken_up_anywhere() {
         }
         all.extend(more);
     }
-    assert_eq!(all.len(), 2 + 3001);
+    assert_eq!(all.len(), 2 + 3002);
     assert!(all[2..].is_sorted_by(|a, b| a.name < b.name));
     assert!(
         all.iter()
@@ -258,9 +260,83 @@ fn a_listing_is_as_of_opendir_and_can_be_taken_up_anywhere() {
     }
     // From the start it is taken anew.
     let fresh = run(view.readdir(d, open.fh, 0, 200)).unwrap();
-    assert_eq!(&*fresh[2].name, b"00000new");
+    assert_eq!(
+        (&*fresh[2].name, &*fresh[3].name),
+        (&b"00000a"[..], &b"00000new"[..])
+    );
     view.releasedir(d, open.fh);
     world.forget_all();
+}
+
+#[test]
+fn a_listing_that_was_begun_is_whole_through_a_commit_and_a_reload() {
+    for plus in [false, true] {
+        let mut world = World::new(|fs| {
+            let d = dir(fs, ROOT, "d");
+            for i in 0..1500 {
+                file(fs, d, &format!("{i:05}-base"), Vec::new());
+            }
+            let linked = fs.walk(&[b"d", b"01400-base"]).unwrap();
+            fs.link(linked, ROOT, b"linked").unwrap();
+        });
+        let view = world.view();
+        let d = known(&view, ROOT_INO, "d").ino;
+        world.fs.now = world.clock.now();
+        for i in 0..1500 {
+            let name = format!("{i:05}-local");
+            run(view.mknod(&CALLER, d, name.as_bytes(), NodeKind::Fifo, 0o644)).unwrap();
+            let d = world.fs.walk(&[b"d"]).unwrap();
+            world.fs.make(d, name.as_bytes(), Body::Fifo, 0o644).unwrap();
+        }
+        let open = run(view.opendir(&CALLER, d)).unwrap();
+        let mut names: Vec<(Vec<u8>, Kind)> = Vec::new();
+        let mut cookie = 0;
+        let mut ghosts = Vec::new();
+        for turn in 0.. {
+            let lines = match plus {
+                false => run(view.readdir(d, open.fh, cookie, 8000)).unwrap(),
+                true => {
+                    let lines = run(view.readdirplus(d, open.fh, cookie, 30_000)).unwrap();
+                    ghosts.extend(lines.iter().filter_map(|line| line.known));
+                    assert!(lines.iter().skip(2).all(|line| line.known.is_some()));
+                    lines.into_iter().map(|line| line.item).collect()
+                }
+            };
+            let Some(last) = lines.last() else { break };
+            cookie = last.cookie;
+            assert!(lines.iter().all(|line| line.ino != 0));
+            names.extend(lines.iter().map(|line| (line.name.to_vec(), line.kind)));
+            match turn {
+                1 => world.freeze(),
+                2 => world.publish(),
+                // Nothing of all that is in the new record.
+                4 => world.reload(|fs| {
+                    let d = fs.walk(&[b"d"]).unwrap();
+                    for (name, _) in fs.list(d) {
+                        fs.unlink(d, &name).unwrap();
+                    }
+                    fs.unlink(ROOT, b"linked").unwrap();
+                    file(fs, d, "new", Vec::new());
+                }),
+                _ => {}
+            }
+        }
+        let mut expected = vec![(b".".to_vec(), Kind::Dir), (b"..".to_vec(), Kind::Dir)];
+        for i in 0..1500 {
+            expected.push((format!("{i:05}-base").into_bytes(), Kind::File));
+            expected.push((format!("{i:05}-local").into_bytes(), Kind::Fifo));
+        }
+        assert_eq!(names, expected);
+        let fresh = run(view.readdir(d, open.fh, 0, 8000)).unwrap();
+        assert_eq!(fresh.len(), 3);
+        assert_eq!(&*fresh[2].name, b"new");
+        view.releasedir(d, open.fh);
+        // What has no name any more is asked about again at once.
+        assert_eq!(
+            plus,
+            ghosts.iter().any(|known| !known.settled && known.attr.nlink == 0)
+        );
+    }
 }
 
 #[test]

@@ -145,8 +145,12 @@ impl World {
             for handle in std::mem::take(&mut self.handles) {
                 self.view().release(handle.ino, handle.fh);
             }
+            for listing in std::mem::take(&mut self.listings) {
+                self.view().releasedir(listing.ino, listing.fh);
+            }
         }
         self.handles.clear();
+        self.listings.clear();
         self.held.clear();
         self.frozen = None;
         self.view = None;
@@ -357,6 +361,7 @@ impl World {
             handle.id = id;
         }
         side.fs = fs;
+        run(side.listings_moved());
         self.source.cool();
     }
 }

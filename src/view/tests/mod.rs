@@ -3,6 +3,7 @@
 
 mod cases;
 pub mod harness;
+mod listings;
 pub mod model;
 mod passthrough;
 mod posix;

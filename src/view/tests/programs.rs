@@ -87,6 +87,10 @@ impl Side {
             84..89 => self.step_copy(rng).await,
             _ => self.forget_all(),
         }
+        self.note_removed();
+        if rng.chance(30) {
+            self.step_listing(rng).await;
+        }
     }
 
     async fn step_make(&mut self, rng: &mut Rng) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::harness::{CALLER, Handle, errno};
+use super::listings::Listing;
 use super::model::{Fs, Id, ROOT, Res};
 use super::programs::{NAMES, Rng};
 use super::source::TestClock;
@@ -16,6 +17,8 @@ pub struct Side {
     pub fs: Fs,
     pub clock: Arc<TestClock>,
     pub handles: Vec<Handle>,
+    /// Directories that are being listed.
+    pub listings: Vec<Listing>,
     /// References that the "kernel" has.
     pub held: Vec<Ino>,
     /// The directory below which it works; it stays where it is.
@@ -33,6 +36,7 @@ impl Side {
             fs,
             clock,
             handles: Vec::new(),
+            listings: Vec::new(),
             held: Vec::new(),
             top: Vec::new(),
             large: true,
@@ -84,7 +88,7 @@ impl Side {
 
     /// The kernel's memory is short.
     pub fn forget_all(&mut self) {
-        if self.handles.is_empty() {
+        if self.handles.is_empty() && self.listings.is_empty() {
             for ino in self.held.drain(..).rev() {
                 self.view.as_ref().unwrap().forget(ino, 1);
             }
@@ -95,6 +99,9 @@ impl Side {
     pub fn release_all(&mut self) {
         for handle in std::mem::take(&mut self.handles) {
             self.view().release(handle.ino, handle.fh);
+        }
+        for listing in std::mem::take(&mut self.listings) {
+            self.view().releasedir(listing.ino, listing.fh);
         }
         self.forget_all();
     }
