@@ -283,13 +283,20 @@ impl Pod {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
+        text.push_str(&self.log_tail(20));
+        text
+    }
+
+    /// The last lines of the logs of its daemons, for messages.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let mut text = String::new();
         let logs = std::fs::read_dir(self.local_dir("state"))
             .into_iter()
             .flatten()
             .flatten();
         for path in logs.map(|e| e.path().join("daemon.log")).filter(|p| p.exists()) {
             let log = std::fs::read_to_string(&path).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(20).collect();
+            let tail: Vec<&str> = log.lines().rev().take(lines).collect();
             text.push_str(&format!(
                 "\nend of the daemon's log:\n{}",
                 tail.into_iter().rev().collect::<Vec<_>>().join("\n")
@@ -303,8 +310,9 @@ impl Drop for Pod {
     /// Leaves no process and no mount behind, also when the test failed.
     fn drop(&mut self) {
         let dir = self.mount_dir();
-        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-        if mounts.contains(&*dir.to_string_lossy()) {
+        // Others may have mounts whose names are no text.
+        let mounts = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
+        if String::from_utf8_lossy(&mounts).contains(&*dir.to_string_lossy()) {
             let ended = self
                 .command([OsStr::new("umount"), dir.as_os_str(), OsStr::new("--force")])
                 .output();
@@ -328,7 +336,7 @@ impl Drop for Pod {
 
 /// A process that runs (a zombie does not).
 /// A killed process whose first thread has ended holds its files and locks until the last one has.
-fn alive(pid: u32) -> bool {
+pub(crate) fn alive(pid: u32) -> bool {
     let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         stat.rsplit(") ")

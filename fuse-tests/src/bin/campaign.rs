@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use fuse_tests::campaign::herd::{self, Size};
 use fuse_tests::campaign::trouble::Outage;
 use fuse_tests::campaign::{Plan, damage, full, hangs, kills, power, trouble};
 
@@ -26,6 +27,9 @@ struct Args {
     /// Multiplies allowed times, for busy machines
     #[arg(long, default_value_t = 1)]
     slack: u32,
+    /// For the herd: a small volume and few steps
+    #[arg(long)]
+    small: bool,
     /// Say nothing until the end
     #[arg(long)]
     quiet: bool,
@@ -52,6 +56,8 @@ enum Campaign {
     Memory,
     /// Every end of a mount with a store that does not answer
     Hangs,
+    /// Many mounts of one volume, each answer of each of them against a model
+    Herd,
 }
 
 fn main() {
@@ -77,6 +83,8 @@ fn main() {
         Campaign::Calls => full::run_failing_calls(&plan),
         Campaign::Memory => full::run_memory(&plan),
         Campaign::Hangs => hangs::run(&plan, args.slack),
+        Campaign::Herd if args.small => herd::run(&plan, &Size::small()),
+        Campaign::Herd => herd::run(&plan, &Size::large()),
     };
     println!(
         "{:?}: {tally}; {:.0} s",

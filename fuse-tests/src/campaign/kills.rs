@@ -188,32 +188,8 @@ impl World<'_> {
         kill
     }
 
-    /// A few of all requests fail, in every way.
     fn sometimes_fail(&self) {
-        let reject = |status| Action::Reject {
-            status,
-            code: None,
-            retry_after_s: None,
-        };
-        for rule in [
-            FaultRule::new(reject(503)).chance(0.03),
-            FaultRule::new(reject(500)).chance(0.01),
-            FaultRule::new(Action::DropBefore).chance(0.01),
-            FaultRule::new(Action::DropAfter).chance(0.01),
-            FaultRule::new(Action::RejectAfter { status: 500 })
-                .verb(Verb::PutIf)
-                .chance(0.1),
-            FaultRule::new(Action::Truncate { bytes: 100 })
-                .verb(Verb::Get)
-                .chance(0.01),
-            // Of an error's text nobody can tell that it was altered.
-            FaultRule::new(Action::Flip { offset: 50 })
-                .verb(Verb::Get)
-                .key("/p/")
-                .chance(0.05),
-        ] {
-            self.cluster.server.fault(rule);
-        }
+        fail_now_and_then(&self.cluster.server);
     }
 
     /// What was completed is there.
@@ -559,6 +535,34 @@ impl World<'_> {
                 )
             })
             .collect()
+    }
+}
+
+/// A few of all requests fail, in every way.
+pub(super) fn fail_now_and_then(server: &crate::s3d::S3d) {
+    let reject = |status| Action::Reject {
+        status,
+        code: None,
+        retry_after_s: None,
+    };
+    for rule in [
+        FaultRule::new(reject(503)).chance(0.03),
+        FaultRule::new(reject(500)).chance(0.01),
+        FaultRule::new(Action::DropBefore).chance(0.01),
+        FaultRule::new(Action::DropAfter).chance(0.01),
+        FaultRule::new(Action::RejectAfter { status: 500 })
+            .verb(Verb::PutIf)
+            .chance(0.1),
+        FaultRule::new(Action::Truncate { bytes: 100 })
+            .verb(Verb::Get)
+            .chance(0.01),
+        // Of an error's text nobody can tell that it was altered.
+        FaultRule::new(Action::Flip { offset: 50 })
+            .verb(Verb::Get)
+            .key("/p/")
+            .chance(0.05),
+    ] {
+        server.fault(rule);
     }
 }
 

@@ -13,6 +13,7 @@ pub mod damage;
 mod disk;
 pub mod full;
 pub mod hangs;
+pub mod herd;
 pub mod kills;
 pub mod power;
 pub mod program;
@@ -68,6 +69,11 @@ impl Tally {
             Some((_, sum)) => *sum += count,
             None => self.0.push((what, count)),
         }
+    }
+
+    /// Adds all numbers of another.
+    pub fn include(&mut self, other: &Tally) {
+        other.0.iter().for_each(|(what, count)| self.add(what, *count));
     }
 
     /// A number; zero if it was never added to.
