@@ -235,7 +235,7 @@ fn watchers_are_told_what_happens_until_the_end() {
     let error = next(&mut lines, "error");
     assert_eq!(
         (&error["during"], &error["kind"]),
-        (&"reload".into(), &"refused".into())
+        (&"reload".into(), &"not-found".into())
     );
     a.umount(&[]);
     next(&mut lines, "ended");

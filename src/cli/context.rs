@@ -30,6 +30,21 @@ fn without_numbers(message: &str) -> String {
     out + rest
 }
 
+/// JSON has control characters in texts only, where they can be written as numbers: those of the upper half too.
+fn for_terminals(json: String) -> String {
+    if !json.chars().any(char::is_control) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() + 8);
+    for letter in json.chars() {
+        match letter.is_control() {
+            true => out.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            false => out.push(letter),
+        }
+    }
+    out
+}
+
 /// Output form, environment and places of one run.
 #[derive(Debug)]
 pub struct Context {
@@ -77,7 +92,7 @@ impl Context {
         let out = if self.json {
             let json = serde_json::to_string(value)
                 .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot write JSON: {e}")))?;
-            json + "\n"
+            for_terminals(json) + "\n"
         } else {
             finish(&text(value), wanted(&std::io::stdout()))
         };
@@ -110,7 +125,7 @@ impl Context {
             failure.message = without_numbers(&failure.message);
             let value = serde_json::json!({ "error": failure });
             // JSON as it is.
-            let _ = writeln!(std::io::stderr(), "{value}");
+            let _ = writeln!(std::io::stderr(), "{}", for_terminals(value.to_string()));
             return;
         }
         let who = Tone::Bad.paint("sailvol:");
@@ -308,5 +323,13 @@ mod tests {
             "/x: Permission denied: no"
         );
         assert_eq!(without_numbers("plain (text)"), "plain (text)");
+    }
+
+    #[test]
+    fn no_json_holds_what_a_terminal_obeys() {
+        let said = for_terminals(serde_json::json!({ "by": "a\u{9b}1m\u{7f}\u{1b}[1m" }).to_string());
+        assert_eq!(said, r#"{"by":"a\u009b1m\u007f\u001b[1m"}"#);
+        let back: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(back["by"], "a\u{9b}1m\u{7f}\u{1b}[1m");
     }
 }

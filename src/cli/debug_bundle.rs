@@ -102,8 +102,9 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let answer = serde_json::json!({ "bundle": output, "files": count });
     context.print(&answer, |_| {
         format!(
-            "{}\n  {count} files; it names volumes, buckets and directories, and holds no keys and no file contents\n",
-            output.display()
+            "{}\n  {}; it names volumes, buckets and directories, and holds no keys and no file contents\n",
+            output.display(),
+            super::table::count(count as u64, "file")
         )
     })
 }

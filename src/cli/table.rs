@@ -48,14 +48,7 @@ pub fn local_time(seconds: i64) -> String {
     }
 }
 
-/// `1 file`, `2 files`.
-pub fn count(number: u64, one: &str) -> String {
-    if number == 1 {
-        format!("1 {one}")
-    } else {
-        format!("{number} {one}s")
-    }
-}
+pub use crate::model::format_count as count;
 
 #[cfg(test)]
 mod tests {

@@ -28,7 +28,7 @@ pub enum CommitError {
         reason: String,
     },
     /// Others published all the time until the deadline.
-    #[error("other commits were faster {attempts} times; nothing was lost, commit again")]
+    #[error("other commits were faster ({attempts} tries); nothing was lost, commit again")]
     Contended {
         /// Attempts that lost.
         attempts: u32,

@@ -25,7 +25,7 @@ pub use id::{
 };
 pub use name::{NAME_BYTES_MAX, Name, NameError, PATH_DEPTH_MAX, SYMLINK_BYTES_MAX, VolPath};
 pub use quantity::{
-    QuantityError, format_bytes, format_duration, parse_bytes, parse_duration, parse_size, parse_timeout,
-    parse_with_unit,
+    QuantityError, format_bytes, format_count, format_duration, parse_bytes, parse_duration, parse_size,
+    parse_timeout, parse_with_unit,
 };
 pub use shown::{GivenPath, show, shown_path, unshow};

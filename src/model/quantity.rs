@@ -140,6 +140,14 @@ pub fn parse_with_unit(text: &str, seconds_min: u64, unit: char) -> Result<Durat
     Ok(time)
 }
 
+/// `1 file`, `2 files`.
+pub fn format_count(number: u64, one: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        more => format!("{more} {one}s"),
+    }
+}
+
 /// A size for people: three digits, units of 1,024.
 pub fn format_bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

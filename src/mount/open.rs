@@ -14,7 +14,7 @@ use super::source::MountSource;
 use super::{Failure, FailureKind, Mount, MountOptions, OpenedMount, no_answer, parked, unsettled};
 use crate::cache::{Cache, CacheOptions};
 use crate::format::Access;
-use crate::model::{Attrs, TreeRoot};
+use crate::model::{Attrs, TreeRoot, format_count};
 use crate::overlay::{
     BaseRef, Found, Overlay, OverlayError, OverlayOptions, OverlayState, Recovery, list_parked,
 };
@@ -230,7 +230,11 @@ async fn start_writable(
         .await
         .map_err(failed)?;
     let found = found.map_err(|error| {
-        let failure = Failure::new(FailureKind::Refused, error.to_string());
+        let kind = match matches!(&error, OverlayError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied) {
+            true => FailureKind::NoAccess,
+            false => FailureKind::Refused,
+        };
+        let failure = Failure::new(kind, error.to_string());
         match error {
             OverlayError::Busy { .. } => failure.hint(TAKEN),
             _ => failure,
@@ -314,7 +318,8 @@ fn warnings_about_recovery(recovery: &Recovery) -> Vec<String> {
     let lost = recovery.incomplete.len() + recovery.reverted.len() + recovery.missing.len();
     if lost > 0 {
         out.push(format!(
-            "the machine stopped without warning: {lost} files may lack what was written to them after their last fsync"
+            "the machine stopped without warning: {} may lack what was written after the last fsync",
+            format_count(lost as u64, "file")
         ));
     }
     if recovery.cut_bytes > 0 && recovery.rebooted {

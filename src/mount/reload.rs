@@ -9,6 +9,7 @@ use super::compare::Compared;
 use super::kept::{drop_unneeded, keep_record, load_base};
 use super::live::{Exclusive, ProgressSink};
 use super::open::base_of;
+use super::unshown::Stood;
 use super::{
     Failure, FailureKind, LocalChanges, Mount, OverwrittenPath, RecordAt, ReloadAnswer, ReloadRequest,
     StashSummary,
@@ -16,6 +17,7 @@ use super::{
 use crate::commit::{Target, build, carry_over, restore};
 use crate::model::{
     Attrs, Content, DirTree, Entry, EntryBody, LinkInode, LocalContent, Totals, TreeRoot, VolPath,
+    format_count,
 };
 use crate::overlay::{BaseRef, NodeBody, NodeId, Overlay, OverlayState, StashInfo};
 use crate::tree::{self, NodeSource};
@@ -79,10 +81,7 @@ impl Mount {
             .exclusive("a reload", request.no_wait, request.timeout_secs)
             .await?;
         let before = self.stood();
-        let mut done = self.reload_in_turn(turn, &request, progress).await;
-        if let Ok(answer) = &mut done {
-            self.name_brought(before, answer).await;
-        }
+        let done = self.reload_in_turn(turn, &request, progress, Some(&before)).await;
         match &done {
             Ok(answer) => self.tell_reloaded(answer, false),
             Err(failure) => self.tell_failed("reload", failure, false),
@@ -90,11 +89,13 @@ impl Mount {
         done
     }
 
+    /// The reload itself. With `named`, where the view stood before, the answer names what it brought.
     pub(super) async fn reload_in_turn(
         &self,
         turn: Exclusive<'_>,
         request: &ReloadRequest,
         progress: ProgressSink,
+        named: Option<&Stood>,
     ) -> Result<ReloadAnswer, Failure> {
         let started = std::time::Instant::now();
         let looking = super::Progress {
@@ -110,13 +111,18 @@ impl Mount {
         let asked = tokio::time::timeout(limit, self.target_record(request.to)).await;
         let target = asked.map_err(|_| super::no_answer(limit))??;
         let Some(overlay) = self.overlay.clone() else {
-            return self.reload_read_only(&target).await;
+            return self.reload_read_only(&target, named).await;
         };
+        // Named before anything is looked at, and not after the view has moved: what is written meanwhile is seen, and the
+        // answer comes at once.
+        let brought = self.brought(named, &target).await;
         self.view.settle().map_err(failed)?;
         let from = self.base_ref();
         let dirty = !overlay.read().is_clean();
         if dirty && request.local == LocalChanges::IfClean {
-            let message = format!("there are {} local changes", self.dirty_count());
+            let changes = self.dirty_count();
+            let verb = if changes == 1 { "is" } else { "are" };
+            let message = format!("there {verb} {}", format_count(changes, "local change"));
             return Err(Failure::new(FailureKind::Refused, message).hint(
                 "`sailvol commit` publishes them, `reload --keep` keeps them, `reload` alone stashes them",
             ));
@@ -131,6 +137,7 @@ impl Mount {
         if same && (!dirty || request.local == LocalChanges::Keep) {
             return Ok(answer);
         }
+        answer.brought = brought;
         self.lease_before_moving(&BTreeSet::from([target.seq()])).await?;
         keep_record(&overlay, &target).map_err(failed)?;
         match request.local {
@@ -173,9 +180,13 @@ impl Mount {
         }
     }
 
-    async fn reload_read_only(&self, target: &LoggedRecord) -> Result<ReloadAnswer, Failure> {
+    async fn reload_read_only(
+        &self,
+        target: &LoggedRecord,
+        named: Option<&Stood>,
+    ) -> Result<ReloadAnswer, Failure> {
         let from = self.base_ref();
-        let answer = ReloadAnswer {
+        let mut answer = ReloadAnswer {
             from: from.seq,
             to: target.seq(),
             record: target.hash,
@@ -184,6 +195,7 @@ impl Mount {
         if from.record == target.hash {
             return Ok(answer);
         }
+        answer.brought = self.brought(named, target).await;
         self.lease_before_moving(&BTreeSet::from([target.seq()])).await?;
         let tree = target.record.root.root.clone();
         let base = base_of(target);

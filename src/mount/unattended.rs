@@ -263,7 +263,7 @@ impl Mount {
             local: LocalChanges::IfClean,
             ..ReloadRequest::default()
         };
-        match self.reload_in_turn(turn, &request, Arc::new(|_| {})).await {
+        match self.reload_in_turn(turn, &request, Arc::new(|_| {}), None).await {
             Ok(answer) => {
                 self.tell_reloaded(&answer, true);
                 Turn::Done(answer.to)

@@ -5,17 +5,20 @@
 
 use std::time::Duration;
 
+use futures::stream::StreamExt;
+
 use super::report::{list_changes, log_entry};
-use super::{Brought, Mount, ReloadAnswer, Unshown};
+use super::{Brought, Mount, Unshown};
 use crate::model::{Seq, TreeRoot};
 use crate::overlay::BaseRef;
+use crate::volume::LoggedRecord;
 
 /// Records that a reload names.
 const RECORDS_NAMED: usize = 20;
 /// Paths that it names.
 const PATHS_NAMED: usize = 100;
-/// Time to find out their names when the view has moved already: that is what was asked for.
-const NAMING_TIME: Duration = Duration::from_secs(1);
+/// Time to find out their names, before the view moves: moving is what was asked for.
+const NAMING_TIME: Duration = Duration::from_millis(500);
 
 /// Where a view stood before a reload.
 pub(super) struct Stood {
@@ -41,7 +44,7 @@ impl Mount {
         self.merged.lock().extend_from_slice(others);
     }
 
-    /// Where the view stands; for [`Mount::name_brought`].
+    /// Where the view stands; for [`Mount::brought`].
     pub(super) fn stood(&self) -> Stood {
         Stood {
             unshown: self.unshown(),
@@ -50,41 +53,48 @@ impl Mount {
         }
     }
 
-    /// Adds to a reload's answer what it brought, as far as the store tells that at once.
-    pub(super) async fn name_brought(&self, before: Stood, answer: &mut ReloadAnswer) {
-        if before.base.record == answer.record && before.unshown.is_none() {
-            return;
+    /// What a reload to `target` brings, as far as the store tells that at once.
+    pub(super) async fn brought(&self, before: Option<&Stood>, target: &LoggedRecord) -> Brought {
+        let Some(before) = before else {
+            return Brought::default();
+        };
+        if before.base.record == target.hash && before.unshown.is_none() {
+            return Brought::default();
         }
-        let named = tokio::time::timeout(NAMING_TIME, self.brought(&before, answer.to)).await;
-        answer.brought = named.unwrap_or_default();
+        let named = tokio::time::timeout(NAMING_TIME, self.name_brought(before, target)).await;
+        named.unwrap_or_default()
     }
 
-    async fn brought(&self, before: &Stood, to: Seq) -> Brought {
-        let mut seqs: Vec<Seq> = before
+    async fn name_brought(&self, before: &Stood, target: &LoggedRecord) -> Brought {
+        let to = target.seq();
+        let unshown = before
             .unshown
             .iter()
-            .flat_map(|unshown| unshown.others.iter().copied())
-            .collect();
+            .flat_map(|unshown| unshown.others.iter().copied());
+        let mut seqs: Vec<Seq> = unshown.filter(|seq| *seq <= to).collect();
         seqs.extend(before.base.seq.saturating_add(1)..=to);
-        seqs.retain(|seq| *seq <= to);
         seqs.sort_unstable_by(|a, b| b.cmp(a));
-        let mut brought = Brought {
-            records_more: seqs.len().saturating_sub(RECORDS_NAMED) as u64,
-            ..Brought::default()
-        };
+        let more = seqs.len().saturating_sub(RECORDS_NAMED) as u64;
         let (head, _) = self.known_head();
-        for seq in seqs.into_iter().take(RECORDS_NAMED) {
-            match self.volume.record(&head, seq).await {
-                Ok(record) => brought.records.push(log_entry(&record)),
-                // Trimmed meanwhile, or the store is away: the view has moved in any case.
-                Err(_) => brought.records_more += 1,
-            }
+        let asking = seqs
+            .into_iter()
+            .take(RECORDS_NAMED)
+            .map(|seq| self.volume.record(&head, seq));
+        let records = futures::stream::iter(asking)
+            .buffered(RECORDS_NAMED)
+            .collect::<Vec<_>>();
+        let trees = (&before.tree, &target.record.root.root);
+        let changes = list_changes(&*self.source, trees, &[], None, PATHS_NAMED);
+        let (records, changes) = futures::join!(records, changes);
+        // What was trimmed meanwhile is not named, and counted.
+        let trimmed = records.iter().filter(|record| record.is_err()).count() as u64;
+        let changes = changes.unwrap_or_default();
+        Brought {
+            records: records.iter().flatten().map(log_entry).collect(),
+            records_more: more + trimmed,
+            changes: changes.changes,
+            truncated: changes.truncated,
         }
-        let now = self.base.lock().clone();
-        if let Ok(listed) = list_changes(&*self.source, (&before.tree, &now), &[], None, PATHS_NAMED).await {
-            (brought.changes, brought.truncated) = (listed.changes, listed.truncated);
-        }
-        brought
     }
 }
 

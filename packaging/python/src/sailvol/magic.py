@@ -10,6 +10,7 @@ import argparse
 import html
 import shlex
 import sys
+import time
 from typing import Any, NoReturn, Optional
 
 from .errors import UsageError
@@ -99,6 +100,7 @@ class ProgressBar:
     def __init__(self) -> None:
         self._shown = False
         self._in_notebook = _in_notebook()
+        self._pace = Pace()
         self._handle: Any = None
 
     def __enter__(self) -> ProgressBar:
@@ -114,7 +116,7 @@ class ProgressBar:
 
     def show(self, progress: Progress) -> None:
         """Shows how far it is."""
-        text = progress_text(progress)
+        text = ", ".join(part for part in (progress_text(progress), self._pace.text(progress)) if part)
         if not self._in_notebook:
             if sys.stderr.isatty():
                 print(f"\r\x1b[K{text_bar(progress.fraction, self.WIDTH)} {text}", end="", file=sys.stderr, flush=True)
@@ -144,6 +146,32 @@ class _Html:
 
     def __repr__(self) -> str:
         return self._text
+
+
+class Pace:
+    """How fast an operation is, and how long the rest takes at that pace."""
+
+    #: Seconds before there is anything to say.
+    AFTER = 1.0
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._stage: Optional[str] = None
+        self._first = 0
+
+    def text(self, progress: Progress) -> str:
+        """``2.0 MiB/s, 1m 5s left``; nothing yet at the beginning of a stage."""
+        done, total = progress.done_bytes, progress.total_bytes
+        now = time.monotonic()
+        if progress.stage != self._stage:
+            self._stage, self._began, self._first = progress.stage, now, done
+        passed = now - self._began
+        if not total or passed < self.AFTER or done <= self._first:
+            return ""
+        rate = (done - self._first) / passed
+        left = int((total - done) / rate)
+        minutes = f"{left // 60}m " if left >= 60 else ""
+        return f"{size_text(int(rate))}/s, {minutes}{left % 60}s left"
 
 
 def _in_notebook() -> bool:
