@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use sailvol::commit::*;
-use sailvol::format::{FinishedPack, RecordKind, SuperNode, Usage, VolumeConfig};
+use sailvol::format::{FinishedPack, NodeSizes, RecordKind, SuperNode, Usage, VolumeConfig};
 use sailvol::model::*;
 use sailvol::overlay::{BaseRef, NewBody, NodeId, Op, Origin, OverlayState, Place, ROOT_NODE};
 use sailvol::store::{CountingStore, MemoryStore, StoreCounters};
@@ -316,6 +316,7 @@ async fn what_things_cost_does_not_grow_with_the_volume() {
         root: attrs(0, 0o755),
         config: VolumeConfig::default(),
         conditional: "if-none-match".to_owned(),
+        nodes: NodeSizes::default(),
     };
     let created = Volume::create(store.clone(), Clock::system(), &options)
         .await

@@ -81,6 +81,7 @@ pub async fn publish(
             by: options.by.clone().unwrap_or_else(host_name),
             message: options.message.clone(),
             deadline: PUBLISH_TIME,
+            ..CommitOptions::default()
         },
     };
     let epoch = remote.head.record().gc.epoch;

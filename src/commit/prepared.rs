@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::error::CommitError;
 use crate::format::{FinishedPack, SuperNode, encode_super};
 use crate::model::{Hash, TreeRoot};
-use crate::tree::{self, NodeParams, NodeSource, NodeWriter};
+use crate::tree::{self, NodeSource, NodeWriter};
 
 /// A tree of which the nodes that differ from the remote ones are in packs for the state directory (`LOCAL_EPOCH`). It
 /// is read back by `decode_super` with local packs allowed.
@@ -17,19 +17,22 @@ pub struct PreparedTree {
     pub stored: Bytes,
     /// Length of its raw form, bytes.
     pub raw_len: u32,
-    /// Packs that the tree names.
+    /// Packs that were written for it.
     pub packs: Vec<FinishedPack>,
+    /// It needs no other pack of the state directory. Else it may name those of the tree that it was made from.
+    pub is_whole: bool,
     /// The tree, all of it stored.
     pub tree: TreeRoot,
 }
 
-/// Stores a tree for the state directory.
+/// Stores a tree for the state directory, by a writer for it.
 pub(super) async fn stored_locally(
     src: &dyn NodeSource,
     tree: &TreeRoot,
-    params: NodeParams,
+    writer: NodeWriter,
 ) -> Result<PreparedTree, CommitError> {
-    let stored = tree::store(src, tree, NodeWriter::local(params)).await?;
+    let is_whole = writer.gathers();
+    let stored = tree::store(src, tree, writer).await?;
     let node = SuperNode {
         root: stored.root,
         refs: None,
@@ -41,6 +44,7 @@ pub(super) async fn stored_locally(
         stored: Bytes::from(encoded.stored),
         raw_len: encoded.raw_len,
         packs: stored.packs,
+        is_whole,
         tree: node.root,
     })
 }

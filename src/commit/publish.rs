@@ -24,9 +24,9 @@ use super::sink::Uploads;
 use super::sources::held_contents;
 use super::surroundings::{Commit, node_params};
 use crate::format::{PackBuilder, RecordKind, SuperNode, Usage, txn_id};
-use crate::model::{Seq, TreeRoot, TxnId, VolPath};
+use crate::model::{Seq, TreeRoot, TxnId, VolPath, XATTR_INLINE_BYTES_MAX, Xattrs};
 use crate::overlay::{BaseRef, PublishedContent};
-use crate::tree::{self, Hint, NodeWriter, Overwritten, PackIds};
+use crate::tree::{self, Hint, NodeWriter, Overwritten, PackIds, StoredTree, TreeError};
 use crate::volume::{FoundTxn, Head, LoggedRecord, NextRecord, PublishOutcome, rules};
 
 /// A commit that is in the log.
@@ -303,7 +303,7 @@ impl Publishing<'_> {
         let uploads = Uploads::new(commit.volume.clone());
         let writer = NodeWriter::with_open_pack(merge.open, self.uploaded.files.epoch, params)
             .with_sink(Box::new(uploads.clone()));
-        let stored = tree::store(commit.nodes, &merge.result, writer).await;
+        let stored = self.store_result(&merge.result, writer).await;
         let stored = match uploads.take_error() {
             Some(error) => return Err(error.into()),
             None => stored?,
@@ -320,7 +320,12 @@ impl Publishing<'_> {
                     None => built,
                 };
                 let mine = tree::resolve_root(&mine.tree, &stored.ids);
-                let prepared = stored_locally(commit.nodes, &mine, params).await?;
+                let writer = match commit.options.gathers {
+                    true => NodeWriter::local_gathering(params),
+                    false => NodeWriter::local(params),
+                };
+                let writer = writer.with_xattrs(stored.xattrs);
+                let prepared = stored_locally(commit.nodes, &mine, writer).await?;
                 let contents = held.as_ref().unwrap_or(uploaded);
                 (Some(prepared), resolved(contents, &stored.ids))
             }
@@ -367,6 +372,19 @@ impl Publishing<'_> {
                 self.found(&head, &found)
             }
         }
+    }
+
+    /// Stores R. With it go the large extended attributes of what was changed here, whether or not they are in R: overlay
+    /// and base name them from then on, and neither may depend on a blob that only this machine has.
+    async fn store_result(&self, result: &TreeRoot, mut writer: NodeWriter) -> Result<StoredTree, TreeError> {
+        for node in self.uploaded.frozen.overlay_nodes() {
+            if let Xattrs::Inline(map) = &node.attrs.xattrs
+                && Xattrs::map_bytes(map) > XATTR_INLINE_BYTES_MAX
+            {
+                writer.add_xattrs(map).await?;
+            }
+        }
+        tree::store(self.commit.nodes, result, writer).await
     }
 
     fn next_record(&self, head: &Head, root: TreeRoot, renames: Vec<Hint>) -> NextRecord {

@@ -22,6 +22,8 @@ pub struct CommitOptions {
     pub message: String,
     /// For how long races against others are repeated, and lost answers are asked after.
     pub deadline: Duration,
+    /// A prepared tree is written so that it needs no packs of the state directory but its own.
+    pub gathers: bool,
 }
 
 impl Default for CommitOptions {
@@ -30,6 +32,7 @@ impl Default for CommitOptions {
             by: String::new(),
             message: String::new(),
             deadline: Duration::from_secs(300),
+            gathers: false,
         }
     }
 }

@@ -113,6 +113,17 @@ pub struct NodeSizes {
     pub tiny_max: u32,
 }
 
+impl Default for NodeSizes {
+    /// Those of version 1.
+    fn default() -> NodeSizes {
+        NodeSizes {
+            inline_max: 8 << 10,
+            page_max: 64 << 10,
+            tiny_max: TINY_BYTES_MAX as u32,
+        }
+    }
+}
+
 /// Sizes of packs, bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackSizes {
@@ -178,11 +189,7 @@ impl Descriptor {
             created,
             features: Features::initial(),
             hash: "blake3".to_owned(),
-            node: NodeSizes {
-                inline_max: 8 << 10,
-                page_max: 64 << 10,
-                tiny_max: TINY_BYTES_MAX as u32,
-            },
+            node: NodeSizes::default(),
             pack: PackSizes {
                 target: 16 << 20,
                 item_max: ITEM_BYTES_MAX as u32,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::kept::{drop_unneeded, keep_prepared, keep_record};
+use super::kept::Kept;
 use super::live::{Exclusive, ProgressSink};
 use super::local::{count_changes, local_tree};
 use super::memory::give_back_after;
@@ -96,43 +96,31 @@ impl FileSource for FrozenFiles {
 /// Attempts go into the overlay's journal, their trees beside it.
 #[derive(Debug)]
 struct AttemptJournal {
-    overlay: Arc<Overlay>,
+    kept: Arc<Kept>,
     commit: u64,
-}
-
-impl std::fmt::Debug for Overlay {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Overlay")
-            .field("number", &self.number())
-            .finish_non_exhaustive()
-    }
 }
 
 #[async_trait]
 impl CommitJournal for AttemptJournal {
     async fn publishing(&self, attempt: &Attempt) -> io::Result<()> {
-        let (overlay, commit, attempt) = (self.overlay.clone(), self.commit, attempt.clone());
+        let (kept, commit, attempt) = (self.kept.clone(), self.commit, attempt.clone());
         let written = tokio::task::spawn_blocking(move || {
-            // It is the base, or it is sent again if its outcome cannot be known.
-            keep_record(&overlay, &attempt.record)?;
-            if let Some(tree) = &attempt.prepared {
-                keep_prepared(&overlay, tree)?;
-            }
-            let tree = attempt.prepared.as_ref().map(|tree| tree.hash);
-            let ops = [
-                Op::Uploaded {
-                    commit,
-                    contents: attempt.contents,
-                },
-                Op::Prepared {
-                    commit,
-                    txn: attempt.txn,
-                    after: attempt.since,
-                    tree,
-                },
-            ];
-            overlay.write().apply_all(&ops).map_err(io::Error::other)?;
-            overlay.sync().map_err(io::Error::other)
+            kept.keep_attempt(&attempt, |overlay| {
+                let ops = [
+                    Op::Uploaded {
+                        commit,
+                        contents: attempt.contents.clone(),
+                    },
+                    Op::Prepared {
+                        commit,
+                        txn: attempt.txn,
+                        after: attempt.since,
+                        tree: attempt.prepared.as_ref().map(|tree| tree.hash),
+                    },
+                ];
+                overlay.write().apply_all(&ops).map_err(io::Error::other)?;
+                overlay.sync().map_err(io::Error::other)
+            })
         });
         written.await.map_err(io::Error::other)?
     }
@@ -196,7 +184,7 @@ impl Mount {
             && let Err(failure) = self.check_belt(&overlay, &frozen, percent).await
         {
             // Before anything is sent: what is held back is looked at again and again.
-            drop(self.view.unfreeze(frozen.commit).map_err(failed)?);
+            self.unfreeze(&frozen)?;
             return Err(failure);
         }
         let done = match self
@@ -205,12 +193,12 @@ impl Mount {
         {
             Ok(Some(done)) => done,
             Ok(None) => {
-                drop(self.view.unfreeze(frozen.commit).map_err(failed)?);
+                self.unfreeze(&frozen)?;
                 return Ok(nothing_else());
             }
             Err(error @ CommitError::Unknown { .. }) => return Err(commit_failure(error)),
             Err(error) => {
-                drop(self.view.unfreeze(frozen.commit).map_err(failed)?);
+                self.unfreeze(&frozen)?;
                 return Err(commit_failure(error));
             }
         };
@@ -235,6 +223,15 @@ impl Mount {
         Ok(answer)
     }
 
+    /// The commit was given up, and so is what was kept for its attempts.
+    fn unfreeze(&self, frozen: &FrozenView) -> Result<(), Failure> {
+        drop(self.view.unfreeze(frozen.commit).map_err(failed)?);
+        if let Err(error) = self.drop_unneeded() {
+            tracing::warn!(%error, "tidying up after a commit that was given up");
+        }
+        Ok(())
+    }
+
     /// Uploads and publishes, again and again while the store is away, as long as the caller will wait. What arrived is
     /// in the ledger, so that trying again sends only what is missing.
     async fn upload_and_publish_patiently(
@@ -257,7 +254,7 @@ impl Mount {
             is_away: |error: &CommitError| is_store_away(error) && !may_be_published(),
             cut_off: || self.cut_off(overlay, limit),
         };
-        let attempt = || self.upload_and_publish(overlay, frozen, request, progress.clone());
+        let attempt = || self.upload_and_publish(frozen, request, progress.clone());
         self.wait_for_store(&waiting, attempt).await
     }
 
@@ -282,7 +279,6 @@ impl Mount {
     /// `None` when there is nothing to publish after all.
     async fn upload_and_publish(
         &self,
-        overlay: &Arc<Overlay>,
         frozen: &FrozenView,
         request: &CommitRequest,
         progress: ProgressSink,
@@ -310,8 +306,10 @@ impl Mount {
             view: self.view.clone(),
             frozen: frozen.clone(),
         };
+        let kept = self.kept.clone().ok_or(CommitError::Stopped)?;
+        let gathers = kept.is_scattered();
         let journal = AttemptJournal {
-            overlay: overlay.clone(),
+            kept,
             commit: frozen.commit,
         };
         let commit = Commit {
@@ -327,6 +325,7 @@ impl Mount {
                 by: self.options.by.clone(),
                 message: request.message.clone(),
                 deadline: patience(request),
+                gathers,
             },
         };
         let (head, _) = self.known_head();
@@ -373,21 +372,23 @@ impl Mount {
         let tree = done.base.tree.clone();
         let freed = self
             .view
-            .published(frozen.commit, base, tree.clone(), done.contents.clone())
+            .published(frozen.commit, base, tree, done.contents.clone())
             .map_err(|e| failed(e).context("published, but the local state could not follow"))?;
         if untouched && !overlay.read().is_clean() {
             // Something was written in between after all: what it was made of stays among the sources.
             let sources = done.base.dirty.sources.clone();
             overlay.apply(&Op::SetSources { sources }).map_err(failed)?;
         }
-        *self.base.lock() = tree;
+        self.stands_anew();
         self.note_merged(&done.merged_with);
         self.learn_head(&done.head);
         self.ledger.clear();
         self.keep_bodies(frozen, done, freed).await;
-        let overlay = overlay.clone();
+        let (overlay, kept, source) = (overlay.clone(), self.kept.clone(), self.source.clone());
         let tidied = tokio::task::spawn_blocking(move || {
-            drop_unneeded(&overlay)?;
+            if let Some(kept) = kept {
+                source.forget_local(&kept.drop_unneeded()?);
+            }
             overlay.maintain().map_err(failed)
         });
         match tidied.await {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Failure;
-use crate::format::VolumeConfig;
+use crate::format::{NodeSizes, VolumeConfig};
 use crate::model::Attrs;
 use crate::store::ObjectStore;
 use crate::volume::{Clock, CreateOptions, Created, Opened, Volume};
@@ -24,6 +24,7 @@ pub async fn create_volume(
         root,
         config: VolumeConfig::default(),
         conditional: "if-none-match".to_owned(),
+        nodes: NodeSizes::default(),
     };
     Ok(match Volume::create(store, Clock::system(), &options).await? {
         Created::New(opened) => (opened, true),

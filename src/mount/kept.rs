@@ -4,15 +4,18 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, FailureKind};
-use crate::commit::{PreparedTree, UploadLedger};
+use crate::commit::{Attempt, PreparedTree, UploadLedger};
 use crate::format::{UnverifiedRecord, decode_super};
 use crate::model::{Hash, Seq, TreeRoot, TxnId, VolumeId};
 use crate::overlay::{BaseRef, Overlay};
+use crate::view::{BaseHold, BaseWatch};
 use crate::volume::{Head, LoggedRecord, Volume};
 
 /// First line of a kept prepared tree; the stored super node follows.
@@ -20,11 +23,198 @@ use crate::volume::{Head, LoggedRecord, Volume};
 struct PreparedHeader {
     sailvol_prepared: u32,
     raw_len: u32,
+    /// Every pack of the state directory that the tree may name, those first that were written for the whole of it.
     packs: Vec<Hash>,
+    /// How many of them were.
+    #[serde(default)]
+    whole: usize,
 }
+
+/// A prepared tree is written anew as a whole when it has grown over this many packs more, and by a share of its size or by
+/// very many packs: so what is written over and over stays a small multiple of what changes, and what is dead in old packs
+/// does not pile up.
+const PACKS_MORE: usize = 16;
+const PACKS_MORE_MAX: usize = 256;
+const GROWTH_SHARE: u64 = 4;
 
 fn local(error: impl std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Failed, error.to_string())
+}
+
+/// The owner of the kept bytes of a state directory: records, prepared trees and the packs of those. It alone removes any.
+///
+/// Something is needed as long as one of these may lead to it:
+/// 1. the base of the overlay, of its frozen part, or of a stash: they survive a restart;
+/// 2. an attempt of a commit that is about to be sent, or was sent and may be published: everything stays until the journal
+///    says what became of it;
+/// 3. a base that the view has left, while somebody has a hold of it ([`BaseHold`]).
+///
+/// A prepared tree leads to all packs in its header. They are those that were written for it and, unless it was written as a
+/// whole, those of the tree that it was made from: what a commit did not change is not written again.
+#[derive(Debug)]
+pub struct Kept {
+    overlay: Arc<Overlay>,
+    /// Held while something is kept until a change of the overlay names it, and while something is removed.
+    turn: Mutex<()>,
+    /// Prepared trees that the view has stood on, or that somebody reads.
+    held: Mutex<Vec<(Hash, BaseWatch)>>,
+}
+
+impl Kept {
+    /// Of an open state directory.
+    pub fn new(overlay: Arc<Overlay>) -> Kept {
+        Kept {
+            overlay,
+            turn: Mutex::default(),
+            held: Mutex::default(),
+        }
+    }
+
+    /// Keeps an attempt, and does what makes the overlay name it; all on disk before anything may be sent.
+    ///
+    /// # Errors
+    /// What the local disk says, or `then`: nothing may be sent.
+    pub fn keep_attempt(
+        &self,
+        attempt: &Attempt,
+        then: impl FnOnce(&Overlay) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let _turn = self.turn.lock();
+        // It is the base, or it is sent again if its outcome cannot be known.
+        keep_record(&self.overlay, &attempt.record)?;
+        if let Some(tree) = &attempt.prepared {
+            self.keep_prepared(tree)?;
+        }
+        then(&self.overlay)
+    }
+
+    /// Keeps a prepared tree, which was made from the base of what is frozen.
+    fn keep_prepared(&self, tree: &PreparedTree) -> io::Result<()> {
+        for pack in &tree.packs {
+            let put = self.overlay.put_base(&pack.pack.id, &pack.bytes);
+            put.map_err(io::Error::other)?;
+        }
+        let own = tree.packs.iter().map(|pack| pack.pack.id);
+        let (packs, whole) = match self.made_from()? {
+            Some(from) if !tree.is_whole => {
+                let mut packs = from.packs;
+                packs.extend(own.filter(|id| !packs.contains(id)).collect::<Vec<_>>());
+                (packs, from.whole)
+            }
+            _ => (own.collect(), tree.packs.len()),
+        };
+        let header = PreparedHeader {
+            sailvol_prepared: 1,
+            raw_len: tree.raw_len,
+            packs,
+            whole,
+        };
+        let mut bytes = serde_json::to_vec(&header)?;
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&tree.stored);
+        self.overlay
+            .put_base(&tree.hash, &bytes)
+            .map_err(io::Error::other)
+    }
+
+    /// The prepared tree that a commit under way was made on.
+    fn made_from(&self) -> io::Result<Option<PreparedHeader>> {
+        let prepared = {
+            let state = self.overlay.read();
+            let frozen = state
+                .frozen
+                .as_ref()
+                .map_or(&state.base, |frozen| &frozen.state.base);
+            frozen.prepared
+        };
+        let Some(hash) = prepared else { return Ok(None) };
+        let bytes = self.overlay.get_base(&hash).map_err(io::Error::other)?;
+        let header = bytes.as_ref().and_then(read_prepared).map(|(header, _)| header);
+        match header {
+            Some(header) => Ok(Some(header)),
+            // Without its header nobody knows which packs the new tree needs.
+            None => Err(io::Error::other(format!(
+                "the state directory's tree {hash} is missing or cannot be read; `sailvol reload` moves to a record of the volume"
+            ))),
+        }
+    }
+
+    /// True when the next prepared tree should be written as a whole.
+    pub fn is_scattered(&self) -> bool {
+        let Ok(Some(from)) = self.made_from() else {
+            return false;
+        };
+        let (whole, more) = from.packs.split_at(from.whole.min(from.packs.len()));
+        let bytes = |packs: &[Hash]| -> u64 {
+            let len = |id| self.overlay.base_len(id).ok().flatten().unwrap_or(0);
+            packs.iter().map(len).sum()
+        };
+        more.len() >= PACKS_MORE
+            && (more.len() >= PACKS_MORE_MAX || bytes(more) >= bytes(whole) / GROWTH_SHARE)
+    }
+
+    /// Keeps what a base leads to while the hold lives.
+    pub fn hold(&self, base: &BaseRef) -> BaseHold {
+        let hold = BaseHold::default();
+        let watch = base.prepared.map(|hash| (hash, hold.watch()));
+        self.held.lock().extend(watch);
+        hold
+    }
+
+    /// The view stands on the overlay's base, of which it has this hold.
+    pub fn stands_on(&self, hold: &BaseHold) {
+        let prepared = self.overlay.read().base.prepared;
+        let mut held = self.held.lock();
+        held.retain(|(_, watch)| watch.is_held());
+        if let Some(hash) = prepared {
+            held.push((hash, hold.watch()));
+        }
+    }
+
+    /// Removes what nothing leads to; gives what was removed.
+    ///
+    /// # Errors
+    /// What the local disk says. What cannot be told to be unneeded stays.
+    pub fn drop_unneeded(&self) -> Result<HashSet<Hash>, Failure> {
+        let _turn = self.turn.lock();
+        let mut bases: Vec<BaseRef> = self
+            .overlay
+            .stashes()
+            .into_iter()
+            .map(|stash| stash.base)
+            .collect();
+        {
+            let state = self.overlay.read();
+            bases.push(state.base.clone());
+            if let Some(frozen) = &state.frozen {
+                // A commit that may be published: whatever it wrote stays until it is settled.
+                if frozen.prepared.is_some() {
+                    return Ok(HashSet::new());
+                }
+                bases.push(frozen.state.base.clone());
+            }
+        }
+        let mut needed: HashSet<Hash> = bases.iter().map(|base| base.record).collect();
+        let mut trees: HashSet<Hash> = bases.iter().filter_map(|base| base.prepared).collect();
+        {
+            let mut held = self.held.lock();
+            held.retain(|(_, watch)| watch.is_held());
+            trees.extend(held.iter().map(|(hash, _)| *hash));
+        }
+        for hash in trees {
+            needed.insert(hash);
+            let Some(bytes) = self.overlay.get_base(&hash).map_err(local)? else {
+                continue;
+            };
+            let Some((header, _)) = read_prepared(&bytes) else {
+                // Which packs it needs is not known.
+                tracing::warn!(tree = %hash, "a tree of the state directory cannot be read: nothing is tidied up");
+                return Ok(HashSet::new());
+            };
+            needed.extend(header.packs);
+        }
+        self.overlay.retain_bases(&needed).map_err(local)
+    }
 }
 
 /// Keeps the record that the overlay stands on, on disk when it returns.
@@ -32,24 +222,6 @@ pub fn keep_record(overlay: &Overlay, record: &LoggedRecord) -> io::Result<()> {
     overlay
         .put_base(&record.hash, &record.bytes)
         .map_err(io::Error::other)
-}
-
-/// Keeps a prepared tree with its packs, on disk when it returns.
-pub fn keep_prepared(overlay: &Overlay, tree: &PreparedTree) -> io::Result<()> {
-    for pack in &tree.packs {
-        overlay
-            .put_base(&pack.pack.id, &pack.bytes)
-            .map_err(io::Error::other)?;
-    }
-    let header = PreparedHeader {
-        sailvol_prepared: 1,
-        raw_len: tree.raw_len,
-        packs: tree.packs.iter().map(|pack| pack.pack.id).collect(),
-    };
-    let mut bytes = serde_json::to_vec(&header)?;
-    bytes.push(b'\n');
-    bytes.extend_from_slice(&tree.stored);
-    overlay.put_base(&tree.hash, &bytes).map_err(io::Error::other)
 }
 
 fn read_prepared(bytes: &Bytes) -> Option<(PreparedHeader, Bytes)> {
@@ -137,34 +309,6 @@ pub fn sent_records(overlay: &Overlay, volume: VolumeId, txn: TxnId) -> Result<V
         }
     }
     Ok(sent)
-}
-
-/// Removes kept bytes that no base of the overlay, of a commit under way, or of a stash needs.
-pub fn drop_unneeded(overlay: &Overlay) -> Result<(), Failure> {
-    let mut bases: Vec<BaseRef> = overlay.stashes().into_iter().map(|stash| stash.base).collect();
-    let mut needed: HashSet<Hash> = HashSet::new();
-    {
-        let state = overlay.read();
-        bases.push(state.base.clone());
-        if let Some(frozen) = &state.frozen {
-            // A commit that may be published: whatever it wrote stays until it is settled.
-            if frozen.prepared.is_some() {
-                return Ok(());
-            }
-            bases.push(frozen.state.base.clone());
-        }
-    }
-    for base in bases {
-        needed.insert(base.record);
-        let Some(hash) = base.prepared else { continue };
-        needed.insert(hash);
-        if let Some(bytes) = overlay.get_base(&hash).map_err(local)?
-            && let Some((header, _)) = read_prepared(&bytes)
-        {
-            needed.extend(header.packs);
-        }
-    }
-    overlay.retain_bases(&needed).map_err(local)
 }
 
 /// The newest record that this machine has seen of a volume: a log that ends before it was rolled back.

@@ -97,7 +97,7 @@ impl Mount {
         }
         leasing.left = before;
         let state = overlay.read().clone();
-        let base = self.base.lock().clone();
+        let base = self.view.base();
         let (head, _) = self.known_head();
         let needed = needed_sources(&self.volume, &head, &*self.source, &base, &state);
         match tokio::time::timeout(STORE_TIME, needed).await {

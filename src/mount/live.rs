@@ -7,13 +7,13 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::events::{Events, Happening};
-use super::kept::{FileLedger, Seen};
+use super::kept::{FileLedger, Kept, Seen};
 use super::lease::Leasing;
 use super::local::count_changes;
 use super::source::MountSource;
 use super::unattended::Pace;
 use super::{Failure, FailureKind, KernelCaches, MountOptions, MountSummary, Progress};
-use crate::model::{Seq, TreeRoot};
+use crate::model::Seq;
 use crate::overlay::{BaseRef, Overlay};
 use crate::store::CountingStore;
 use crate::view::View;
@@ -41,6 +41,8 @@ pub struct Mount {
     pub(super) view: Arc<View>,
     /// `None` for a read-only mount.
     pub(super) overlay: Option<Arc<Overlay>>,
+    /// Owner of the state directory's kept bytes; `None` for a read-only mount.
+    pub(super) kept: Option<Arc<Kept>>,
     pub(super) seen: Seen,
     pub(super) ledger: FileLedger,
     pub(super) leasing: tokio::sync::Mutex<Leasing>,
@@ -50,8 +52,6 @@ pub struct Mount {
     known: Mutex<Known>,
     /// Base of a read-only mount.
     pub(super) fixed_base: Mutex<BaseRef>,
-    /// The tree that the view stands on.
-    pub(super) base: Mutex<TreeRoot>,
     kernel: OnceLock<Box<dyn KernelCaches>>,
     /// Whether file data passes the daemon, and why.
     pub(super) passthrough: OnceLock<String>,
@@ -81,13 +81,13 @@ pub(super) struct Parts {
     pub source: Arc<MountSource>,
     pub view: Arc<View>,
     pub overlay: Option<Arc<Overlay>>,
+    pub kept: Option<Arc<Kept>>,
     pub seen: Seen,
     pub ledger: FileLedger,
     pub leasing: Leasing,
     pub warnings: Vec<String>,
     pub head: Head,
     pub base_ref: BaseRef,
-    pub base: TreeRoot,
 }
 
 /// The right to change what the mount stands on; given back when dropped.
@@ -120,6 +120,7 @@ impl Mount {
             source: parts.source,
             view: parts.view,
             overlay: parts.overlay,
+            kept: parts.kept,
             seen: parts.seen,
             ledger: parts.ledger,
             leasing: tokio::sync::Mutex::new(parts.leasing),
@@ -132,7 +133,6 @@ impl Mount {
                 behind_since: None,
             }),
             fixed_base: Mutex::new(parts.base_ref),
-            base: Mutex::new(parts.base),
             kernel: OnceLock::new(),
             passthrough: OnceLock::new(),
             tasks: Mutex::new(Vec::new()),
@@ -175,6 +175,24 @@ impl Mount {
         self.overlay
             .as_ref()
             .map_or(0, |overlay| count_changes(&overlay.read()))
+    }
+
+    /// The view has moved to another base.
+    pub(super) fn stands_anew(&self) {
+        if let Some(kept) = &self.kept {
+            kept.stands_on(self.view.base().hold());
+        }
+    }
+
+    /// Removes what nothing of this mount leads to any more from the state directory.
+    ///
+    /// # Errors
+    /// What the local disk says.
+    pub(super) fn drop_unneeded(&self) -> Result<(), Failure> {
+        if let Some(kept) = &self.kept {
+            self.source.forget_local(&kept.drop_unneeded()?);
+        }
+        Ok(())
     }
 
     /// What the view stands on.

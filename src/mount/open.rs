@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::create::create_volume;
 use super::keeping::KeepingStore;
-use super::kept::{FileLedger, Seen, drop_unneeded, keep_record, load_base};
+use super::kept::{FileLedger, Kept, Seen, keep_record, load_base};
 use super::lease::Leasing;
 use super::live::Parts;
 use super::source::MountSource;
@@ -99,16 +99,16 @@ impl Mount {
             clock: Arc::new(SystemClock),
         };
         let view = match &start.overlay {
-            Some(overlay) => View::new(view_options, overlay.clone(), start.base.clone(), parts),
-            None => View::read_only(view_options, start.base.clone(), start.base_ref.clone(), parts),
+            Some(overlay) => View::new(view_options, overlay.clone(), start.base, parts),
+            None => View::read_only(view_options, start.base, start.base_ref.clone(), parts),
         };
         let mount = Arc::new(Mount::assemble(Parts {
             volume_name: found.descriptor().name.clone(),
             ledger: FileLedger::new(&state_dir),
             leasing: Leasing::new(&options.by)?,
             view: Arc::new(view),
+            kept: start.overlay.clone().map(|overlay| Arc::new(Kept::new(overlay))),
             overlay: start.overlay,
-            base: start.base,
             base_ref: start.base_ref,
             warnings: warnings.clone(),
             head: start.head.clone(),
@@ -118,6 +118,8 @@ impl Mount {
             source,
             seen,
         }));
+        mount.stands_anew();
+        mount.drop_unneeded()?;
         mount.learn_head(&start.head);
         mount.watch_kept();
         mount.watch_memory();
@@ -274,7 +276,6 @@ async fn start_writable(
     if base_ref.record == head.hash() {
         keep_record(&overlay, &head.newest).map_err(failed)?;
     }
-    drop_unneeded(&overlay)?;
     Ok(Start {
         overlay: Some(overlay),
         base,

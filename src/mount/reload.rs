@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::commit::overwritten;
 use super::compare::Compared;
-use super::kept::{drop_unneeded, keep_record, load_base};
+use super::kept::{keep_record, load_base};
 use super::live::{Exclusive, ProgressSink};
 use super::open::base_of;
 use super::unshown::Stood;
@@ -21,7 +21,7 @@ use crate::model::{
 };
 use crate::overlay::{BaseRef, NodeBody, NodeId, Overlay, OverlayState, StashInfo};
 use crate::tree::{self, NodeSource};
-use crate::view::{OpenForWrite, ViewError};
+use crate::view::{HeldBase, OpenForWrite, Standing, ViewError};
 use crate::volume::{Clock, LoggedRecord};
 
 /// A reload that keeps local changes starts again when something was changed meanwhile, this often.
@@ -51,7 +51,7 @@ struct Live {
     state: Arc<OverlayState>,
     /// Its generation.
     from: u64,
-    base: TreeRoot,
+    base: HeldBase,
     compared: Compared,
 }
 
@@ -155,7 +155,7 @@ impl Mount {
             _ => self.move_stashing(&overlay, &target, &mut answer).await?,
         }
         self.bound_sources(&turn).await;
-        drop_unneeded(&overlay)?;
+        self.drop_unneeded()?;
         tracing::info!(
             from = answer.from,
             to = answer.to,
@@ -199,11 +199,8 @@ impl Mount {
         self.lease_before_moving(&BTreeSet::from([target.seq()])).await?;
         let tree = target.record.root.root.clone();
         let base = base_of(target);
-        self.view
-            .reload_read_only(tree.clone(), base.clone())
-            .map_err(failed)?;
+        self.view.reload_read_only(tree, base.clone()).map_err(failed)?;
         *self.fixed_base.lock() = base;
-        *self.base.lock() = tree;
         self.tell_kernel().await?;
         Ok(answer)
     }
@@ -257,7 +254,7 @@ impl Mount {
             });
             match moved {
                 Ok((stashed, _)) => {
-                    *self.base.lock() = tree;
+                    self.stands_anew();
                     answer.stash = stashed.stash.as_ref().map(summary);
                     answer.dropped_stashes = stashed.dropped.iter().map(|s| s.id).collect();
                     answer.kept = open
@@ -424,7 +421,7 @@ impl Mount {
                 put_away: Some(unsure),
                 overwrote: merged.overwritten.iter().map(overwritten).collect(),
             };
-            if let Some(overwrote) = self.switch(base, prepared, Some(id)).await? {
+            if let Some(overwrote) = self.switch(base.into_tree(), prepared, Some(id)).await? {
                 self.bound_sources(&turn).await;
                 let at = self.base_ref();
                 let kept = self
@@ -451,8 +448,8 @@ impl Mount {
     async fn compare_live(&self, overlay: &Arc<Overlay>) -> Result<Live, Failure> {
         let open = self.view.open_for_write();
         let open = open.into_iter().map(|file| file.node).collect();
-        let (state, from) = snapshot(overlay);
-        let base = self.base.lock().clone();
+        let Standing { base, state } = self.view.standing();
+        let from = state.generation;
         let numbered = (&*state, overlay.number());
         let compared = Compared::new(&self.source, overlay, &base, numbered, &open).await?;
         Ok(Live {
@@ -488,7 +485,7 @@ impl Mount {
         });
         match moved {
             Ok(((), _)) => {
-                *self.base.lock() = base;
+                self.stands_anew();
                 self.tell_kernel().await?;
                 Ok(Some(overwrote))
             }

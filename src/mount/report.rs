@@ -8,7 +8,7 @@ use futures::stream::{StreamExt, TryStreamExt};
 
 use super::live::ProgressSink;
 use super::local::local_tree;
-use super::reload::{open_stash, snapshot, summary};
+use super::reload::{open_stash, summary};
 use super::{
     CacheStatus, ChangeKind, ChangedPath, Counts, DiffAnswer, Failure, FailureKind, LogEntry, Mount,
     PrefetchAnswer, Progress, RecordAt, StashSummary, StatusAnswer, TransferStatus,
@@ -19,6 +19,7 @@ use crate::model::{
 };
 use crate::store::StoreCounters;
 use crate::tree::{self, Change, Hint, NodeSource};
+use crate::view::{BaseHold, Standing};
 
 /// Paths that an answer lists at most when nobody says how many.
 pub(super) const LISTED_MAX: usize = 1000;
@@ -151,15 +152,14 @@ impl Mount {
     /// [`FailureKind::NotFound`] when nothing of that name is there, nor was in the base.
     pub async fn diff_below(&self, below: Option<&str>, limit: usize) -> Result<DiffAnswer, Failure> {
         let Some(overlay) = &self.overlay else {
-            let base = self.base.lock().clone();
+            let base = self.view.base();
             self.place(below, (&base, &base)).await?;
             return Ok(DiffAnswer::default());
         };
         self.view.settle().map_err(failed)?;
-        let (state, _) = snapshot(overlay);
-        let base = self.base.lock().clone();
+        let Standing { base, state } = self.view.standing();
         let mine = local_tree(&*self.source, overlay, &base, &state, overlay.number()).await?;
-        let trees = (&base, &mine.tree);
+        let trees = (&*base, &mine.tree);
         let place = self.place(below, trees).await?;
         list_changes(&*self.source, trees, &mine.moves, place.as_ref(), limit).await
     }
@@ -252,6 +252,8 @@ impl Mount {
         let overlay = self.writable()?;
         let state = Arc::new(open_stash(overlay, id)?);
         let (known, _) = self.known_head();
+        // It may be dropped meanwhile.
+        let _hold = self.kept.as_ref().map(|kept| kept.hold(&state.base));
         let base = super::kept::load_base(overlay, &self.volume, &known, &state.base).await?;
         let mine = local_tree(&*self.source, overlay, &base, &state, id).await?;
         list_changes(&*self.source, (&base, &mine.tree), &mine.moves, None, limit).await
@@ -266,7 +268,7 @@ impl Mount {
         let _turn = self.exclusive("a stash drop", false, None).await?;
         open_stash(&overlay, id)?;
         overlay.drop_stash(id).map_err(failed)?;
-        super::kept::drop_unneeded(&overlay)
+        self.drop_unneeded()
     }
 
     /// Brings the bytes below a path into the cache.
@@ -281,7 +283,7 @@ impl Mount {
     ) -> Result<PrefetchAnswer, Failure> {
         let given = given_path(path)?;
         let src = &*self.source;
-        let root = self.visible_tree().await?;
+        let (root, _hold) = self.visible_tree().await?;
         let path = tree::path_given(src, &root, &given).await?;
         let entry = tree::walk(src, &root, &path).await?;
         let entry = entry.ok_or_else(|| not_found(&path))?;
@@ -347,18 +349,18 @@ impl Mount {
         disk.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
-    /// What the mount shows, as one tree.
-    async fn visible_tree(&self) -> Result<TreeRoot, Failure> {
-        let base = self.base.lock().clone();
-        let Some(overlay) = &self.overlay else {
-            return Ok(base);
+    /// What the mount shows, as one tree, and what keeps it readable.
+    async fn visible_tree(&self) -> Result<(TreeRoot, BaseHold), Failure> {
+        let Standing { base, state } = self.view.standing();
+        let tree = match &self.overlay {
+            Some(overlay) => {
+                local_tree(&*self.source, overlay, &base, &state, overlay.number())
+                    .await?
+                    .tree
+            }
+            None => base.clone().into_tree(),
         };
-        let (state, _) = snapshot(overlay);
-        Ok(
-            local_tree(&*self.source, overlay, &base, &state, overlay.number())
-                .await?
-                .tree,
-        )
+        Ok((tree, base.hold().clone()))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::kept::{drop_unneeded, keep_record, sent_records};
+use super::kept::{keep_record, sent_records};
 use super::patience::Waiting;
 use super::{Failure, FailureKind, Mount};
 use crate::commit::{CommitError, Settled, finish};
@@ -142,13 +142,13 @@ impl Mount {
                 };
                 drop(
                     self.view
-                        .published(commit, base.clone(), tree.clone(), Vec::new())
+                        .published(commit, base.clone(), tree, Vec::new())
                         .map_err(failed)?,
                 );
-                *self.base.lock() = tree;
+                self.stands_anew();
                 self.learn_head(&head);
                 self.ledger.clear();
-                drop_unneeded(overlay)?;
+                self.drop_unneeded()?;
                 return Ok(Some(base));
             }
         }

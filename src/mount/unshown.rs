@@ -9,8 +9,9 @@ use futures::stream::StreamExt;
 
 use super::report::{list_changes, log_entry};
 use super::{Brought, Mount, Unshown};
-use crate::model::{Seq, TreeRoot};
+use crate::model::Seq;
 use crate::overlay::BaseRef;
+use crate::view::HeldBase;
 use crate::volume::LoggedRecord;
 
 /// Records that a reload names.
@@ -23,7 +24,8 @@ const NAMING_TIME: Duration = Duration::from_millis(500);
 /// Where a view stood before a reload.
 pub(super) struct Stood {
     base: BaseRef,
-    tree: TreeRoot,
+    /// Held: the reload may tidy up before the names are known.
+    tree: HeldBase,
     unshown: Option<Unshown>,
 }
 
@@ -49,7 +51,7 @@ impl Mount {
         Stood {
             unshown: self.unshown(),
             base: self.base_ref(),
-            tree: self.base.lock().clone(),
+            tree: self.view.base(),
         }
     }
 
@@ -83,7 +85,7 @@ impl Mount {
         let records = futures::stream::iter(asking)
             .buffered(RECORDS_NAMED)
             .collect::<Vec<_>>();
-        let trees = (&before.tree, &target.record.root.root);
+        let trees = (&*before.tree, &target.record.root.root);
         let changes = list_changes(&*self.source, trees, &[], None, PATHS_NAMED);
         let (records, changes) = futures::join!(records, changes);
         // What was trimmed meanwhile is not named, and counted.

@@ -163,14 +163,26 @@ impl Bases {
         Ok(all)
     }
 
-    pub(super) fn retain(&self, needed: &HashSet<Hash>) -> Result<(), OverlayError> {
+    pub(super) fn len(&self, hash: &Hash) -> Result<Option<u64>, OverlayError> {
+        let path = self.dir.join(hash.to_string());
+        match fs::symlink_metadata(&path) {
+            Ok(found) => Ok(Some(found.len())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).at(&path),
+        }
+    }
+
+    pub(super) fn retain(&self, needed: &HashSet<Hash>) -> Result<HashSet<Hash>, OverlayError> {
+        let mut removed = HashSet::new();
         for entry in fs::read_dir(&self.dir).at(&self.dir)? {
             let entry = entry.at(&self.dir)?;
-            if hash_of(&entry).is_none_or(|hash| !needed.contains(&hash)) {
+            let hash = hash_of(&entry);
+            if hash.is_none_or(|hash| !needed.contains(&hash)) {
                 super::bodies::remove_file(&entry.path())?;
+                removed.extend(hash);
             }
         }
-        Ok(())
+        Ok(removed)
     }
 }
 

@@ -90,6 +90,14 @@ pub struct Overlay {
     lock: Mutex<Option<DirLock>>,
 }
 
+impl std::fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Overlay")
+            .field("number", &self.number())
+            .finish_non_exhaustive()
+    }
+}
+
 /// What an overlay is put together from.
 pub(super) struct Parts {
     pub options: OverlayOptions,
@@ -248,8 +256,13 @@ impl Overlay {
         self.bases.list()
     }
 
-    /// Removes kept bytes that are not in `needed`.
-    pub fn retain_bases(&self, needed: &HashSet<Hash>) -> Result<(), OverlayError> {
+    /// How many bytes are kept by a hash.
+    pub fn base_len(&self, hash: &Hash) -> Result<Option<u64>, OverlayError> {
+        self.bases.len(hash)
+    }
+
+    /// Removes kept bytes that are not in `needed`; gives what was removed.
+    pub fn retain_bases(&self, needed: &HashSet<Hash>) -> Result<HashSet<Hash>, OverlayError> {
         self.bases.retain(needed)
     }
 

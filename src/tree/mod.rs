@@ -48,7 +48,7 @@ pub use merge::{Hint, Merged, Overwritten, Register, load_xattrs, merge, usable_
 pub use same::{same_attrs, same_body, same_entry, same_xattrs};
 pub use source::{Missing, NodeSource, TreeError};
 pub use store::{
-    NodeParams, NodeWriter, PackIds, PackSink, StoredTree, WriterStats, Written, resolve_content,
+    NodeParams, NodeWriter, PackIds, PackSink, StoredTree, WriterStats, Written, XattrBlobs, resolve_content,
     resolve_root, store,
 };
 pub use totals::{TotalsDelta, recount, recount_page, totals_of};

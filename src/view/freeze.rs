@@ -6,6 +6,8 @@
 //! 2. A file that was open for writing at the freeze is told as such, read as it is when it is read, and stays dirty.
 //! 3. The publish changes nothing that a process sees: what leaves the overlay is found again in the new base by its path,
 //!    at its next use, under the same node number.
+//! 4. After the publish no inode names a node of the former base that exists on this machine only (a directory that does is
+//!    found again in the same way): such nodes go when nobody has a hold of that base (`standing.rs`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -125,8 +127,9 @@ impl View {
     ) -> Result<Vec<FreedBody>, ViewError> {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
         let mut space = self.space.write();
-        let (before, mut bytes) = {
+        let (before, was_prepared, mut bytes) = {
             let state = overlay.read();
+            let was_prepared = state.base.prepared.is_some();
             self.listings_outlive(super::space::Look {
                 space: &space,
                 state: &state,
@@ -137,7 +140,7 @@ impl View {
                 bytes.extend(frozen.uploaded.iter().map(|(id, content)| (*id, content.clone())));
             }
             // Nodes are shared, not copied.
-            (state.nodes.clone(), bytes)
+            (state.nodes.clone(), was_prepared, bytes)
         };
         bytes.extend(
             contents
@@ -200,6 +203,9 @@ impl View {
         self.end_freeze(&mut space);
         space.usage.rebase(&space.base, &tree);
         space.set_base(tree);
+        if was_prepared {
+            space.look_again_at_local();
+        }
         Ok(freed)
     }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::inodes::{SURROGATES, What};
 use super::space::{Ask, Child, Look};
+use super::standing::BaseHold;
 use super::types::{Ino, ROOT_INO};
 use crate::model::{DirTree, Entry, EntryBody, FileId, Kind, LinkId, LinksTree, Name};
 use crate::overlay::{Change, NodeId, OverlayNode};
@@ -26,6 +27,8 @@ pub(super) struct Listing {
     /// The overlay's changes, if there are any.
     node: Option<Arc<OverlayNode>>,
     base: Option<DirTree>,
+    /// Of `base`, which the view may leave while the listing goes on.
+    _hold: BaseHold,
     pub parent: Ino,
     /// The last name before each run, from the second run on.
     marks: Vec<Name>,
@@ -73,6 +76,7 @@ impl Listing {
         Ok(Listing {
             node,
             base,
+            _hold: look.space.hold.clone(),
             parent: look.parent(ino),
             marks: Vec::new(),
             run: None,

@@ -54,6 +54,7 @@ mod reload;
 mod rename;
 mod seek;
 mod space;
+mod standing;
 #[cfg(test)]
 pub(crate) mod tests;
 mod types;
@@ -68,6 +69,7 @@ pub use clock::{Clock, SystemClock};
 pub use errno::ViewError;
 pub use freeze::FrozenView;
 pub use options::{ContentSource, Room, ShownOwner, ViewOptions};
+pub use standing::{BaseHold, BaseWatch, HeldBase, Standing};
 pub use types::{
     Allocate, Attr, Caller, CopySide, DirItem, DirItemPlus, Fh, Ino, Invalidations, Known, NodeKind, OpenDir,
     OpenFile, OpenFlags, OpenForWrite, ROOT_INO, RenameMode, Seek, SetAttr, SetTime, Statfs, XattrMode,

@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use super::file::FileData;
+use super::freeze::NEVER;
 use super::inodes::{Inode, Inodes, What};
+use super::standing::{BaseHold, HeldBase, names_local};
 use super::types::{Attr, Ino, Known};
 use super::usage::Usage;
 use super::{ShownOwner, ViewError};
@@ -67,6 +69,8 @@ pub(super) struct Space {
     /// Counts reloads.
     pub generation: u64,
     pub base: TreeRoot,
+    /// Of `base`: whoever reads it without these locks has a copy.
+    pub hold: BaseHold,
     pub inodes: Inodes,
     pub usage: Usage,
     /// Files of the commit under way that were open for writing at its freeze: it reads them once, as they are then.
@@ -90,6 +94,7 @@ impl Space {
             generation: 1,
             usage: Usage::new(state),
             base,
+            hold: BaseHold::default(),
             inodes: Inodes::new(ROOT_NODE, 1),
             frozen_open: HashSet::new(),
             thawed: HashMap::new(),
@@ -103,7 +108,29 @@ impl Space {
     /// Another base: nothing found in the former one counts.
     pub fn set_base(&mut self, base: TreeRoot) {
         self.base = base;
+        self.hold = BaseHold::default();
         self.base_dirs.get_mut().clear();
+    }
+
+    pub fn held_base(&self) -> HeldBase {
+        HeldBase {
+            tree: self.base.clone(),
+            hold: self.hold.clone(),
+        }
+    }
+
+    /// Clean directories of which the nodes exist on this machine only are found again in the base at their next use: those
+    /// of the base before may go. All nodes above such a one are of this machine too, so that takes no fetch.
+    pub fn look_again_at_local(&mut self) {
+        for ino in self.inodes.clean_dirs().collect::<Vec<_>>() {
+            if let Some(inode) = self.inodes.get_mut(ino)
+                && let What::Clean(entry) = &inode.what
+                && let Some((_, tree)) = entry.as_dir()
+                && names_local(tree)
+            {
+                inode.generation = NEVER;
+            }
+        }
     }
 
     /// True if the table has an inode of an older generation at this place.

@@ -12,8 +12,8 @@ use super::names::check_name;
 use super::open::find_name;
 use super::{Clock, Head, Opened, Volume, VolumeError, VolumeRef};
 use crate::format::{
-    Descriptor, EncodeError, GcState, Key, NameEntry, Record, RecordKind, SuperNode, Usage, VolumeConfig,
-    txn_id,
+    Descriptor, EncodeError, GcState, Key, NameEntry, NodeSizes, Record, RecordKind, SuperNode, Usage,
+    VolumeConfig, txn_id,
 };
 use crate::model::{Attrs, DirTree, FileId, Hash, LinksTree, Totals, TreeRoot, VolumeId};
 use crate::store::{ObjectStore, PutMode, StoreError, probe};
@@ -34,6 +34,8 @@ pub struct CreateOptions {
     pub config: VolumeConfig,
     /// How the store does put-if-absent, as the probe found: see [`Descriptor::new`].
     pub conditional: String,
+    /// How its trees are cut into nodes.
+    pub nodes: NodeSizes,
 }
 
 /// Whose volume it is.
@@ -102,7 +104,10 @@ impl Volume {
     /// Descriptor and record 0.
     async fn write_first(&self, options: &CreateOptions) -> Result<Head, VolumeError> {
         let looked_at = self.clock.now();
-        let descriptor = Descriptor::new(self.id, &options.name, looked_at, &options.conditional);
+        let descriptor = Descriptor {
+            node: options.nodes.clone(),
+            ..Descriptor::new(self.id, &options.name, looked_at, &options.conditional)
+        };
         let key = Key::Descriptor(self.id).to_string();
         put_new(
             &*self.store,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{Clock, CreateOptions, Opened, Volume, VolumeRef};
-use crate::format::VolumeConfig;
+use crate::format::{NodeSizes, VolumeConfig};
 use crate::model::{Attrs, Timestamp};
 use crate::store::{Fetched, Listed, MemoryStore, ObjectStore, PutDone, PutMode, StoreError};
 
@@ -334,6 +334,7 @@ pub fn create_options(name: &str) -> CreateOptions {
         },
         config: VolumeConfig::default(),
         conditional: "if-none-match".to_owned(),
+        nodes: NodeSizes::default(),
     }
 }
 

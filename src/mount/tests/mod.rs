@@ -13,6 +13,11 @@
 //! - what a pod sees is its model: base and local changes, stashes and open files; always of the pod whose command has just
 //!   ended, else of some.
 //!
+//! What is compared is all that can be seen, read through the view by whoever remembers directories since the last look, as a
+//! kernel does; nodes that only the state directory has are read from there again after an eviction. Most volumes have small
+//! nodes, and some worlds have directories of many pages, so that a prepared tree has packs and what a commit leaves alone
+//! stays in packs of older ones. (With trees that fit into their super node there is nothing that could be deleted too early.)
+//!
 //! At the end, with a store that is well again, everybody commits, all see the same, and fsck finds nothing.
 //!
 //! A kill falls between two steps: whatever waits for the store ends there, what is under way on the local disk is still
@@ -38,10 +43,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::format::NodeSizes;
 use crate::mount::{Mount, MountOptions, Unattended};
-use crate::store::IMPATIENT;
+use crate::store::{IMPATIENT, ObjectStore};
 use crate::tree::merge_model::Dir;
 use crate::view::ShownOwner;
+use crate::volume::testing::create_options;
+use crate::volume::{Clock, CreateOptions, Volume};
 use pod::VOLUME;
 use world::World;
 
@@ -85,6 +93,21 @@ fn options(dir: &Path, name: &str) -> MountOptions {
         by: name.to_owned(),
         unattended: Unattended::default(),
     }
+}
+
+/// Makes the volume [`VOLUME`] with nodes so small that every directory has its own, and those of a dozen names have index
+/// pages: a mount then meets what large directories are, without being slow.
+async fn new_volume_of_small_nodes(store: Arc<dyn ObjectStore>) {
+    let options = CreateOptions {
+        nodes: NodeSizes {
+            inline_max: 0,
+            page_max: 1 << 10,
+            ..NodeSizes::default()
+        },
+        ..create_options(VOLUME)
+    };
+    let made = Volume::create(store, Clock::system(), &options).await;
+    made.expect("a volume");
 }
 
 /// Says whether nothing of a mount is left: tasks may hold its overlay and cache for a moment after it, and the locks of

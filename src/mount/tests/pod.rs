@@ -1,5 +1,6 @@
 //! One pod: directories of its own, the mount that lives in them, and what should be seen there.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::model::{Contents, Model};
 use super::network::Network;
-use super::process::{Handle, Process};
+use super::process::{Handle, Listing, Process, Way};
 use crate::model::Seq;
 use crate::mount::{
     CommitAnswer, CommitRequest, Failure, LocalChanges, Mount, MountOptions, OpenedMount, ReloadAnswer,
@@ -33,6 +34,7 @@ pub enum Answer {
     Committed(Result<CommitAnswer, Failure>),
     Reloaded(LocalChanges, Result<ReloadAnswer, Failure>),
     Restored(u64, Result<ReloadAnswer, Failure>),
+    Closed,
 }
 
 /// A file that a program has open for writing.
@@ -49,6 +51,8 @@ pub struct Pod {
     pub number: usize,
     pub read_only: bool,
     pub passthrough: bool,
+    /// The mount is ending: no program works in it.
+    pub closing: bool,
     cache_bytes: u64,
     dir: tempfile::TempDir,
     pub mount: Option<Arc<Mount>>,
@@ -57,6 +61,10 @@ pub struct Pod {
     pub held: Vec<Held>,
     /// Mappings that outlived their handles, by path.
     pub mapped: Vec<(String, File)>,
+    /// What the kernel has in memory since the last look.
+    remembered: Way,
+    /// A directory that somebody has read the beginning of, and the names that were in it then.
+    pub listing: Option<(Listing, BTreeSet<String>)>,
 }
 
 impl Pod {
@@ -65,6 +73,7 @@ impl Pod {
             number,
             read_only: false,
             passthrough: false,
+            closing: false,
             cache_bytes,
             dir: super::new_dir(),
             mount: None,
@@ -72,6 +81,8 @@ impl Pod {
             model,
             held: Vec::new(),
             mapped: Vec::new(),
+            remembered: Way::default(),
+            listing: None,
         }
     }
 
@@ -193,14 +204,27 @@ impl Pod {
         self.live().view().settle_closed();
     }
 
+    /// The mount ends in good order.
+    pub fn close(&mut self) {
+        let mount = self.live().clone();
+        self.run(None, async move {
+            mount.close().await;
+            Answer::Closed
+        });
+        self.closing = true;
+    }
+
     /// The daemon is killed: nothing runs any more, what is on disk stays as it is.
     pub fn kill(&mut self) -> impl Fn() -> bool + use<> {
         if let Some(command) = self.command.take() {
             command.task.abort();
         }
+        self.closing = false;
         // Programs lose their files with the mount.
         self.held.clear();
         self.mapped.clear();
+        self.remembered = Way::default();
+        self.listing = None;
         let mount = self.mount.take();
         for task in mount
             .iter()
@@ -215,12 +239,11 @@ impl Pod {
     // ---- checks
 
     /// What is seen is what should be.
-    pub async fn check(&self, contents: &mut Contents) -> Result<(), String> {
-        let seen = self
-            .process()
-            .look(contents)
-            .await
-            .map_err(|e| format!("looking: {e}"))?;
+    pub async fn check(&mut self, contents: &mut Contents) -> Result<(), String> {
+        let process = self.process();
+        let looked = process.look_and_remember(contents).await;
+        let (seen, remembered) = looked.map_err(|e| format!("looking, pod {}: {e}", self.number))?;
+        process.forget(std::mem::replace(&mut self.remembered, remembered));
         super::same(&format!("view of pod {}", self.number), &seen, &self.model.view)?;
         let mut stashes: Vec<u64> = self.live().stashes().iter().map(|stash| stash.id).collect();
         stashes.sort_unstable();

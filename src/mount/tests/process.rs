@@ -42,7 +42,15 @@ pub struct Handle {
 
 /// What the kernel remembers of a path: an inode, and the directories above it for as long as that is in use.
 #[derive(Default)]
-struct Way(Vec<Ino>);
+pub struct Way(Vec<Ino>);
+
+/// A directory that is being read.
+pub struct Listing {
+    way: Way,
+    fh: u64,
+    cookie: u64,
+    names: Vec<String>,
+}
 
 impl Way {
     fn ino(&self) -> Ino {
@@ -79,7 +87,7 @@ impl Process {
         Ok(way)
     }
 
-    fn forget(&self, way: Way) {
+    pub fn forget(&self, way: Way) {
         for ino in way.0.into_iter().rev() {
             self.view.forget(ino, 1);
         }
@@ -215,6 +223,13 @@ impl Process {
 
     /// All that can be seen, bytes too.
     pub async fn look(&self, contents: &mut Contents) -> Res<Dir> {
+        let (seen, held) = self.look_and_remember(contents).await?;
+        self.forget(held);
+        Ok(seen)
+    }
+
+    /// The same by a kernel that remembers what it has looked up.
+    pub async fn look_and_remember(&self, contents: &mut Contents) -> Res<(Dir, Way)> {
         let root = self.view.getattr(&caller(4), ROOT_INO, None).await?;
         let mut seen = Dir {
             attrs: attrs(root.mode),
@@ -254,8 +269,42 @@ impl Process {
             }
             self.view.releasedir(dir, open.fh);
         }
-        self.forget(Way(held));
-        Ok(seen)
+        Ok((seen, Way(held)))
+    }
+
+    /// Opens a directory and reads its first names.
+    pub async fn list(&self, path: &str) -> Res<Listing> {
+        let way = self.walk(path).await?;
+        let fh = self.view.opendir(&caller(5), way.ino()).await?.fh;
+        let mut listing = Listing {
+            way,
+            fh,
+            cookie: 0,
+            names: Vec::new(),
+        };
+        self.list_more(&mut listing).await?;
+        Ok(listing)
+    }
+
+    /// Reads a few names more; false at the end.
+    async fn list_more(&self, listing: &mut Listing) -> Res<bool> {
+        let (dir, fh) = (listing.way.ino(), listing.fh);
+        let lines = self.view.readdir(dir, fh, listing.cookie, 120).await?;
+        for line in &lines {
+            listing.cookie = line.cookie;
+            listing
+                .names
+                .push(String::from_utf8_lossy(&line.name).into_owned());
+        }
+        Ok(!lines.is_empty())
+    }
+
+    /// Reads the names that are left, and closes the directory.
+    pub async fn list_rest(&self, mut listing: Listing) -> Res<Vec<String>> {
+        while self.list_more(&mut listing).await? {}
+        self.view.releasedir(listing.way.ino(), listing.fh);
+        self.forget(listing.way);
+        Ok(listing.names)
     }
 
     async fn read_all(&self, ino: Ino) -> Res<Vec<u8>> {

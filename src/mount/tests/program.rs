@@ -1,5 +1,7 @@
 //! What programs do in a pod: one step each, in the view and in the model.
 
+use std::collections::BTreeSet;
+
 use super::model::{Contents, attrs};
 use super::pod::{Held, Pod};
 use super::process::{TRUNCATE, WRITE};
@@ -10,6 +12,8 @@ use crate::volume::testing::Rng;
 /// Any of them may be a file or a directory.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const DEPTH_MAX: usize = 3;
+/// Files that make a directory of several pages.
+const CROWD: usize = 30;
 const HELD_MAX: usize = 3;
 
 /// What is needed to do something.
@@ -18,6 +22,8 @@ pub struct Doing<'a> {
     pub contents: &'a mut Contents,
     /// Files beyond the size from which contents have a file of their own in the cache.
     pub large: bool,
+    /// Directories get many names now and then.
+    pub crowded: bool,
     /// Handles stay open: nothing runs that they would be in the way of.
     pub may_hold: bool,
 }
@@ -26,6 +32,16 @@ impl Doing<'_> {
     fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         let len = u64::try_from(from.len()).unwrap();
         (len > 0).then(|| &from[self.rng.below(len) as usize])
+    }
+
+    /// One of a few names, so that pods meet, or one that is there.
+    fn name_in(&mut self, view: &Dir, dir: &str) -> String {
+        let known = self
+            .rng
+            .chance(30)
+            .then(|| names_in(view, dir).into_iter().collect::<Vec<_>>());
+        let there = known.and_then(|known| self.pick(&known).cloned());
+        there.unwrap_or_else(|| (*self.pick(&NAMES).expect("a name")).to_owned())
     }
 
     fn bytes(&mut self) -> Vec<u8> {
@@ -64,8 +80,14 @@ pub async fn act(pod: &mut Pod, doing: &mut Doing<'_>) -> Result<String, ViewErr
     let view = pod.model.view.clone();
     let dirs = dirs(&view);
     let dir = doing.pick(&dirs).expect("the root").clone();
-    let path = join(&dir, doing.pick(&NAMES).expect("a name"));
+    let path = join(&dir, &doing.name_in(&view, &dir));
     let there = view.get(&path).cloned();
+    if doing.crowded && doing.rng.chance(3) {
+        return crowd(pod, doing, &dir).await;
+    }
+    if doing.rng.chance(6) {
+        return list(pod, &view, &dir).await;
+    }
     match (doing.rng.below(100), there) {
         (0..45, None) => create(pod, doing, &path).await,
         (0..20, Some(Node::File(_))) => overwrite(pod, doing, &path).await,
@@ -95,6 +117,52 @@ pub async fn act(pod: &mut Pod, doing: &mut Doing<'_>) -> Result<String, ViewErr
         (85.., _) => with_handles(pod, doing).await,
         _ => Ok("nothing".to_owned()),
     }
+}
+
+fn names_in(view: &Dir, dir: &str) -> BTreeSet<String> {
+    let found = if dir.is_empty() {
+        Some(view)
+    } else {
+        view.dir_at(dir)
+    };
+    found.map_or_else(BTreeSet::new, |dir| dir.names.keys().cloned().collect())
+}
+
+/// Many small files.
+async fn crowd(pod: &mut Pod, doing: &mut Doing<'_>, dir: &str) -> Result<String, ViewError> {
+    let process = pod.process();
+    let salt = doing.rng.below(1 << 20);
+    for number in 0..CROWD {
+        let path = join(dir, &format!("n{number:02}"));
+        if pod.model.view.get(&path).is_some() {
+            continue;
+        }
+        let bytes = format!("{salt} {number}").into_bytes();
+        let handle = process.create(&path, 0o644).await?;
+        process.write(&handle, 0, &bytes).await?;
+        drop(process.close(handle).await?);
+        let (content, attrs) = (doing.contents.number(&bytes), attrs(0o644));
+        pod.model.put_new(&path, Node::File(File { content, attrs }));
+    }
+    Ok(format!("crowd {dir}"))
+}
+
+/// Begins to read a directory, or reads the rest of one, whatever has happened to it meanwhile: it has no name that was not
+/// there when it was begun.
+async fn list(pod: &mut Pod, view: &Dir, dir: &str) -> Result<String, ViewError> {
+    let process = pod.process();
+    let Some((listing, known)) = pod.listing.take() else {
+        let listing = process.list(dir).await?;
+        pod.listing = Some((listing, names_in(view, dir)));
+        return Ok(format!("list {dir}"));
+    };
+    let mut told = BTreeSet::new();
+    for name in process.list_rest(listing).await? {
+        let dots = name == "." || name == "..";
+        assert!(dots || known.contains(&name), "{name} was not in {known:?}");
+        assert!(told.insert(name), "twice in a listing");
+    }
+    Ok(format!("list the rest of {} names", known.len()))
 }
 
 async fn create(pod: &mut Pod, doing: &mut Doing<'_>, path: &str) -> Result<String, ViewError> {

@@ -8,7 +8,7 @@ use super::network::{Fate, Network};
 use super::pod::{Answer, Pod};
 use super::process::Process;
 use super::program::{Doing, act};
-use super::same;
+use super::{new_volume_of_small_nodes, same};
 use crate::model::Seq;
 use crate::mount::{FailureKind, LocalChanges, OpenedMount, ReloadAnswer};
 use crate::tree::merge_model::Dir;
@@ -33,6 +33,7 @@ pub struct World {
     attempts: Vec<Option<Attempt>>,
     faults: bool,
     large: bool,
+    crowded: bool,
     /// What has happened.
     pub trail: Vec<String>,
 }
@@ -42,6 +43,9 @@ impl World {
         let mut rng = Rng::new(seed);
         let network = Network::new(seed);
         let empty = Model::at(&Dir::default());
+        if rng.chance(80) {
+            new_volume_of_small_nodes(network.direct()).await;
+        }
         let mut auditor = Pod::new(99, empty, 64 << 20);
         // The first to come makes the volume.
         opened(&mut auditor, &network).await?.mount.close().await;
@@ -66,6 +70,7 @@ impl World {
         Ok(World {
             faults: rng.chance(80),
             large: rng.chance(30),
+            crowded: rng.chance(40),
             rng,
             network,
             contents,
@@ -116,7 +121,7 @@ impl World {
             }
             return Ok(());
         }
-        if pod.read_only {
+        if pod.read_only || pod.closing {
             return Ok(());
         }
         let commits = pod
@@ -127,6 +132,7 @@ impl World {
             rng: &mut self.rng,
             contents: &mut self.contents,
             large: self.large,
+            crowded: self.crowded,
             may_hold: commits,
         };
         let done = act(pod, &mut doing).await.map_err(|e| format!("pod {at}: {e}"))?;
@@ -163,10 +169,15 @@ impl World {
                 self.pods[at].reload(LocalChanges::Keep, None);
                 "reload --keep".to_owned()
             }
-            85..90 => {
+            85..88 => {
                 self.pods[at].close_all().await;
                 self.pods[at].reload(LocalChanges::IfClean, None);
                 "reload --if-clean".to_owned()
+            }
+            88..91 => {
+                self.pods[at].close_all().await;
+                self.pods[at].close();
+                "unmount".to_owned()
             }
             _ if !stashes.is_empty() => {
                 let id = stashes[self.rng.below(stashes.len() as u64) as usize];
@@ -227,7 +238,10 @@ impl World {
 
     fn evict(&mut self, at: usize) {
         if self.pods[at].mount.is_some() {
-            let freed = self.pods[at].live().source.cache().make_room(u64::MAX >> 8);
+            let source = &self.pods[at].live().source;
+            let freed = source.cache().make_room(u64::MAX >> 8);
+            // Nor does memory stand in for what the state directory must have.
+            source.forget_all_local();
             self.say(format!("pod {at}: evict, {freed} bytes"));
         }
     }
@@ -243,6 +257,10 @@ impl World {
         self.network
             .cut_off(at, || fates.pop().unwrap_or(Fate::NeverArrives));
         self.say(format!("pod {at}: killed"));
+        self.until_gone(at, gone).await
+    }
+
+    async fn until_gone(&self, at: usize, gone: impl Fn() -> bool) -> Res<()> {
         for _ in 0..TURNS_MAX {
             if gone() {
                 return Ok(());
@@ -293,8 +311,8 @@ impl World {
 
     async fn check(&mut self, at: usize) -> Res<()> {
         match self.pods[at].mount.is_some() {
-            true => self.pods[at].check(&mut self.contents).await,
-            false => Ok(()),
+            true if !self.pods[at].closing => self.pods[at].check(&mut self.contents).await,
+            _ => Ok(()),
         }
     }
 
@@ -384,6 +402,7 @@ impl World {
         let answer = command.task.await.map_err(|e| format!("pod {at}: {e}"))?;
         let told = match &answer {
             Answer::Opened(answer) => answer.as_ref().map(|_| "open".to_owned()).map_err(Clone::clone),
+            Answer::Closed => Ok("unmounted".to_owned()),
             Answer::Committed(answer) => match answer {
                 Ok(answer) => Ok(format!("committed {:?}", answer.seq)),
                 Err(failure) => Err(failure.clone()),
@@ -412,6 +431,10 @@ impl World {
             self.pods[at].opened(opened);
             self.thaw(at);
             return self.begin(at);
+        }
+        if let Answer::Closed = answer {
+            let gone = self.pods[at].kill();
+            return self.until_gone(at, gone).await;
         }
         if self.pods[at].mount.is_none() {
             return Ok(());

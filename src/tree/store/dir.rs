@@ -8,10 +8,9 @@ use super::PackIds;
 use super::leaves::{Dirs, evict};
 use super::links::store_links;
 use super::paging::{Paged, Piece, store_pages};
-use super::writer::{NodeWriter, WriterStats, Written, refused};
+use super::writer::{NodeWriter, WriterStats, Written, XattrBlobs, refused};
 use crate::format::{
-    EncodeError, ExtentPage, FinishedPack, IndexSlot, Node, Writer, content_id, dir_body_len,
-    encode_xattr_map, entry_len, nesting,
+    EncodeError, ExtentPage, FinishedPack, IndexSlot, Node, dir_body_len, entry_len, nesting,
 };
 use crate::model::{
     Attrs, BlobRef, ChunkRef, Content, DirPage, DirTree, Entry, EntryBody, Name, PageSlot, Ptr, TreeRoot,
@@ -32,6 +31,8 @@ pub struct StoredTree {
     pub packs: Vec<FinishedPack>,
     /// What the writer's stand-ins mean, for values that share contents with the tree: see [`super::resolve_root`].
     pub ids: PackIds,
+    /// Blobs of extended attributes that are stored, by their content.
+    pub xattrs: XattrBlobs,
     /// Counts.
     pub stats: WriterStats,
 }
@@ -39,7 +40,7 @@ pub struct StoredTree {
 /// Stores what is not stored of a tree, and finishes the writer's packs.
 ///
 /// Reads only pages that join a neighbour, and nodes that exist on this machine only (which are written again unless the
-/// writer is local). Extended attributes over 1 KiB go into blobs.
+/// writer may name them). Extended attributes over 1 KiB go into blobs.
 ///
 /// # Errors
 /// `Damaged` when a content is not uploaded yet; `Limit`; what source and sink say.
@@ -51,7 +52,12 @@ pub async fn store(
     let attrs = store_attrs(src, &mut writer, root.attrs.clone()).await?;
     let tree = store_dir(src, &mut writer, &root.tree).await?;
     let links = store_links(src, &mut writer, &root.links).await?;
-    let Written { packs, ids, stats } = writer.finish().await?;
+    let Written {
+        packs,
+        ids,
+        stats,
+        xattrs,
+    } = writer.finish().await?;
     let root = TreeRoot {
         attrs,
         totals: root.totals,
@@ -62,6 +68,7 @@ pub async fn store(
         root: super::resolve_root(&root, &ids),
         packs,
         ids,
+        xattrs,
         stats,
     })
 }
@@ -343,7 +350,7 @@ pub(super) async fn store_entry(
 }
 
 fn is_foreign_blob(blob: &BlobRef, writer: &NodeWriter) -> bool {
-    blob.pack.is_local() && !writer.is_local()
+    !writer.may_name_pack(&blob.pack)
 }
 
 fn is_foreign_chunk(chunk: &ChunkRef, writer: &NodeWriter) -> bool {
@@ -432,15 +439,10 @@ async fn store_attrs(
     match &mut attrs.xattrs {
         Xattrs::None => {}
         Xattrs::Inline(map) => {
-            let mut encoded = Writer::new();
-            encode_xattr_map(&mut encoded, map).map_err(refused)?;
-            let encoded = encoded.into_vec();
-            let blob = writer.add_blob(&encoded).await?;
-            debug_assert_eq!(blob.id, content_id(&encoded));
-            // XATTR_BLOB_BYTES_MAX is far below 32 bits.
+            let (blob, raw_len) = writer.add_xattrs(map).await?;
             attrs.xattrs = Xattrs::OutOfLine {
                 blob: Box::new(blob),
-                raw_len: encoded.len() as u32,
+                raw_len,
             };
         }
         Xattrs::OutOfLine { blob, raw_len } => {

@@ -27,6 +27,6 @@ mod writer;
 
 pub use dir::{StoredTree, store};
 pub use placeholder::{PackIds, resolve_content, resolve_root};
-pub use writer::{NodeParams, NodeWriter, PackSink, WriterStats, Written};
+pub use writer::{NodeParams, NodeWriter, PackSink, WriterStats, Written, XattrBlobs};
 
 pub(super) use paging::write_index;

@@ -57,7 +57,7 @@ impl PackIds {
         }
     }
 
-    fn blob(&self, blob: BlobRef) -> BlobRef {
+    pub(super) fn blob(&self, blob: BlobRef) -> BlobRef {
         BlobRef {
             pack: self.pack(blob.pack),
             ..blob

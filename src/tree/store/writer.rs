@@ -1,13 +1,15 @@
 //! Putting nodes and blobs into packs.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 
 use super::placeholder::{PackIds, placeholder, resolve_page};
 use crate::format::{
-    EncodeError, EncodedNode, ExtentPage, FinishedPack, LinkPage, Node, PackBuilder, encode_dir_page,
-    encode_extent_page, encode_index_page, encode_link_page,
+    EncodeError, EncodedNode, ExtentPage, FinishedPack, LinkPage, Node, PackBuilder, Writer, content_id,
+    encode_dir_page, encode_extent_page, encode_index_page, encode_link_page, encode_xattr_map,
 };
-use crate::model::{BlobRef, Epoch, LOCAL_EPOCH, Ptr};
+use crate::model::{BlobRef, Epoch, Hash, LOCAL_EPOCH, PackRef, Ptr, XattrMap};
 use crate::tree::TreeError;
 
 /// Parameters of a volume that say how trees are cut (FORMAT.md 4.3). Readers accept any cut.
@@ -55,13 +57,20 @@ pub struct WriterStats {
 /// Writes nodes and blobs into packs. References into its packs name stand-ins until [`NodeWriter::finish`].
 pub struct NodeWriter {
     epoch: Epoch,
+    /// Its nodes may point to nodes and blobs that exist on this machine only.
+    names_local: bool,
     params: NodeParams,
     open: PackBuilder,
     ids: PackIds,
     finished: Vec<FinishedPack>,
     sink: Option<Box<dyn PackSink>>,
     stats: WriterStats,
+    /// Blobs of extended attributes that are stored, by their content.
+    xattrs: XattrBlobs,
 }
+
+/// Blobs of extended attributes by the id of their content.
+pub type XattrBlobs = HashMap<Hash, BlobRef>;
 
 /// The packs of a writer.
 #[derive(Debug)]
@@ -72,6 +81,8 @@ pub struct Written {
     pub ids: PackIds,
     /// Counts.
     pub stats: WriterStats,
+    /// Blobs of extended attributes that the writer has stored, or was told of.
+    pub xattrs: XattrBlobs,
 }
 
 impl NodeWriter {
@@ -84,18 +95,40 @@ impl NodeWriter {
     pub fn with_open_pack(open: PackBuilder, epoch: Epoch, params: NodeParams) -> NodeWriter {
         NodeWriter {
             epoch,
+            names_local: epoch == LOCAL_EPOCH,
             params,
             open,
             ids: PackIds::default(),
             finished: Vec::new(),
             sink: None,
             stats: WriterStats::default(),
+            xattrs: XattrBlobs::new(),
         }
     }
 
     /// Writes for the state directory: the nodes may name packs there.
     pub fn local(params: NodeParams) -> NodeWriter {
         NodeWriter::new(LOCAL_EPOCH, params)
+    }
+
+    /// Writes for the state directory all of the tree that is on this machine only, so that it needs no pack there but the
+    /// writer's own.
+    pub fn local_gathering(params: NodeParams) -> NodeWriter {
+        NodeWriter {
+            names_local: false,
+            ..NodeWriter::local(params)
+        }
+    }
+
+    /// True for [`NodeWriter::local_gathering`].
+    pub fn gathers(&self) -> bool {
+        self.is_local() && !self.names_local
+    }
+
+    /// Blobs of extended attributes that are stored already: they are named, not written again.
+    pub fn with_xattrs(mut self, xattrs: XattrBlobs) -> NodeWriter {
+        self.xattrs = xattrs;
+        self
     }
 
     /// Hands finished packs on instead of keeping them.
@@ -114,9 +147,15 @@ impl NodeWriter {
         self.epoch == LOCAL_EPOCH
     }
 
-    /// True when its nodes may point to this one: a node that exists on this machine only is not for the remote volume.
+    /// True when its nodes may point to this one, which it has not written: a node that exists on this machine only is not
+    /// for the remote volume.
     pub fn may_name(&self, ptr: &Ptr) -> bool {
-        self.is_local() || !ptr.pack.is_local()
+        self.may_name_pack(&ptr.pack)
+    }
+
+    /// The same for blobs and nodes in a pack.
+    pub(super) fn may_name_pack(&self, pack: &PackRef) -> bool {
+        self.names_local || !pack.is_local()
     }
 
     /// Adds the plaintext of a blob.
@@ -127,6 +166,22 @@ impl NodeWriter {
             pack: self.current(),
             ..blob
         })
+    }
+
+    /// The blob of extended attributes over what an entry holds; stored once, however many entries have the same.
+    pub async fn add_xattrs(&mut self, map: &XattrMap) -> Result<(BlobRef, u32), TreeError> {
+        let mut encoded = Writer::new();
+        encode_xattr_map(&mut encoded, map).map_err(refused)?;
+        let encoded = encoded.into_vec();
+        // XATTR_BLOB_BYTES_MAX is far below 32 bits.
+        let raw_len = encoded.len() as u32;
+        let id = content_id(&encoded);
+        if let Some(known) = self.xattrs.get(&id) {
+            return Ok((*known, raw_len));
+        }
+        let blob = self.add_blob(&encoded).await?;
+        self.xattrs.insert(id, blob);
+        Ok((blob, raw_len))
     }
 
     /// Adds a node. All that it points to must be stored.
@@ -148,14 +203,17 @@ impl NodeWriter {
         if !self.open.is_empty() {
             self.turn_over().await?;
         }
+        let ids = self.ids;
+        let xattrs = self.xattrs.into_iter();
         Ok(Written {
             packs: self.finished,
-            ids: self.ids,
+            xattrs: xattrs.map(|(id, blob)| (id, ids.blob(blob))).collect(),
+            ids,
             stats: self.stats,
         })
     }
 
-    fn current(&self) -> crate::model::PackRef {
+    fn current(&self) -> PackRef {
         placeholder(self.epoch, self.stats.packs)
     }
 

@@ -441,7 +441,11 @@ impl Side {
             _ if !matches!(self.fs.at(id).body, Body::File(_) | Body::Dir(_)) => {}
             2 => {
                 let name = [&b"user.a"[..], b"user.b"][rng.below(2)];
-                let value = pattern(rng, 10);
+                let mut value = pattern(rng, 10);
+                if value[0].is_multiple_of(6) {
+                    // Too large to stand in the entry.
+                    value = value.repeat(250);
+                }
                 let mode = [XattrMode::Any, XattrMode::Create, XattrMode::Replace][rng.below(3)];
                 let view = errno(view.setxattr(&CALLER, ino, name, &value, mode).await);
                 let model = match (mode, self.fs.at(id).xattrs.contains_key(name)) {

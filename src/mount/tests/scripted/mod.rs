@@ -1,5 +1,6 @@
 //! Live mounts without a kernel, over a scripted store in memory.
 
+mod kept;
 mod late;
 mod parked;
 mod pod;

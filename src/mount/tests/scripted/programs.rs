@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use super::pod::{JournalEnd, Pod, quiet, reload_request};
 use super::shown::{self, Shown, graft};
-use crate::mount::tests::{new_dir, number};
+use crate::mount::tests::{new_dir, new_volume_of_small_nodes, number};
 use crate::mount::{CommitRequest, FailureKind, LocalChanges};
 use crate::store::MemoryStore;
 use crate::view::tests::model::{Body, Fs, ROOT};
@@ -52,6 +52,9 @@ struct Expected {
 impl Pair {
     async fn new(seed: u64) -> Pair {
         let store = ScriptedStore::new(Arc::new(MemoryStore::new()));
+        if !seed.is_multiple_of(3) {
+            new_volume_of_small_nodes(store.clone()).await;
+        }
         let mut fs = Fs::new(Default::default());
         let mut first = Pod::fresh(&store, "a", fs.clone()).await;
         for top in TOPS {
