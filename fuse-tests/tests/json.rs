@@ -80,6 +80,37 @@ fn every_command_answers_in_json() {
     assert_eq!(run(&pod, "get data:/file -").stdout, b"content");
 }
 
+/// Progress is told when it is asked for, and only then.
+#[test]
+fn progress_is_no_noise() {
+    let cluster = Cluster::start();
+    let pod = cluster.pod();
+    pod.mount("data", &["--create"]);
+    let mut told = Vec::new();
+    for (content, option) in [("1", ""), ("2", "--progress")] {
+        fs::write(pod.path("file"), content.repeat(1 << 20)).unwrap();
+        for words in [
+            "commit {mnt}",
+            "put -f {mnt}/file data:/put",
+            "reload {mnt}",
+            "prefetch {mnt}",
+        ] {
+            let output = run(&pod, &format!("{words} {option}"));
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success(), "{words}: {said}");
+            assert!(!option.is_empty() || said.is_empty(), "{words}: {said}");
+            told.extend(
+                said.lines()
+                    .map(|line| serde_json::from_str::<Value>(line).unwrap()),
+            );
+        }
+    }
+    assert!(
+        told.iter().any(|line| line["progress"]["stage"].is_string()),
+        "{told:?}"
+    );
+}
+
 #[test]
 fn every_failure_is_told_in_json() {
     let cluster = Cluster::start();

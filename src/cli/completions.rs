@@ -61,6 +61,10 @@ const BASH: &str = r#"_sailvol() {
     part=
     [[ $current == *[:=]* && $COMP_WORDBREAKS == *:* ]] && part=${current%"${current##*[:=]}"}
     [[ -n $part ]] && COMPREPLY=("${COMPREPLY[@]#"$part"}")
+    for i in "${!COMPREPLY[@]}"; do
+        # What the shell itself would take for something else.
+        [[ ${COMPREPLY[i]} == *[!A-Za-z0-9_./:=@%+,~-]* ]] && printf -v "COMPREPLY[i]" %q "${COMPREPLY[i]}"
+    done
     [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} != *[=/:] ]] && COMPREPLY[0]+=" "
 }
 complete -o nospace -o bashdefault -F _sailvol sailvol

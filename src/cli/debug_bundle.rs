@@ -10,8 +10,10 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 
+use super::complete;
 use super::context::Context;
 use super::doctor;
 use crate::config::Places;
@@ -38,6 +40,7 @@ const NAMES_MAX: usize = 5_000;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only the mount on this directory (default: all that are known)
+    #[arg(add = ArgValueCompleter::new(complete::mounts))]
     dir: Option<PathBuf>,
     /// Write here: a file ending in .tar.gz, or a directory that is not there yet (default: a file in /tmp)
     #[arg(short, long, value_name = "PATH")]

@@ -249,3 +249,56 @@ pub fn no_answer(waited: Duration) -> Failure {
     Failure::new(FailureKind::StoreUnreachable, text)
         .hint("nothing was changed; `sailvol doctor` looks for the cause, --timeout waits longer")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One table, told in three places.
+    #[test]
+    fn each_kind_has_its_code_its_word_and_its_class_in_python() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+        let python = read("packaging/python/src/sailvol/errors.py");
+        let protocol = read("src/control/PROTOCOL.md");
+        let readme = read("README.md");
+        let mut codes = std::collections::BTreeSet::new();
+        for kind in FailureKind::ALL {
+            let (word, code) = (kind.name(), kind.exit_code());
+            assert!(codes.insert(code), "{word}: {code} is another's");
+            let json = serde_json::to_value(kind).unwrap();
+            assert_eq!(json, word);
+            assert_eq!(serde_json::from_value::<FailureKind>(json).unwrap(), kind);
+            let place = python
+                .find(&format!("= \"{word}\"\n"))
+                .unwrap_or_else(|| panic!("{word} in Python"));
+            let next = python[place..].lines().nth(1).unwrap();
+            assert!(next.ends_with(&format!("= {code}")), "{word} in Python: {next}");
+            assert!(protocol.contains(&format!("`{word}`")), "{word} in PROTOCOL.md");
+            assert!(readme.contains(&format!("{code} ")), "{word} in README.md");
+        }
+        assert_eq!(
+            codes.into_iter().collect::<Vec<u8>>(),
+            (1..=9).collect::<Vec<u8>>()
+        );
+        // Of a newer version.
+        assert_eq!(
+            serde_json::from_str::<FailureKind>("\"else\"").unwrap(),
+            FailureKind::Failed
+        );
+    }
+
+    #[test]
+    fn messages_are_measured_as_a_record_holds_them() {
+        for (message, fits) in [
+            ("m".repeat(MESSAGE_BYTES_MAX), true),
+            ("m".repeat(MESSAGE_BYTES_MAX + 1), false),
+            ("\u{e9}".repeat(MESSAGE_BYTES_MAX / 2), true),
+            ("\u{e9}".repeat(MESSAGE_BYTES_MAX / 2 + 1), false),
+            ("\n".repeat(20_000), true),
+            ("\0".repeat(MESSAGE_BYTES_MAX / 2), false),
+        ] {
+            assert_eq!(check_message(&message).is_ok(), fits, "{} bytes", message.len());
+        }
+    }
+}

@@ -4,9 +4,11 @@ mod machine;
 mod places;
 mod remote;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 
 use super::context::Context;
+use crate::cli::complete;
 use crate::mount::{Failure, FailureKind};
 
 /// Find out what this machine, its directories and the store lack
@@ -16,6 +18,7 @@ use crate::mount::{Failure, FailureKind};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A volume or a store: name, URL, or the directory of a mount (default: SAILVOL_STORE)
+    #[arg(add = ArgValueCompleter::new(complete::volumes))]
     volume: Option<String>,
     /// Do not look at the store
     #[arg(long)]

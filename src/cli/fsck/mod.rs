@@ -6,12 +6,14 @@ mod state;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 
 use super::context::Context;
 use super::progress::ProgressView;
 use super::remote::Remote;
 use super::table::count;
+use crate::cli::complete;
 use crate::config::{format_bytes, parse_volume};
 use crate::model::Seq;
 use crate::mount::{Failure, FailureKind, Progress};
@@ -27,7 +29,7 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The volume: a name or URL
-    #[arg(required_unless_present_any = ["state", "cache"])]
+    #[arg(required_unless_present_any = ["state", "cache"], add = ArgValueCompleter::new(complete::volumes))]
     volume: Option<String>,
     /// Check local changes instead: the state directory of a mount, or one above it
     #[arg(long, value_name = "DIR", conflicts_with_all = ["volume", "quick", "all_records"])]
