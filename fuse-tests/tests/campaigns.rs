@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use fuse_tests::campaign::herd::{self, Size};
 use fuse_tests::campaign::trouble::Outage;
 use fuse_tests::campaign::{Plan, damage, full, hangs, kills, power, trouble};
 
@@ -50,4 +51,19 @@ fn store_trouble_ends() {
         slack: SLACK,
     };
     assert_eq!(trouble::run(&Plan::new(1, 1), outage).get("outages"), 3);
+}
+
+#[test]
+fn a_herd_sees_only_what_may_be_seen() {
+    let tally = herd::run(&Plan::new(4, 1), &Size::small());
+    for what in [
+        "merged commits",
+        "reloads",
+        "kills",
+        "listings",
+        "files read",
+        "copies",
+    ] {
+        assert!(tally.get(what) > 0, "{what}: {tally}");
+    }
 }

@@ -82,6 +82,19 @@ fn records(seen: &Seen) -> String {
 /// # Errors
 /// It is that of no such moment.
 pub fn listing(dir: &str, lines: &[Line], first: &Seen, all: &Seen) -> Result<(), String> {
+    whole(dir, lines, (first, all), true)
+}
+
+/// The names of a copy, made while `seen` was: those of one moment. Each was copied at another one, so that its type says
+/// nothing here.
+///
+/// # Errors
+/// They are those of no such moment.
+pub fn copied(dir: &str, lines: &[Line], seen: &Seen) -> Result<(), String> {
+    whole(dir, lines, (seen, seen), false)
+}
+
+fn whole(dir: &str, lines: &[Line], (first, all): (&Seen, &Seen), types: bool) -> Result<(), String> {
     let touched: BTreeSet<&str> = all
         .touched()
         .filter(|touch| &*touch.place.dir == dir)
@@ -97,7 +110,7 @@ pub fn listing(dir: &str, lines: &[Line], first: &Seen, all: &Seen) -> Result<()
     if let Some(line) = named.values().find(|line| line.ino == 0) {
         return Err(format!("{dir:?}: {} has inode number 0", line.name));
     }
-    let mut said = format!("{dir:?} is not there on {}", records(first));
+    let mut said = (usize::MAX, format!("{dir:?} is not there on {}", records(first)));
     let mut tried: Vec<&Dir> = Vec::new();
     for moment in &first.moments {
         let Some(known) = moment.tree.dir(dir) else {
@@ -110,28 +123,41 @@ pub fn listing(dir: &str, lines: &[Line], first: &Seen, all: &Seen) -> Result<()
             continue;
         }
         tried.push(known);
-        match compare(known, &named, &touched) {
+        match compare(known, &named, &touched, types) {
             Ok(()) => return Ok(()),
-            Err(difference) => {
-                said = format!(
+            // The moment that it is nearest to tells most.
+            Err((count, difference)) if count < said.0 => {
+                let text = format!(
                     "{dir:?}: {} names were listed on {} (until the end of the listing {}); as of record {} {difference}",
                     lines.len(),
                     records(first),
                     records(all),
                     moment.base
                 );
+                said = (count, text);
             }
+            Err(_) => {}
         }
     }
-    Err(said)
+    Err(said.1)
 }
 
-fn compare(known: &Dir, named: &BTreeMap<&str, &Line>, touched: &BTreeSet<&str>) -> Result<(), String> {
+/// How many names differ, and how.
+fn compare(
+    known: &Dir,
+    named: &BTreeMap<&str, &Line>,
+    touched: &BTreeSet<&str>,
+    types: bool,
+) -> Result<(), (usize, String)> {
     let strange = |name: &str, line: &Line| match known.get(name) {
         Some(Node::Dir) => line.kind != FileType::Directory,
         Some(Node::File(_)) => line.kind != FileType::RegularFile,
         Some(Node::Link(_)) => line.kind != FileType::Symlink,
         None => true,
+    };
+    let strange = |name: &str, line: &Line| match types {
+        true => strange(name, line),
+        false => known.get(name).is_none(),
     };
     let extra: Vec<&str> = named
         .iter()
@@ -146,14 +172,15 @@ fn compare(known: &Dir, named: &BTreeMap<&str, &Line>, touched: &BTreeSet<&str>)
     let missing: Vec<&str> = names
         .filter(|name| !named.contains_key(name) && !touched.contains(name))
         .collect();
-    Err(format!(
+    let said = format!(
         "{} are missing of {} ({:?} ...), and {} are too many or of another type ({:?} ...)",
         missing.len(),
         known.len(),
         &missing[..missing.len().min(TOLD)],
         extra.len(),
         &extra[..extra.len().min(TOLD)]
-    ))
+    );
+    Err((missing.len() + extra.len(), said))
 }
 
 /// Whether local calls or a move of the view changed anything in a directory meanwhile.
@@ -229,6 +256,8 @@ mod tests {
         let mut of_another_type = lines(&["x", "y"]);
         of_another_type[1].kind = FileType::Directory;
         assert!(listing("d", &of_another_type, &only(&a), &only(&a)).is_err());
+        assert!(copied("d", &of_another_type, &only(&a)).is_ok());
+        assert!(copied("d", &lines(&["x"]), &moved()).is_err());
         assert!(listing("gone", &lines(&[]), &only(&a), &only(&a)).is_ok());
         assert!(listing("gone", &lines(&["x"]), &only(&a), &only(&a)).is_err());
     }

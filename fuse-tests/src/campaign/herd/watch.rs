@@ -522,9 +522,11 @@ impl<'a> Watcher<'a> {
         let told = String::from_utf8_lossy(&done.stderr).into_owned();
         let on = format!("cp -r {path:?} on record {:?}", seen.bases());
         if !done.status.success() {
+            // What a local directory gives too, when names go or are replaced meanwhile.
+            let usual = ["No such file or directory", "replaced while being copied"];
             let lines = told.lines();
             let strange: Vec<&str> = lines
-                .filter(|l| !l.ends_with("No such file or directory"))
+                .filter(|line| !usual.iter().any(|end| line.ends_with(end)))
                 .collect();
             return match checks::is_quiet(&path, &seen) || !strange.is_empty() {
                 true => Err(format!("{on}: {:?}: {told}", done.status)),
@@ -534,7 +536,7 @@ impl<'a> Watcher<'a> {
         let handle = listing::open(&copy).map_err(|e| format!("{on}: exit 0, and no copy: {e}"))?;
         let lines = listing::read(&handle, 1 << 16, |_| {}).map_err(|e| format!("the copy: {e}"))?;
         self.tally.add("files copied", lines.len() as u64);
-        checks::listing(&path, &lines, &seen, &seen).map_err(|e| format!("{on}: exit 0: {e}"))?;
+        checks::copied(&path, &lines, &seen).map_err(|e| format!("{on}: exit 0: {e}"))?;
         for line in lines {
             let place = Place::new(&path, &line.name);
             let from = copy.join(&line.name);
