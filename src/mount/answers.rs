@@ -456,3 +456,50 @@ pub struct PrefetchAnswer {
     /// Their logical bytes.
     pub bytes: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_into_an_answer_is_counted() {
+        let path = OverwrittenPath {
+            path: "p".repeat(1000),
+            came_from: None,
+            register: "content".into(),
+        };
+        let answer = |paths: usize| CommitAnswer {
+            overwrote: vec![path.clone(); paths],
+            ..CommitAnswer::default()
+        };
+        // 100,000 paths of usual length are all named.
+        let usual = OverwrittenPath {
+            path: "p".repeat(250),
+            ..path.clone()
+        };
+        let named = CommitAnswer {
+            overwrote: vec![usual; 100_000],
+            ..CommitAnswer::default()
+        }
+        .bounded();
+        assert_eq!((named.overwrote.len(), named.overwrote_more), (100_000, 0));
+        let cut = answer(70_000).bounded();
+        assert_eq!(cut.overwrote.len() as u64 + cut.overwrote_more, 70_000);
+        assert!(cut.overwrote_more > 0 && cut.overwrote.len() * 1007 <= LIST_BYTES_MAX);
+    }
+
+    #[test]
+    fn records_are_named_by_number_or_backwards() {
+        for (text, at) in [
+            ("0", RecordAt::Number(0)),
+            ("41", RecordAt::Number(41)),
+            ("-1", RecordAt::Back(1)),
+        ] {
+            assert_eq!(text.parse::<RecordAt>().unwrap(), at);
+            let json = serde_json::to_string(&at).unwrap();
+            assert_eq!(json, text);
+            assert_eq!(serde_json::from_str::<RecordAt>(&json).unwrap(), at);
+        }
+        assert!("one".parse::<RecordAt>().is_err());
+    }
+}

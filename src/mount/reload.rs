@@ -124,7 +124,7 @@ impl Mount {
             let verb = if changes == 1 { "is" } else { "are" };
             let message = format!("there {verb} {}", format_count(changes, "local change"));
             return Err(Failure::new(FailureKind::Refused, message).hint(
-                "`sailvol commit` publishes them, `reload --keep` keeps them, `reload` alone stashes them",
+                "`sailvol commit` publishes local changes, `reload --keep` keeps them, `reload` alone stashes them",
             ));
         }
         let same = from.record == target.hash && from.prepared.is_none();
