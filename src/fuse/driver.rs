@@ -96,10 +96,11 @@ impl Driver {
                         let what = if notifications.uses_epochs() {
                             Invalidations {
                                 generation: view.generation(),
+                                all_names: true,
                                 ..Invalidations::default()
                             }
                         } else {
-                            view.invalidations(true)
+                            view.invalidations(false)
                         };
                         if let Err(error) = notifications.send(what).await {
                             tracing::warn!(%error, "other names of a file lead to its former bytes");
@@ -517,16 +518,28 @@ impl Filesystem for Driver {
         let (view, caller) = (self.view.clone(), caller(request, 0));
         let flags = OpenFlags::from_bits(flags.0);
         let (closer, refuse) = (self.closer.clone(), self.refuse("open", ino.0));
-        let (giver, link) = (view.clone(), self.link.clone());
+        let (giver, link, runtime) = (view.clone(), self.link.clone(), self.runtime.clone());
         self.serve_cut(
             flags.truncate && self.cuts_much(&caller, ino.0),
             async move { view.open(&caller, ino.0, flags).await },
             move |opened| match opened {
                 Ok(file) => {
-                    if let Some(notifications) = link.notifications.get() {
+                    let notifications = link.notifications.get().cloned();
+                    let Some(notifications) = notifications else {
+                        return reply_opened(reply, &file, &closer);
+                    };
+                    if file.keep_cache {
                         giver.give_small(ino.0, file.fh, |bytes| notifications.fill(ino.0, bytes));
+                        return reply_opened(reply, &file, &closer);
                     }
-                    reply_opened(reply, &file, &closer);
+                    // Pages go with the answer; a size of before would cut the bytes of now. No lock of the kernel that a
+                    // notification takes is held by who opens.
+                    drop(runtime.spawn(async move {
+                        if let Err(error) = notifications.forget_attributes(ino.0).await {
+                            tracing::debug!(%error, "the size of a file");
+                        }
+                        reply_opened(reply, &file, &closer);
+                    }));
                 }
                 Err(error) => refuse(error, Box::new(|number| reply.error(number))),
             },

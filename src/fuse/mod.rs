@@ -16,17 +16,19 @@
 //! # Caching
 //! The kernel may keep what it was told until it is told otherwise ([`TTL`]): nothing changes in a view but by its own
 //! operations, which pass through the kernel, and by a reload, which tells before it is answered (`notify.rs`). With epochs
-//! (Linux 6.16) one message makes all names old; without, each is named that the view knows the kernel to have.
+//! (Linux 6.16) one message makes all names old. Without, and where the view knows the kernel to have few names, each is
+//! dropped by itself: an overlayfs on top of the mount asks again for such a name, and takes one of an older epoch for stale
+//! for good. Where dropping single names takes long (each waits for whoever is in its directory) the epoch is bumped after all.
 //!
 //! | what is kept | filled by | dropped at a reload by | why no answer of before comes in behind that |
 //! |---|---|---|---|
-//! | names | LOOKUP, CREATE, MKNOD, MKDIR, SYMLINK, LINK, RENAME | the epoch; else INVAL_ENTRY of each | The kernel notes the epoch before it asks. Without epochs: it holds the directory's lock from before it asks until the name is entered, and INVAL_ENTRY takes that lock |
+//! | names | LOOKUP, CREATE, MKNOD, MKDIR, SYMLINK, LINK, RENAME | the epoch, or INVAL_ENTRY of each | The kernel notes the epoch before it asks. For single names: it holds the directory's lock from before it asks until the name is entered, and INVAL_ENTRY takes that lock |
 //! | names | READDIRPLUS | the same | Here the epoch is noted when the answer has come. So directories with lines under way (`view/dirs.rs`, 4) are waited for with an INVAL_ENTRY that takes their lock, which a reader holds until its lines are entered; then the epoch is bumped once more. A line whose name is gone is told with a time to live of 0 |
-//! | that a name is not there; names of hard links | LOOKUP and the like | the epoch | As above. Without epochs nobody could name them: they are told with a time to live of 0 |
-//! | attributes | nearly every answer | the question for the name, which is answered with attributes; INVAL_INODE where no name leads (directories, open files) or where there are no epochs (all) | INVAL_INODE makes the inode's version newer than that of questions under way, whose answers are not taken then. An answer to SETATTR is always taken: of a change that a reload put away while its caller still waited for it |
+//! | that a name is not there; names of hard links | LOOKUP and the like | the epoch, or INVAL_ENTRY of each | As above. No inode knows these names, so they are noted as they are told (`view/noted.rs`), up to a number; with more it is the epoch. Without epochs they are told with a time to live of 0 |
+//! | attributes | nearly every answer | the question for the name, which is answered with attributes; INVAL_INODE where no name leads (directories, open files), and of all with single names | INVAL_INODE makes the inode's version newer than that of questions under way, whose answers are not taken then. An answer to SETATTR is always taken: of a change that a reload put away while its caller still waited for it |
 //! | listings | READDIR and READDIRPLUS of a handle with FOPEN_CACHE_DIR, line by line | INVAL_INODE with pages; an OPENDIR without FOPEN_KEEP_CACHE, once in each generation | Lines under way are waited for as above. A handle in the middle of a listing adds old lines only behind pages that are gone by then; a listing without its first page is thrown away at the next read from the start, which is also when the kernel looks whether the directory was changed |
-//! | bytes of files | READ, writes, NOTIFY_STORE with OPEN | nothing | A number stands for one content: a file with other bytes has another number (`view/inodes.rs`), and a number whose bytes are local is changed by writes alone. With passthrough the kernel keeps no pages of ours |
-//! | targets of symbolic links | READLINK | nothing | The same |
+//! | bytes of files | READ, writes, NOTIFY_STORE with OPEN | the next OPEN | While somebody has a file open its number stands for those bytes: with others it is another number. One that nobody has open can get other bytes under its number (`view/inodes.rs`, 4): then pages and size are dropped with each OPEN, before its answer is used, until a handle of those was closed. Nobody reads pages without a handle. With passthrough the kernel keeps no pages of ours |
+//! | targets of symbolic links | READLINK | nothing | A link with another target has another number |
 //!
 //! `fuse-tests/tests/listings.rs` tries all of it on real mounts, with and without epochs and passthrough.
 

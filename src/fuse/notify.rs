@@ -11,6 +11,7 @@ use std::time::Duration;
 use fuser::{INodeNo, Notifier};
 use tokio::sync::oneshot;
 
+use crate::model::Name;
 use crate::view::Invalidations;
 
 /// `FUSE_NOTIFY_INC_EPOCH` of linux/fuse.h (Linux 6.16): all names that the kernel knows are asked again at next use.
@@ -22,6 +23,8 @@ const NO_NAME: &[u8] = b"\x01\x02\x03 nobody \x03\x02\x01";
 /// Longest wait of a reload for readers of directories. They wait for nothing but us, for whom their directory may have to be
 /// fetched.
 const UNDER_WAY_MAX: Duration = Duration::from_secs(5);
+/// How long names are dropped one by one where all could be dropped at once.
+const NAMES_TIME: Duration = Duration::from_millis(300);
 /// Jobs that may wait; reloads come one at a time.
 const QUEUE_MAX: usize = 16;
 
@@ -54,11 +57,16 @@ struct Job {
     done: oneshot::Sender<Told>,
 }
 
-/// Directories that somebody may be reading by an answer of before a reload.
+/// What takes locks of directories, and may have to wait for whoever is in there, who waits for us.
 #[derive(Debug)]
-struct UnderWay {
-    directories: Vec<u64>,
-    done: oneshot::Sender<()>,
+enum Waiting {
+    /// Names that are dropped one by one.
+    Names(
+        Vec<(u64, Name)>,
+        std::sync::mpsc::SyncSender<Result<(), NotifyError>>,
+    ),
+    /// Directories that somebody may be reading by an answer of before a reload; their names may look like new ones.
+    UnderWay(Vec<u64>, bool, oneshot::Sender<()>),
 }
 
 /// The way to the notification threads, which end when the last of these is dropped.
@@ -83,7 +91,7 @@ impl Notifications {
     /// No more threads.
     pub fn start(notifier: Notifier, device: OwnedFd) -> std::io::Result<Notifications> {
         let (jobs, queue) = std::sync::mpsc::sync_channel::<Job>(QUEUE_MAX);
-        let (waits, waiting) = std::sync::mpsc::channel::<UnderWay>();
+        let (waits, waiting) = std::sync::mpsc::channel::<Waiting>();
         let epochs = Arc::new(AtomicBool::new(kernel_has_epochs()));
         let of_waiter = Kernel {
             notifier: notifier.clone(),
@@ -98,13 +106,7 @@ impl Notifications {
         thread("fuse-notify", move || {
             for job in queue {
                 let told = match job.what {
-                    Message::Moved(what) => of_thread.tell(&what).map(|()| {
-                        let (done, dropped) = oneshot::channel();
-                        let directories = what.under_way;
-                        let waits =
-                            !directories.is_empty() && waits.send(UnderWay { directories, done }).is_ok();
-                        waits.then_some(dropped)
-                    }),
+                    Message::Moved(what) => of_thread.tell(what, &waits),
                     Message::Attributes(ino) => of_thread.forget_attributes(ino).map(|()| None),
                 };
                 // A reload that gave up waiting does not listen any more.
@@ -114,11 +116,16 @@ impl Notifications {
         thread("fuse-under-way", move || {
             let mut kernel = of_waiter;
             for what in waiting {
-                if let Err(error) = kernel.drop_under_way(&what.directories) {
-                    tracing::warn!(%error, "lines of before a reload may stay with the kernel");
+                match what {
+                    // Nobody listens to what took too long.
+                    Waiting::Names(names, done) => drop(done.try_send(kernel.forget_names(&names))),
+                    Waiting::UnderWay(directories, bump, done) => {
+                        if let Err(error) = kernel.drop_under_way(&directories, bump) {
+                            tracing::warn!(%error, "lines of before a reload may stay with the kernel");
+                        }
+                        done.send(()).unwrap_or_default();
+                    }
                 }
-                // A reload that waits no longer.
-                what.done.send(()).unwrap_or_default();
             }
         })?;
         Ok(Notifications {
@@ -201,11 +208,23 @@ pub fn kernel_has_epochs() -> bool {
 }
 
 impl Kernel {
-    /// Bumps the epoch, or names every entry one by one on kernels that have none.
-    fn tell(&mut self, what: &Invalidations) -> Result<(), NotifyError> {
-        if !self.bump()? {
-            for (dir, name) in &what.names {
-                self.forget_name(*dir, name.as_bytes())?;
+    /// Drops names first: in one step by the epoch, or one by one. Where that takes long (somebody is in a directory, and waits
+    /// for the store) the epoch is bumped after all, if there is one.
+    fn tell(&mut self, what: Invalidations, waits: &std::sync::mpsc::Sender<Waiting>) -> Told {
+        let epochs = self.epochs.load(Ordering::Relaxed);
+        let mut bumped = what.all_names && self.bump()?;
+        if !what.all_names {
+            let (done, told) = std::sync::mpsc::sync_channel(1);
+            if waits.send(Waiting::Names(what.names, done)).is_err() {
+                return Err(NotifyError::Gone);
+            }
+            if !epochs {
+                told.recv().unwrap_or(Err(NotifyError::Gone))?;
+            } else {
+                match told.recv_timeout(NAMES_TIME) {
+                    Ok(told) => told?,
+                    Err(_) => bumped = self.bump()?,
+                }
             }
         }
         for ino in &what.inodes {
@@ -213,17 +232,30 @@ impl Kernel {
         }
         what.directories
             .iter()
-            .try_for_each(|dir| self.forget_listing(*dir))
+            .try_for_each(|dir| self.forget_listing(*dir))?;
+        if what.under_way.is_empty() {
+            return Ok(None);
+        }
+        let (done, dropped) = oneshot::channel();
+        let waiting = Waiting::UnderWay(what.under_way, bumped, done);
+        Ok(waits.send(waiting).is_ok().then_some(dropped))
+    }
+
+    fn forget_names(&self, names: &[(u64, Name)]) -> Result<(), NotifyError> {
+        let mut names = names.iter();
+        names.try_for_each(|(dir, name)| self.forget_name(*dir, name.as_bytes()))
     }
 
     /// Waits until nobody takes in lines of these directories that were answered before, and drops what came of them: names
     /// that were entered after the epoch was bumped look like new ones, and so do listings.
-    fn drop_under_way(&mut self, directories: &[u64]) -> Result<(), NotifyError> {
+    fn drop_under_way(&mut self, directories: &[u64], bump: bool) -> Result<(), NotifyError> {
         for dir in directories {
             // A reader holds the directory's lock from before it asks until it has taken in the answer, and this takes it.
             self.forget_name(*dir, NO_NAME)?;
         }
-        self.bump()?;
+        if bump {
+            self.bump()?;
+        }
         directories.iter().try_for_each(|dir| self.forget_listing(*dir))
     }
 

@@ -290,7 +290,7 @@ impl Mount {
         let Some(kernel) = self.kernel.get() else {
             return Ok(());
         };
-        let what = self.view.invalidations(!kernel.forgets_names_at_once());
+        let what = self.view.invalidations(kernel.forgets_names_at_once());
         kernel.invalidate(what).await
     }
 

@@ -96,9 +96,9 @@ impl Edit<'_> {
         };
         // What is found there from an older generation goes on if it is still the same thing.
         if let Some(old) = old {
-            if self.look().still_is(old, &what) {
-                self.space.inodes.become_(old, what, place, generation);
-                self.space.inodes.show(old, file_id, generation);
+            let goes_on = self.look().goes_on(old, &what);
+            if goes_on.is_some() {
+                self.go_on(old, what, place, file_id, goes_on);
                 return Ok(old);
             }
             self.detach(old);
@@ -127,7 +127,10 @@ impl Edit<'_> {
     ) -> Result<Known, Ask> {
         let ino = self.enter(dir, name, child)?;
         match self.look().refer(src, ino) {
-            Ok(known) => Ok(known),
+            Ok(known) => {
+                self.look().note_linked(dir, name, &known);
+                Ok(known)
+            }
             Err(ask) => {
                 self.drop_unused(ino);
                 Err(ask)

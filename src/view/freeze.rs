@@ -160,7 +160,11 @@ impl View {
             .nodes()
             .filter(|(_, id, _)| state.node(*id).is_none());
         let leaving: Vec<_> = gone
-            .filter_map(|(ino, id, _)| Some((ino, id, space.place_of(before.get(&id)?))))
+            .filter_map(|(ino, id, _)| {
+                let node = before.get(&id)?;
+                space.note_names(node);
+                Some((ino, id, space.place_of(node)))
+            })
             .collect();
         for (ino, id, place) in leaving {
             let Some(node) = before.get(&id) else { continue };

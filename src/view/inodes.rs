@@ -6,7 +6,10 @@
 //! 3. What an overlay node is stands in the overlay; what a clean inode is stands here, together with the directory and
 //!    name where the base has it: a clean directory's entry holds the tree below it, so the children of a known
 //!    directory need no walk from the root.
-//! 4. An inode of an older generation means what it meant before the reload, until it is refreshed.
+//! 4. An inode of an older generation means what it meant before the reload, until it is refreshed. Then a directory is what
+//!    its path leads to, and so is a regular file that nobody has open, though with other bytes ([`Inode::outdated`]): whoever
+//!    keeps the inode (a working directory, an overlayfs on top) finds the name where it was. What is open keeps its bytes
+//!    and number, and the path gets another.
 //! 5. There are as many as the kernel has looked up, by the million: what few of them have is boxed, a name is kept once
 //!    (at the child, its directory finds it by hash), and a number that shows itself is not written down.
 
@@ -18,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::file::FileData;
+use super::refresh::same_thing;
 use super::types::{Ino, ROOT_INO};
 use crate::model::{Entry, FileId, LinkId, LinkInode, Name, Timestamp};
 use crate::overlay::NodeId;
@@ -41,6 +45,23 @@ pub(super) enum What {
 }
 
 impl What {
+    /// The entry, of what is not in the overlay.
+    pub fn entry(&self) -> Option<&Entry> {
+        match self {
+            What::Node(_) => None,
+            What::Clean(entry) | What::Gone(entry) => Some(entry),
+            What::Link(_, link) => Some(&link.entry),
+        }
+    }
+
+    /// Both are known not to be the same thing.
+    fn differs(&self, other: &What) -> bool {
+        match (self.entry(), other.entry()) {
+            (Some(one), Some(other)) => !same_thing(one, other),
+            _ => false,
+        }
+    }
+
     fn is_clean_dir(&self) -> bool {
         matches!(self, What::Clean(entry) | What::Gone(entry) if entry.is_dir())
     }
@@ -63,6 +84,8 @@ pub(super) struct Inode {
     pub pins: u32,
     /// The kernel was given its bytes with an opening.
     pub given: AtomicBool,
+    /// It got other bytes under its number: what the kernel may have kept of the former ones (pages, size) is not right.
+    pub outdated: AtomicBool,
     /// The generation in which `what` was found.
     pub generation: u64,
     /// `st_ino`.
@@ -230,26 +253,29 @@ impl Inodes {
     }
 
     /// The `st_ino` that an inode of this file id would show: the id, unless another inode that is known to be there shows
-    /// it (they would look like names of one file), or it is no id.
-    pub fn free_to_show(&self, file_id: FileId, generation: u64) -> Option<u64> {
+    /// it (they would look like names of one file), or it is no id. What is Gone but open with other bytes than a newcomer has
+    /// counts too: who compares a file that it holds open with what the name leads to (`tail -F`, log readers) must see that
+    /// it is another.
+    pub fn free_to_show(&self, file_id: FileId, generation: u64, newcomer: Option<&What>) -> Option<u64> {
         let usable = (FIRST_FILE_ID..SURROGATES).contains(&file_id.0) || file_id == FileId::ROOT;
         let held = self.shower(file_id.0).and_then(|ino| self.get(ino));
-        let lives =
-            held.is_some_and(|held| held.generation == generation && !matches!(held.what, What::Gone(_)));
-        (usable && !lives).then_some(file_id.0)
+        let taken = held.is_some_and(|held| {
+            let lives = held.generation == generation && !matches!(held.what, What::Gone(_));
+            lives || (held.file.is_some() && newcomer.is_some_and(|newcomer| held.what.differs(newcomer)))
+        });
+        (usable && !taken).then_some(file_id.0)
     }
 
     /// Settles the `st_ino` of an inode that has just been found to be of this file id.
     pub fn show(&mut self, ino: Ino, file_id: FileId, generation: u64) {
-        if self
-            .map
-            .get(&ino)
-            .is_some_and(|inode| inode.shown == file_id.0 && self.shower(file_id.0) == Some(ino))
-        {
+        let Some(inode) = self.map.get(&ino) else { return };
+        let right = inode.shown == file_id.0 && self.shower(file_id.0) == Some(ino);
+        // Whoever has it open knows it by the number that it shows.
+        if right || (inode.shown != 0 && inode.file.is_some()) {
             return;
         }
         let shown = self
-            .free_to_show(file_id, generation)
+            .free_to_show(file_id, generation, Some(&inode.what))
             .or_else(|| self.shower(ino).is_none().then_some(ino))
             .unwrap_or_else(|| self.free_surrogate());
         let Some(inode) = self.map.get_mut(&ino) else {
@@ -463,6 +489,7 @@ impl Inode {
             refs: AtomicU64::new(0),
             pins: 0,
             given: AtomicBool::new(false),
+            outdated: AtomicBool::new(false),
             generation,
             shown: 0,
             what,

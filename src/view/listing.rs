@@ -260,7 +260,10 @@ fn shown(look: Look<'_>, known: Option<Ino>, file_id: FileId) -> u64 {
         return inode.shown;
     }
     // One that the table does not know has no surrogate yet; a line without any number would be skipped by readers.
-    let free = look.space.inodes.free_to_show(file_id, look.space.generation);
+    let free = look
+        .space
+        .inodes
+        .free_to_show(file_id, look.space.generation, None);
     free.unwrap_or(SURROGATES)
 }
 

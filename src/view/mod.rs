@@ -19,7 +19,8 @@
 //!    body. What the kernel writes by itself (passthrough) is in the body, which the journal names as dirty from before the
 //!    first write on (`passthrough.rs`).
 //! 4. A node number means one inode until it is forgotten, through commits and reloads (`inodes.rs`). A name may come to lead
-//!    to another number while the old one is open (`passthrough.rs`, 5).
+//!    to another number while the old one is open (`passthrough.rs`, 5), and a reload may give other bytes to a file that nobody
+//!    has open.
 //! 5. A commit changes nothing that a process sees (`freeze.rs`); a reload changes everything in one step (`reload.rs`).
 //! 6. Nothing is accepted that a commit would refuse: names, targets, attributes, depth of paths and sizes are checked here.
 //!
@@ -45,6 +46,7 @@ mod freeze;
 mod inodes;
 mod listing;
 mod names;
+mod noted;
 mod open;
 mod options;
 mod passthrough;

@@ -27,9 +27,16 @@ impl View {
         let known = self
             .look(|src, look| match look.child(src, dir, name)? {
                 None if look.space.has_stale(dir, name) => Ok(Err(())),
-                None => Ok(Ok(None)),
+                None => {
+                    look.space.noted.lock().note(dir, name);
+                    Ok(Ok(None))
+                }
                 Some(child) => match look.known_child(dir, name, &child) {
-                    Some(ino) => look.refer(src, ino).map(|known| Ok(Some(known))),
+                    Some(ino) => {
+                        let known = look.refer(src, ino)?;
+                        look.note_linked(dir, name, &known);
+                        Ok(Ok(Some(known)))
+                    }
                     None => Ok(Err(())),
                 },
             })
@@ -41,6 +48,7 @@ impl View {
                 self.edit(|src, edit| match edit.look().child(src, dir, name)? {
                     None => {
                         edit.vanished(dir, name);
+                        edit.space.noted.lock().note(dir, name);
                         Ok(None)
                     }
                     Some(child) => edit.answer(src, dir, name, child).map(Some),

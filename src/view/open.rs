@@ -138,10 +138,14 @@ impl View {
         }
         let handle = FileHandle { ino, flags, file };
         self.files.write().insert(fh, Arc::new(handle));
-        // A changed content is another inode, and what this machine writes goes through the kernel's own pages.
+        // What this machine writes goes through the kernel's own pages; a reload says so.
+        let outdated = self.with_look(|look| {
+            let inode = look.space.inodes.get(ino);
+            inode.is_some_and(|inode| inode.outdated.load(Ordering::Relaxed))
+        });
         OpenFile {
             fh,
-            keep_cache: true,
+            keep_cache: !outdated,
             offer,
         }
     }
@@ -167,7 +171,8 @@ impl View {
         if !alone || !(1..=GIVEN_BYTES_MAX).contains(size) || matches!(file.route(), Route::Backed(_)) {
             return;
         }
-        let given = |inode: &Inode| inode.given.load(Ordering::Relaxed);
+        let given =
+            |inode: &Inode| inode.given.load(Ordering::Relaxed) || inode.outdated.load(Ordering::Relaxed);
         if self.space.read().inodes.get(ino).is_none_or(given) {
             return;
         }
@@ -215,6 +220,10 @@ impl View {
         if let Some(handle) = handle {
             if handle.flags.execute {
                 handle.file.executing.fetch_sub(1, Ordering::Relaxed);
+            }
+            // The kernel has dropped the pages of before with the opening.
+            if let Some(inode) = self.space.read().inodes.get(ino) {
+                inode.outdated.store(false, Ordering::Relaxed);
             }
             self.close(&handle.file, handle.flags.write);
         }

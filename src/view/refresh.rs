@@ -1,16 +1,18 @@
 //! Inodes of an older generation find out what they are now.
 
+use std::sync::atomic::Ordering;
+
 use super::edit::Edit;
 use super::inodes::What;
 use super::space::{Ask, Child, Look};
 use super::types::Ino;
-use crate::model::{Entry, EntryBody};
+use crate::model::{Entry, EntryBody, FileId, Kind, Name};
 use crate::overlay::NodeBody;
 use crate::tree::{NodeSource, link_loaded};
 
 impl Edit<'_> {
-    /// Makes an inode mean what it means in this generation: a directory is what its path leads to now; anything else
-    /// stays itself if its path still leads to the same content; else it is gone.
+    /// Makes an inode mean what it means in this generation: a directory, and a file that nobody has open, is what its path
+    /// leads to now; anything else stays itself if its path still leads to the same content; else it is gone.
     pub fn refresh(&mut self, src: &dyn NodeSource, ino: Ino) -> Result<(), Ask> {
         // The way up to the first that is known to be right, then down again.
         let mut chain = vec![ino];
@@ -65,14 +67,14 @@ impl Edit<'_> {
                 return Ok(());
             }
         };
-        if look.still_is(ino, &what) {
+        let goes_on = look.goes_on(ino, &what);
+        if goes_on.is_some() {
             let file_id = match &what {
                 What::Node(id) => look.node(*id)?.attrs.file_id,
                 What::Link(_, link) => link.entry.attrs.file_id,
                 What::Clean(entry) | What::Gone(entry) => entry.attrs.file_id,
             };
-            self.space.inodes.become_(ino, what, place, generation);
-            self.space.inodes.show(ino, file_id, generation);
+            self.go_on(ino, what, place, file_id, goes_on);
         } else {
             self.detach(ino);
         }
@@ -80,7 +82,59 @@ impl Edit<'_> {
     }
 }
 
+impl Edit<'_> {
+    /// An inode means this from now on.
+    pub fn go_on(
+        &mut self,
+        ino: Ino,
+        what: What,
+        place: Option<(Ino, Name)>,
+        file_id: FileId,
+        how: Option<GoesOn>,
+    ) {
+        let generation = self.space.generation;
+        self.space.inodes.become_(ino, what, place, generation);
+        self.space.inodes.show(ino, file_id, generation);
+        if how == Some(GoesOn::OtherBytes)
+            && let Some(inode) = self.space.inodes.get(ino)
+        {
+            inode.outdated.store(true, Ordering::Relaxed);
+            inode.given.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How an inode of an older generation can be what its path leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum GoesOn {
+    /// It is the same thing.
+    Same,
+    /// It is a regular file with other bytes, and nobody has the former ones open.
+    OtherBytes,
+}
+
 impl Look<'_> {
+    /// Whether an inode that was found earlier can be this from now on. `None`: it is another.
+    pub fn goes_on(&self, ino: Ino, now: &What) -> Option<GoesOn> {
+        if self.still_is(ino, now) {
+            return Some(GoesOn::Same);
+        }
+        let inode = self.space.inodes.get(ino)?;
+        let was_file = match &inode.what {
+            What::Clean(entry) => entry.kind() == Kind::File,
+            What::Link(_, link) => link.entry.kind() == Kind::File,
+            What::Node(_) | What::Gone(_) => false,
+        };
+        let is_file = match now {
+            What::Clean(entry) => entry.kind() == Kind::File,
+            What::Link(_, link) => link.entry.kind() == Kind::File,
+            What::Node(id) => self.state.node(*id).is_some_and(|node| node.kind() == Kind::File),
+            What::Gone(_) => false,
+        };
+        let idle = inode.file.is_none() && inode.pins == 0;
+        (was_file && is_file && idle).then_some(GoesOn::OtherBytes)
+    }
+
     /// True if an inode that was found earlier can go on as this: the same content, or both directories. Local bytes are
     /// compared by nothing: a file that has some is a new one.
     pub fn still_is(&self, ino: Ino, now: &What) -> bool {
@@ -107,7 +161,7 @@ impl Look<'_> {
     }
 }
 
-fn same_thing(a: &Entry, b: &Entry) -> bool {
+pub(super) fn same_thing(a: &Entry, b: &Entry) -> bool {
     match (&a.body, &b.body) {
         (EntryBody::Dir { .. }, EntryBody::Dir { .. }) => true,
         (

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::file::FileData;
 use super::freeze::NEVER;
 use super::inodes::{Inode, Inodes, What};
+use super::noted::Noted;
 use super::standing::{BaseHold, HeldBase, names_local};
 use super::types::{Attr, Ino, Known};
 use super::usage::Usage;
@@ -84,6 +85,8 @@ pub(super) struct Space {
     pub live_files: HashSet<Ino>,
     /// Who appears to own everything.
     pub shown_owner: ShownOwner,
+    /// Names that the kernel may keep without an inode that says so.
+    pub noted: Mutex<Noted>,
     /// Base directories of adopted ones, found once. A lock inside the locks: the last to be taken.
     base_dirs: Mutex<HashMap<NodeId, BaseDir>>,
 }
@@ -101,7 +104,19 @@ impl Space {
             left_behind: HashSet::new(),
             live_files: HashSet::new(),
             shown_owner,
+            noted: Mutex::default(),
             base_dirs: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The names of a hard link, which is about to leave the overlay and with it what knows them.
+    pub fn note_names(&self, node: &OverlayNode) {
+        if node.link.is_some() {
+            for (parent, name) in &node.names {
+                if let Some(dir) = self.inodes.of_node(*parent) {
+                    self.noted.lock().note(dir, name.as_bytes());
+                }
+            }
         }
     }
 
@@ -479,6 +494,13 @@ impl<'a> Look<'a> {
             settled: attr.ino == ino,
             linked,
         })
+    }
+
+    /// A name goes to the kernel, perhaps one that its inode does not know.
+    pub fn note_linked(&self, dir: Ino, name: &[u8], known: &Known) {
+        if known.linked {
+            self.space.noted.lock().note(dir, name);
+        }
     }
 
     /// Attributes as they stand, not counting writes that are not settled yet.

@@ -154,7 +154,8 @@ impl OpenFlags {
 pub struct OpenFile {
     /// Its handle.
     pub fh: Fh,
-    /// The kernel's cached pages of this inode are still right, if it uses them. A handle that takes the offer up must drop
+    /// The kernel's cached pages and size of this inode are still right, if it uses them; false: it must forget both before it
+    /// uses this handle. A handle that takes the offer up must drop
     /// them: what is written through it does not reach them.
     pub keep_cache: bool,
     /// A local file that the kernel may use by itself.
@@ -292,7 +293,9 @@ pub struct Statfs {
 pub struct Invalidations {
     /// The view's generation after the change.
     pub generation: u64,
-    /// Names to drop where the kernel knows no epochs: (directory, name).
+    /// All names, by a new epoch.
+    pub all_names: bool,
+    /// Else these names: (directory, name).
     pub names: Vec<(Ino, Name)>,
     /// Inodes whose attributes are to be dropped.
     pub inodes: Vec<Ino>,

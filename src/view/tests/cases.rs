@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::harness::{CALLER, World, at_once, errno, last, peek, run};
 use super::model::{Body, Fs, ROOT};
-use crate::model::{FileId, Kind, PATH_DEPTH_MAX, Timestamp, VolumeId};
+use crate::model::{FileId, PATH_DEPTH_MAX, Timestamp, VolumeId};
 use crate::overlay::{Change, Found, NewBody, NodeBody, Op, Overlay, OverlayOptions, OverlayState};
-use crate::view::inodes::{SURROGATES, What};
+use crate::view::inodes::What;
 use crate::view::{
     Caller, Clock, CopySide, Ino, NodeKind, OpenFlags, ROOT_INO, RenameMode, Seek, SetAttr, SetTime, View,
     XattrMode,
@@ -205,141 +205,6 @@ fn writes_chown_and_truncation_take_setuid_off() {
 }
 
 #[test]
-fn a_listing_is_as_of_its_first_read_and_can_be_taken_up_anywhere() {
-    let mut world = World::new(|fs| {
-        let d = dir(fs, ROOT, "d");
-        for i in 0..3000 {
-            file(fs, d, &format!("{i:05}"), Vec::new());
-        }
-    });
-    let view = world.view();
-    let d = known(&view, ROOT_INO, "d").ino;
-    run(view.mknod(&CALLER, d, b"01000x", NodeKind::Fifo, 0o644)).unwrap();
-    let open = run(view.opendir(&CALLER, d)).unwrap();
-    // Made between opendir and the first read: it is there.
-    run(view.mknod(&CALLER, d, b"00000a", NodeKind::Fifo, 0o644)).unwrap();
-    let first = run(view.readdir(d, open.fh, 0, 4096)).unwrap();
-    // Its cookies mean nothing in another handle's listing: the kernel's cache is for one of them.
-    assert!(open.cached);
-    let other = run(view.opendir(&CALLER, d)).unwrap();
-    assert!(!other.cached);
-    view.releasedir(d, other.fh);
-    assert!(!run(view.opendir(&CALLER, d)).unwrap().cached);
-    // Changes while it is read.
-    for i in 0..3000 {
-        if i % 3 == 0 {
-            run(view.unlink(&CALLER, d, format!("{i:05}").as_bytes())).unwrap();
-        }
-    }
-    run(view.mknod(&CALLER, d, b"00000new", NodeKind::Fifo, 0o644)).unwrap();
-    let mut all = first.clone();
-    let mut cookies = vec![0];
-    while let Some(last) = all.last() {
-        cookies.push(last.cookie);
-        let more = run(view.readdir(d, open.fh, last.cookie, 4096)).unwrap();
-        if more.is_empty() {
-            break;
-        }
-        all.extend(more);
-    }
-    assert_eq!(all.len(), 2 + 3002);
-    assert!(all[2..].is_sorted_by(|a, b| a.name < b.name));
-    assert!(
-        all.iter()
-            .enumerate()
-            .all(|(i, line)| line.cookie == i as u64 + 1)
-    );
-    // Somewhere in between, backwards.
-    for cookie in cookies.iter().rev().skip(1) {
-        if *cookie == 0 {
-            continue;
-        }
-        let again = run(view.readdir(d, open.fh, *cookie, 300)).unwrap();
-        let at = *cookie as usize;
-        assert_eq!(again, all[at..at + again.len()]);
-    }
-    // From the start it is taken anew.
-    let fresh = run(view.readdir(d, open.fh, 0, 200)).unwrap();
-    assert_eq!(
-        (&*fresh[2].name, &*fresh[3].name),
-        (&b"00000a"[..], &b"00000new"[..])
-    );
-    view.releasedir(d, open.fh);
-    world.forget_all();
-}
-
-#[test]
-fn a_listing_that_was_begun_is_whole_through_a_commit_and_a_reload() {
-    for plus in [false, true] {
-        let mut world = World::new(|fs| {
-            let d = dir(fs, ROOT, "d");
-            for i in 0..1500 {
-                file(fs, d, &format!("{i:05}-base"), Vec::new());
-            }
-            let linked = fs.walk(&[b"d", b"01400-base"]).unwrap();
-            fs.link(linked, ROOT, b"linked").unwrap();
-        });
-        let view = world.view();
-        let d = known(&view, ROOT_INO, "d").ino;
-        world.fs.now = world.clock.now();
-        for i in 0..1500 {
-            let name = format!("{i:05}-local");
-            run(view.mknod(&CALLER, d, name.as_bytes(), NodeKind::Fifo, 0o644)).unwrap();
-            let d = world.fs.walk(&[b"d"]).unwrap();
-            world.fs.make(d, name.as_bytes(), Body::Fifo, 0o644).unwrap();
-        }
-        let open = run(view.opendir(&CALLER, d)).unwrap();
-        let mut names: Vec<(Vec<u8>, Kind)> = Vec::new();
-        let mut cookie = 0;
-        let mut ghosts = Vec::new();
-        for turn in 0.. {
-            let lines = match plus {
-                false => run(view.readdir(d, open.fh, cookie, 8000)).unwrap(),
-                true => {
-                    let lines = run(view.readdirplus(d, open.fh, cookie, 30_000)).unwrap();
-                    ghosts.extend(lines.iter().filter_map(|line| line.known));
-                    assert!(lines.iter().skip(2).all(|line| line.known.is_some()));
-                    lines.into_iter().map(|line| line.item).collect()
-                }
-            };
-            let Some(last) = lines.last() else { break };
-            cookie = last.cookie;
-            assert!(lines.iter().all(|line| line.ino != 0));
-            names.extend(lines.iter().map(|line| (line.name.to_vec(), line.kind)));
-            match turn {
-                1 => world.freeze(),
-                2 => world.publish(),
-                // Nothing of all that is in the new record.
-                4 => world.reload(|fs| {
-                    let d = fs.walk(&[b"d"]).unwrap();
-                    for (name, _) in fs.list(d) {
-                        fs.unlink(d, &name).unwrap();
-                    }
-                    fs.unlink(ROOT, b"linked").unwrap();
-                    file(fs, d, "new", Vec::new());
-                }),
-                _ => {}
-            }
-        }
-        let mut expected = vec![(b".".to_vec(), Kind::Dir), (b"..".to_vec(), Kind::Dir)];
-        for i in 0..1500 {
-            expected.push((format!("{i:05}-base").into_bytes(), Kind::File));
-            expected.push((format!("{i:05}-local").into_bytes(), Kind::Fifo));
-        }
-        assert_eq!(names, expected);
-        let fresh = run(view.readdir(d, open.fh, 0, 8000)).unwrap();
-        assert_eq!(fresh.len(), 3);
-        assert_eq!(&*fresh[2].name, b"new");
-        view.releasedir(d, open.fh);
-        // What has no name any more is asked about again at once.
-        assert_eq!(
-            plus,
-            ghosts.iter().any(|known| !known.settled && known.attr.nlink == 0)
-        );
-    }
-}
-
-#[test]
 fn a_small_write_into_a_large_file_fetches_one_frame() {
     let world = World::new(|fs| {
         file(fs, ROOT, "large", chunky(20 << 20));
@@ -444,12 +309,12 @@ fn reload_keeps_directories_and_gives_changed_files_new_numbers() {
         names.iter().map(|line| &*line.name).collect::<Vec<_>>(),
         [&b"changed"[..], b"removed", b"same"]
     );
-    // Same content: same number. Changed: another, but the true st_ino can be asked for.
+    // Same content: same number. Changed while somebody has it open: another, also for stat.
     assert_eq!(known(&view, a, "same").ino, same.ino);
     let now = known(&view, a, "changed");
     assert_ne!(now.ino, changed.ino);
-    assert!(now.ino >= SURROGATES && !now.settled);
-    assert_eq!(now.attr.ino, file_id);
+    assert!(now.settled);
+    assert_ne!(now.attr.ino, file_id);
     assert_eq!(
         run(view.read(changed.ino, open.fh, 0, 100)).unwrap(),
         &b"before"[..]
@@ -464,6 +329,46 @@ fn reload_keeps_directories_and_gives_changed_files_new_numbers() {
     );
     view.release(changed.ino, open.fh);
     view.releasedir(a, listing.fh);
+}
+
+#[test]
+fn a_file_that_nobody_has_open_goes_on_under_its_number_with_other_bytes() {
+    let mut world = World::new(|fs| {
+        file(fs, ROOT, "f", b"before".to_vec());
+        file(fs, ROOT, "replaced", b"before".to_vec());
+    });
+    let view = world.view();
+    let before = known(&view, ROOT_INO, "f");
+    let replaced = known(&view, ROOT_INO, "replaced");
+    let open = |ino| run(view.open(&CALLER, ino, RO)).unwrap();
+    let first = open(before.ino);
+    assert!(first.keep_cache);
+    view.release(before.ino, first.fh);
+    world.reload(|fs| {
+        let id = fs.walk(&[b"f"]).unwrap();
+        fs.write(id, 0, b"after and longer");
+        fs.unlink(ROOT, b"replaced").unwrap();
+        file(fs, ROOT, "replaced", b"by another".to_vec());
+    });
+    // What the kernel kept of the former bytes is forgotten with each opening until one of them was closed.
+    let (one, two) = (open(before.ino), open(before.ino));
+    assert!(!one.keep_cache && !two.keep_cache);
+    assert_eq!(
+        run(view.read(before.ino, one.fh, 0, 100)).unwrap(),
+        &b"after and longer"[..]
+    );
+    view.release(before.ino, one.fh);
+    assert!(open(before.ino).keep_cache);
+    let now = known(&view, ROOT_INO, "f");
+    assert_eq!(
+        (now.ino, now.attr.ino, now.attr.size),
+        (before.ino, before.attr.ino, 16)
+    );
+    // Another file under the same name: the name's node, the file's st_ino.
+    let now = known(&view, ROOT_INO, "replaced");
+    assert_eq!(now.ino, replaced.ino);
+    assert!(now.attr.ino != replaced.attr.ino && !now.settled);
+    assert_eq!(world.read_all(now.ino), b"by another");
 }
 
 #[test]

@@ -342,13 +342,20 @@ impl World {
         for handle in &mut side.handles {
             let old = side.fs.at(handle.id).clone();
             let attr = run(view.getattr(&CALLER, handle.ino, None)).unwrap();
-            let same = fs
-                .inodes
-                .iter()
-                .find(|(_, inode)| attr.nlink > 0 && inode.file_id.0 == attr.ino);
-            if let Some((id, same)) = same {
-                assert!(same.body == old.body, "an open file has become another");
-                handle.id = *id;
+            // By its place; hard links, which have none, by what they are.
+            let path = view.path_of(handle.ino).filter(|_| attr.nlink > 0);
+            let of_path = path.and_then(|path| {
+                let path: Vec<&[u8]> = path.0.iter().map(|name| name.as_bytes()).collect();
+                fs.walk(&path).ok()
+            });
+            let of_link = || {
+                let mut inodes = fs.inodes.iter();
+                let same = |inode: &super::model::Inode| inode.link.is_some() && inode.body == old.body;
+                inodes.find_map(|(id, inode)| (attr.nlink > 0 && same(inode)).then_some(*id))
+            };
+            if let Some(id) = of_path.or_else(of_link) {
+                assert!(fs.at(id).body == old.body, "an open file has become another");
+                handle.id = id;
                 continue;
             }
             assert_eq!(

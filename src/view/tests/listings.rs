@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::harness::{CALLER, errno};
-use super::model::{Body, Id};
+use super::cases::{dir, file, known};
+use super::harness::{CALLER, World, errno, run};
+use super::model::{Body, Id, ROOT};
 use super::programs::Rng;
 use super::side::Side;
 use crate::model::Kind;
-use crate::view::{Fh, Ino};
+use crate::view::{Clock, Fh, Ino, NodeKind, ROOT_INO};
 
 /// No number of the model.
 const GONE: Id = 0;
@@ -205,5 +206,142 @@ impl Begun {
                 "{name_shown} is missing in a listing"
             );
         }
+    }
+}
+
+// ---- single cases ----
+
+#[test]
+fn a_listing_is_as_of_its_first_read_and_can_be_taken_up_anywhere() {
+    let mut world = World::new(|fs| {
+        let d = dir(fs, ROOT, "d");
+        for i in 0..3000 {
+            file(fs, d, &format!("{i:05}"), Vec::new());
+        }
+    });
+    let view = world.view();
+    let d = known(&view, ROOT_INO, "d").ino;
+    run(view.mknod(&CALLER, d, b"01000x", NodeKind::Fifo, 0o644)).unwrap();
+    let open = run(view.opendir(&CALLER, d)).unwrap();
+    // Made between opendir and the first read: it is there.
+    run(view.mknod(&CALLER, d, b"00000a", NodeKind::Fifo, 0o644)).unwrap();
+    let first = run(view.readdir(d, open.fh, 0, 4096)).unwrap();
+    // Its cookies mean nothing in another handle's listing: the kernel's cache is for one of them.
+    assert!(open.cached);
+    let other = run(view.opendir(&CALLER, d)).unwrap();
+    assert!(!other.cached);
+    view.releasedir(d, other.fh);
+    assert!(!run(view.opendir(&CALLER, d)).unwrap().cached);
+    // Changes while it is read.
+    for i in 0..3000 {
+        if i % 3 == 0 {
+            run(view.unlink(&CALLER, d, format!("{i:05}").as_bytes())).unwrap();
+        }
+    }
+    run(view.mknod(&CALLER, d, b"00000new", NodeKind::Fifo, 0o644)).unwrap();
+    let mut all = first.clone();
+    let mut cookies = vec![0];
+    while let Some(last) = all.last() {
+        cookies.push(last.cookie);
+        let more = run(view.readdir(d, open.fh, last.cookie, 4096)).unwrap();
+        if more.is_empty() {
+            break;
+        }
+        all.extend(more);
+    }
+    assert_eq!(all.len(), 2 + 3002);
+    assert!(all[2..].is_sorted_by(|a, b| a.name < b.name));
+    assert!(
+        all.iter()
+            .enumerate()
+            .all(|(i, line)| line.cookie == i as u64 + 1)
+    );
+    // Somewhere in between, backwards.
+    for cookie in cookies.iter().rev().skip(1) {
+        if *cookie == 0 {
+            continue;
+        }
+        let again = run(view.readdir(d, open.fh, *cookie, 300)).unwrap();
+        let at = *cookie as usize;
+        assert_eq!(again, all[at..at + again.len()]);
+    }
+    // From the start it is taken anew.
+    let fresh = run(view.readdir(d, open.fh, 0, 200)).unwrap();
+    assert_eq!(
+        (&*fresh[2].name, &*fresh[3].name),
+        (&b"00000a"[..], &b"00000new"[..])
+    );
+    view.releasedir(d, open.fh);
+    world.forget_all();
+}
+
+#[test]
+fn a_listing_that_was_begun_is_whole_through_a_commit_and_a_reload() {
+    for plus in [false, true] {
+        let mut world = World::new(|fs| {
+            let d = dir(fs, ROOT, "d");
+            for i in 0..1500 {
+                file(fs, d, &format!("{i:05}-base"), Vec::new());
+            }
+            let linked = fs.walk(&[b"d", b"01400-base"]).unwrap();
+            fs.link(linked, ROOT, b"linked").unwrap();
+        });
+        let view = world.view();
+        let d = known(&view, ROOT_INO, "d").ino;
+        world.fs.now = world.clock.now();
+        for i in 0..1500 {
+            let name = format!("{i:05}-local");
+            run(view.mknod(&CALLER, d, name.as_bytes(), NodeKind::Fifo, 0o644)).unwrap();
+            let d = world.fs.walk(&[b"d"]).unwrap();
+            world.fs.make(d, name.as_bytes(), Body::Fifo, 0o644).unwrap();
+        }
+        let open = run(view.opendir(&CALLER, d)).unwrap();
+        let mut names: Vec<(Vec<u8>, Kind)> = Vec::new();
+        let mut cookie = 0;
+        let mut ghosts = Vec::new();
+        for turn in 0.. {
+            let lines = match plus {
+                false => run(view.readdir(d, open.fh, cookie, 8000)).unwrap(),
+                true => {
+                    let lines = run(view.readdirplus(d, open.fh, cookie, 30_000)).unwrap();
+                    ghosts.extend(lines.iter().filter_map(|line| line.known));
+                    assert!(lines.iter().skip(2).all(|line| line.known.is_some()));
+                    lines.into_iter().map(|line| line.item).collect()
+                }
+            };
+            let Some(last) = lines.last() else { break };
+            cookie = last.cookie;
+            assert!(lines.iter().all(|line| line.ino != 0));
+            names.extend(lines.iter().map(|line| (line.name.to_vec(), line.kind)));
+            match turn {
+                1 => world.freeze(),
+                2 => world.publish(),
+                // Nothing of all that is in the new record.
+                4 => world.reload(|fs| {
+                    let d = fs.walk(&[b"d"]).unwrap();
+                    for (name, _) in fs.list(d) {
+                        fs.unlink(d, &name).unwrap();
+                    }
+                    fs.unlink(ROOT, b"linked").unwrap();
+                    file(fs, d, "new", Vec::new());
+                }),
+                _ => {}
+            }
+        }
+        let mut expected = vec![(b".".to_vec(), Kind::Dir), (b"..".to_vec(), Kind::Dir)];
+        for i in 0..1500 {
+            expected.push((format!("{i:05}-base").into_bytes(), Kind::File));
+            expected.push((format!("{i:05}-local").into_bytes(), Kind::Fifo));
+        }
+        assert_eq!(names, expected);
+        let fresh = run(view.readdir(d, open.fh, 0, 8000)).unwrap();
+        assert_eq!(fresh.len(), 3);
+        assert_eq!(&*fresh[2].name, b"new");
+        view.releasedir(d, open.fh);
+        // What has no name any more is asked about again at once.
+        assert_eq!(
+            plus,
+            ghosts.iter().any(|known| !known.settled && known.attr.nlink == 0)
+        );
     }
 }
