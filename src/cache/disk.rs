@@ -18,7 +18,9 @@ use super::{Unused, is_unused};
 use crate::model::data_runs;
 
 /// Descriptors that the cache keeps open; well below the usual soft limit of 1,024.
-const OPEN_FILES_MAX: usize = 256;
+const OPEN_FILES_MAX: u64 = 256;
+/// Part of the process's limit that they may take.
+const OPEN_FILES_SHARE: u64 = 8;
 
 /// The cache directory and what is counted in it.
 #[derive(Debug)]
@@ -78,16 +80,32 @@ pub(super) trait CloseFile: Send + Sync {
 }
 
 /// Bounds the number of open descriptors: the one opened longest ago is closed first.
-#[derive(Default)]
-pub(super) struct OpenFiles(Mutex<VecDeque<Weak<dyn CloseFile>>>);
+pub(super) struct OpenFiles {
+    max: usize,
+    queue: Mutex<VecDeque<Weak<dyn CloseFile>>>,
+}
+
+impl Default for OpenFiles {
+    /// As many as this process's limit allows.
+    fn default() -> OpenFiles {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let max = limit.map_or(OPEN_FILES_MAX, |limit| {
+            (limit / OPEN_FILES_SHARE).clamp(1, OPEN_FILES_MAX)
+        });
+        OpenFiles {
+            max: usize::try_from(max).unwrap_or(1),
+            queue: Mutex::default(),
+        }
+    }
+}
 
 impl OpenFiles {
     /// A file was opened. The caller holds no lock of any file.
     pub fn opened(&self, file: Weak<dyn CloseFile>) {
         let oldest = {
-            let mut queue = self.0.lock();
+            let mut queue = self.queue.lock();
             queue.push_back(file);
-            if queue.len() > OPEN_FILES_MAX {
+            if queue.len() > self.max {
                 queue.pop_front()
             } else {
                 None

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex};
 
 use super::body::{Body, BodyStat};
+use super::descriptors::{OpenBodies, ahead_max};
 use super::error::{AtPath, OverlayError};
 use super::journal::sync_dir;
 use super::state::BodyId;
@@ -19,6 +20,7 @@ pub(super) struct Bodies {
     next: AtomicU64,
     work: Mutex<Work>,
     wake: Condvar,
+    open: Arc<OpenBodies>,
     /// Held while files are removed: who asks for room waits for what is on its way out.
     removing: Mutex<()>,
 }
@@ -35,12 +37,13 @@ struct Work {
 }
 
 impl Bodies {
-    pub(super) fn new(state_dir: &Path, ahead_max: usize) -> Result<Bodies, OverlayError> {
+    pub(super) fn new(state_dir: &Path, ahead: usize, open_max: usize) -> Result<Bodies, OverlayError> {
         let dir = state_dir.join("bodies");
         super::dir::make_dir(&dir)?;
         Ok(Bodies {
             dir,
-            ahead_max,
+            ahead_max: ahead_max(ahead),
+            open: OpenBodies::new(open_max),
             next: AtomicU64::new(1),
             work: Mutex::default(),
             wake: Condvar::new(),
@@ -81,10 +84,10 @@ impl Bodies {
 
     fn create_now(&self) -> Result<Arc<Body>, OverlayError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        match Body::create(id, self.path(id)) {
+        match Body::create(id, self.path(id), &self.open) {
             Err(OverlayError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 super::dir::make_dir(&self.shard(id))?;
-                Body::create(id, self.path(id)).map(Arc::new)
+                Body::create(id, self.path(id), &self.open).map(Arc::new)
             }
             other => other.map(Arc::new),
         }
@@ -104,7 +107,7 @@ impl Bodies {
     }
 
     pub(super) fn open(&self, id: BodyId) -> Result<Arc<Body>, OverlayError> {
-        Body::open(id, self.path(id)).map(Arc::new)
+        Body::open(id, self.path(id), &self.open).map(Arc::new)
     }
 
     /// What the filesystem says of a body, without opening it.
@@ -210,7 +213,7 @@ impl Bodies {
     /// An empty body in the place of one that is gone.
     pub(super) fn recreate(&self, id: BodyId) -> Result<(), OverlayError> {
         super::dir::make_dir(&self.shard(id))?;
-        Body::create(id, self.path(id)).map(|_| ())
+        Body::create(id, self.path(id), &self.open).map(|_| ())
     }
 
     /// Every body on disk.

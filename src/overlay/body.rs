@@ -7,9 +7,9 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps};
 
+use super::descriptors::{OpenBodies, Writable};
 use super::error::{AtPath, OverlayError};
 use super::state::BodyId;
 use crate::model::Timestamp;
@@ -23,8 +23,10 @@ pub struct Body {
     /// Open for reading: that is in nobody's way who asks whether the file can be written, and such a question can be asked
     /// of it as it is.
     handle: OwnedFd,
-    /// Open for reading and writing, from the first use by this process until [`Body::let_go`].
-    file: Mutex<Option<Arc<File>>>,
+    /// Open for reading and writing, from the first use by this process until [`Body::let_go`], or until others are in want of
+    /// a descriptor.
+    file: Arc<Writable>,
+    open: Arc<OpenBodies>,
 }
 
 /// What `stat` says of a body.
@@ -70,54 +72,64 @@ impl BodyStat {
 }
 
 impl Body {
-    pub(super) fn create(id: BodyId, path: PathBuf) -> Result<Body, OverlayError> {
-        let body = Body::opened(id, path, OFlags::CREATE | OFlags::EXCL)?;
+    pub(super) fn create(id: BodyId, path: PathBuf, open: &Arc<OpenBodies>) -> Result<Body, OverlayError> {
+        let body = Body::opened(id, path, OFlags::CREATE | OFlags::EXCL, open)?;
         body.set_mtime(UNWRITTEN)?;
         Ok(body)
     }
 
-    pub(super) fn open(id: BodyId, path: PathBuf) -> Result<Body, OverlayError> {
-        Body::opened(id, path, OFlags::NOFOLLOW)
+    pub(super) fn open(id: BodyId, path: PathBuf, open: &Arc<OpenBodies>) -> Result<Body, OverlayError> {
+        Body::opened(id, path, OFlags::NOFOLLOW, open)
     }
 
-    fn opened(id: BodyId, path: PathBuf, flags: OFlags) -> Result<Body, OverlayError> {
+    fn opened(
+        id: BodyId,
+        path: PathBuf,
+        flags: OFlags,
+        others: &Arc<OpenBodies>,
+    ) -> Result<Body, OverlayError> {
         let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
-        let open = |flags| rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600));
+        let open = |flags| others.make_room(|| rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)));
         // Nobody asks when a body was read. Who does not own the file may not say so.
         let handle = match open(flags | OFlags::NOATIME) {
-            Err(rustix::io::Errno::PERM) => open(flags),
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(flags),
             other => other,
         }
         .at(&path)?;
-        let file = Mutex::new(None);
         Ok(Body {
             id,
             path,
             handle,
-            file,
+            file: Arc::default(),
+            open: others.clone(),
         })
     }
 
     /// The open file.
     fn file(&self) -> Result<Arc<File>, OverlayError> {
         let mut file = self.file.lock();
-        match &*file {
-            Some(file) => Ok(file.clone()),
-            None => Ok(file.insert(Arc::new(self.reopen()?)).clone()),
+        if let Some(file) = &*file {
+            return Ok(file.clone());
         }
+        let opened = file.insert(Arc::new(self.reopen()?)).clone();
+        drop(file);
+        self.open.opened(&self.file);
+        Ok(opened)
     }
 
     /// A body's number is never given to another file: what is at its path is this one, or nothing, when it lost its name.
     fn reopen(&self) -> Result<File, OverlayError> {
         let mut options = File::options();
         options.read(true).write(true);
-        match options.clone().custom_flags(libc::O_NOFOLLOW).open(&self.path) {
+        let by_path = options.clone().custom_flags(libc::O_NOFOLLOW).to_owned();
+        let opened = self.open.make_room(|| match by_path.open(&self.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let by_handle = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.handle));
-                options.open(by_handle).at(&self.path)
+                options.open(by_handle)
             }
-            opened => opened.at(&self.path),
-        }
+            opened => opened,
+        });
+        opened.at(&self.path)
     }
 
     /// Closes what this process itself has open of it: an open file is in the way of leases. The next use opens it again.

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::dir::check_dir;
+use super::dir::{DirLock, check_dir};
 use super::error::{AtPath, OverlayError};
 use super::manifest::{MANIFEST, Manifest};
 use super::overlay::overlay_dir;
@@ -23,6 +23,8 @@ const KNOWN_NAMES: [&str; 6] = ["lock", MANIFEST, "CURRENT.new", "bodies", "base
 /// What a state directory holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateCheck {
+    /// A mount has it open: it changes while it is looked at.
+    pub in_use: bool,
     /// Overlays and stashes whose journal was read.
     pub journals: u64,
     /// Names and inodes that differ from what they were made on.
@@ -33,7 +35,8 @@ pub struct StateCheck {
     pub body_bytes: u64,
     /// Bytes at the end of a journal that were not written whole: nobody was told that they are safe.
     pub cut_bytes: u64,
-    /// Overlays and bodies that nothing refers to: what a crash left; the next mount removes them.
+    /// Overlays and bodies that nothing refers to: what a crash left, which the next mount removes; of a mount that is in use
+    /// what it has made ahead, and what it is about to remove.
     pub leftovers: u64,
     /// What is damaged or missing, a line each.
     pub damage: Vec<String>,
@@ -76,15 +79,42 @@ fn is_overlay(entry: &fs::DirEntry) -> bool {
     entry.file_name().as_encoded_bytes().starts_with(b"overlay-")
 }
 
+/// Looks at a directory that is in use, when something seems to be damaged.
+const LOOKS_MAX: usize = 5;
+
 /// Replays every journal of a mount's state directory, looks for the bodies that it names, and reads the kept bytes of
-/// bases. A mount that is in use changes while it is looked at.
+/// bases. A mount that is in use changes while it is looked at: what seems to be damaged there is looked at again, and counts
+/// when it is the same several times.
 ///
 /// # Errors
 /// `dir` cannot be read; what is wrong in it is in the result.
 pub fn check(dir: &Path) -> Result<StateCheck, OverlayError> {
+    let mut found = check_once(dir)?;
+    for _ in 1..LOOKS_MAX {
+        if !found.in_use || found.damage.is_empty() {
+            break;
+        }
+        let again = check_once(dir)?;
+        let still: Vec<String> = found
+            .damage
+            .into_iter()
+            .filter(|line| again.damage.contains(line))
+            .collect();
+        found = StateCheck {
+            damage: still,
+            ..again
+        };
+    }
+    Ok(found)
+}
+
+fn check_once(dir: &Path) -> Result<StateCheck, OverlayError> {
     let mut check = Check {
         dir,
-        found: StateCheck::default(),
+        found: StateCheck {
+            in_use: DirLock::is_held(dir),
+            ..StateCheck::default()
+        },
         bodies: HashSet::new(),
         bases: HashSet::new(),
     };

@@ -98,7 +98,7 @@ impl DirLock {
     }
 
     /// True if someone has it. Looks without taking it.
-    fn is_held(dir: &Path) -> bool {
+    pub(super) fn is_held(dir: &Path) -> bool {
         let Ok(file) = File::open(dir.join("lock")) else {
             return false;
         };

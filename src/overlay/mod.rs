@@ -13,6 +13,7 @@ mod bytes;
 mod check;
 mod codec;
 mod compact;
+mod descriptors;
 mod dir;
 mod error;
 mod frame;

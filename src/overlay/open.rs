@@ -139,7 +139,11 @@ impl Overlay {
             });
         }
         let bases = Bases::new(&options.dir)?;
-        let bodies = Arc::new(Bodies::new(&options.dir, options.bodies_ahead)?);
+        let bodies = Arc::new(Bodies::new(
+            &options.dir,
+            options.bodies_ahead,
+            options.bodies_open,
+        )?);
         remove_unnamed(&options.dir, &manifest)?;
         let Some(number) = manifest.current else {
             remove_unreferenced(&options.dir, &manifest, &bodies, bodies.list()?, HashSet::new())?;

@@ -40,6 +40,8 @@ pub struct OverlayOptions {
     pub holder: String,
     /// Bodies that are created ahead.
     pub bodies_ahead: usize,
+    /// Bodies that this process has open for writing at the same time.
+    pub bodies_open: usize,
     /// Stashes older than this are dropped when a new one is made.
     pub stash_age_max: Duration,
     /// Oldest stashes are dropped while all of them hold more bytes on disk than this; the newest one always stays.
@@ -57,6 +59,7 @@ impl OverlayOptions {
             mount_name: mount_name.to_owned(),
             holder: format!("process {}", std::process::id()),
             bodies_ahead: 64,
+            bodies_open: super::descriptors::open_max(),
             stash_age_max: Duration::from_secs(30 * 24 * 3600),
             stash_bytes_max: 10 << 30,
             boot: boot_id(),

@@ -72,6 +72,9 @@ pub enum ViewError {
     /// The volume's quota is used up.
     #[error("quota exceeded")]
     Quota,
+    /// Descriptors for open files are used up.
+    #[error("too many open files: the daemon's limit of descriptors (ulimit -n) is reached")]
+    TooManyFiles,
     /// Not offered.
     #[error("operation not supported")]
     NotSupported,
@@ -138,6 +141,7 @@ impl ViewError {
             ViewError::FileTooLarge => libc::EFBIG,
             ViewError::NoSpace => libc::ENOSPC,
             ViewError::Quota => libc::EDQUOT,
+            ViewError::TooManyFiles => libc::ENFILE,
             ViewError::NotSupported => libc::EOPNOTSUPP,
             ViewError::NoXattr => libc::ENODATA,
             ViewError::Range => libc::ERANGE,
@@ -168,11 +172,13 @@ fn tree_errno(error: &TreeError) -> i32 {
     }
 }
 
-/// Of the errors of our own files only "no room" means something to the program: ENOENT or EACCES of a body or cache
+/// Of the errors of our own files only "no room" and "no descriptors" mean something to the program: ENOENT or EACCES of a body or cache
 /// file would read as if they were about its own file.
 fn local_errno(errno: i32) -> i32 {
     match errno {
         libc::ENOSPC | libc::EDQUOT => libc::ENOSPC,
+        // Ours, not the program's: as when the machine has none.
+        libc::EMFILE | libc::ENFILE => libc::ENFILE,
         _ => libc::EIO,
     }
 }

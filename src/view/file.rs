@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use super::ViewError;
 use super::backing::Backing;
 use super::clock::saw_written;
+use super::descriptors::Taken;
 use super::inodes::LocalSize;
 use super::passthrough::Live;
 use super::space::content_blocks;
@@ -49,6 +50,8 @@ pub(super) struct FileData {
     pub queued: AtomicBool,
     /// Not to be read from a clean content's own file: a writer is on his way.
     pub shy: AtomicBool,
+    /// Descriptors that it takes.
+    taken: Mutex<Vec<Taken>>,
     route: Mutex<Route>,
     live: Mutex<Option<Live>>,
     turn: Mutex<Option<Turn>>,
@@ -162,6 +165,7 @@ impl FileData {
             retained: AtomicBool::new(false),
             queued: AtomicBool::new(false),
             shy: AtomicBool::new(false),
+            taken: Mutex::default(),
             route: Mutex::new(Route::Open),
             live: Mutex::new(None),
             turn: Mutex::new(None),
@@ -176,6 +180,16 @@ impl FileData {
             self.size.store(len, Ordering::Release);
         }
         self.size.load(Ordering::Acquire)
+    }
+
+    /// Descriptors that it takes from now on, until its last handle is closed.
+    pub fn takes(&self, taken: Taken) {
+        self.taken.lock().push(taken);
+    }
+
+    /// How many that are.
+    pub fn taken(&self) -> usize {
+        self.taken.lock().iter().map(|taken| taken.number).sum()
     }
 
     /// The way that its bytes go.

@@ -38,6 +38,7 @@ mod backing;
 mod clock;
 mod copy;
 mod data;
+mod descriptors;
 mod dirs;
 mod edit;
 mod errno;

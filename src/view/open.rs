@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
+
 use super::backing::Offer;
+use super::descriptors::{FOR_READING_A_BODY, FOR_WRITING, Taken};
 use super::edit::Edit;
 use super::file::{FileBytes, FileData, Route};
 use super::inodes::{Inode, What};
@@ -24,7 +27,9 @@ impl View {
         if flags.write || flags.truncate {
             self.check_writable()?;
         }
-        let file = self.edit(|_, edit| edit.open_file(ino, flags.write)).await?;
+        let file = self
+            .edit(|_, edit| edit.open_file(ino, flags.write, None))
+            .await?;
         let opened = Opened {
             view: self,
             file: &file,
@@ -60,6 +65,16 @@ impl View {
     ) -> Result<(Known, OpenFile), ViewError> {
         self.check_writable()?;
         let name = Name::new(name)?;
+        // Before anything is made: what it needs, or nothing.
+        let taken = match flags.write {
+            true => Some(
+                self.descriptors()
+                    .take(FOR_WRITING)
+                    .ok_or(ViewError::TooManyFiles)?,
+            ),
+            false => None,
+        };
+        let taken = Mutex::new(taken);
         let copying = self.readers.lock().just_read(caller.pid, self.now());
         let body = self.body_for_new(flags, copying);
         let named = AtomicBool::new(false);
@@ -78,7 +93,10 @@ impl View {
                 if let Some(body) = &body {
                     edit.open_new(known.ino, id, body);
                 }
-                Ok((known, Some(edit.open_file(known.ino, flags.write)?)))
+                Ok((
+                    known,
+                    Some(edit.open_file(known.ino, flags.write, taken.lock().take())?),
+                ))
             })
             .await;
         if !named.into_inner()
@@ -107,16 +125,20 @@ impl View {
                 let open = self.new_handle(known.ino, flags, opened.keep(), offer);
                 Ok((known, open))
             }
-            (known, None) => match self.open(caller, known.ino, flags).await {
-                Ok(open) => {
-                    let attr = self.getattr(caller, known.ino, None).await?;
-                    Ok((Known { attr, ..known }, open))
+            (known, None) => {
+                // It takes its own.
+                taken.lock().take();
+                match self.open(caller, known.ino, flags).await {
+                    Ok(open) => {
+                        let attr = self.getattr(caller, known.ino, None).await?;
+                        Ok((Known { attr, ..known }, open))
+                    }
+                    Err(error) => {
+                        self.forget(known.ino, 1);
+                        Err(error)
+                    }
                 }
-                Err(error) => {
-                    self.forget(known.ino, 1);
-                    Err(error)
-                }
-            },
+            }
         }
     }
 
@@ -229,6 +251,20 @@ impl View {
         }
     }
 
+    /// The kernel has let go of the mount, and with it of every file: some of its last messages may not have come.
+    pub fn release_all(&self) {
+        let open: Vec<(Ino, Fh)> = self
+            .files
+            .read()
+            .iter()
+            .map(|(fh, handle)| (handle.ino, *fh))
+            .collect();
+        for (ino, fh) in open {
+            self.release(ino, fh);
+        }
+        self.settle_closed();
+    }
+
     pub(super) fn close(&self, file: &Arc<FileData>, writer: bool) {
         self.with_edit(|edit| {
             // A live file is settled when it is known to be closed, or when a commit asks.
@@ -280,8 +316,8 @@ impl Drop for Opened<'_> {
 }
 
 impl Edit<'_> {
-    /// The open file of an inode, with one more handle counted.
-    pub fn open_file(&mut self, ino: Ino, writer: bool) -> Result<Arc<FileData>, Ask> {
+    /// The open file of an inode, with one more handle counted. `taken`: descriptors that were taken for it.
+    pub fn open_file(&mut self, ino: Ino, writer: bool, taken: Option<Taken>) -> Result<Arc<FileData>, Ask> {
         let look = self.look();
         let inode = look.inode(ino)?;
         match look.kind(ino)? {
@@ -297,6 +333,7 @@ impl Edit<'_> {
             Some(file) => file.clone(),
             None => Arc::new(self.load_file(ino)?),
         };
+        self.take_descriptors(&file, writer, taken)?;
         if let What::Node(id) = inode.what
             && self.space.left_behind.contains(&id)
         {
@@ -310,6 +347,25 @@ impl Edit<'_> {
         self.space.inodes.pin(ino);
         self.space.inodes.set_file(ino, Some(file.clone()));
         Ok(file)
+    }
+
+    /// As many as the file needs from now on, or ENFILE.
+    fn take_descriptors(&self, file: &FileData, writer: bool, taken: Option<Taken>) -> Result<(), ViewError> {
+        let wanted = match (writer, file.is_clean()) {
+            (true, _) => FOR_WRITING,
+            (false, false) => FOR_READING_A_BODY,
+            (false, true) => 0,
+        };
+        let has = file.taken();
+        if wanted <= has {
+            return Ok(());
+        }
+        let more = match taken {
+            Some(taken) => Some(taken),
+            None => self.space.descriptors.take(wanted - has),
+        };
+        file.takes(more.ok_or(ViewError::TooManyFiles)?);
+        Ok(())
     }
 
     /// The file of an inode that was made with a body, before it is opened.

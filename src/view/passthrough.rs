@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 use super::backing::{Backing, Offer, Passthrough};
 use super::clock::saw_written;
 use super::data::{Brought, Fill, Step};
+use super::descriptors::FOR_THE_KERNEL;
 use super::edit::Edit;
 use super::file::{FileBytes, FileData, Local, Route};
 use super::inodes::{LocalSize, What};
@@ -121,18 +122,27 @@ impl View {
         if flags.write && offered.bodies {
             self.give_empty_body(file).await?;
         }
-        let mut clean = None;
+        let (mut clean, mut taken) = (None, None);
         if !flags.write
             && offered.clean
             && let Some((size, content)) = file.readable_clean()
         {
-            let found = self.source.hand_out(&content, size, file.ino).await;
-            clean = found.map(|found| (size, content, found));
+            // Without them its bytes pass through here, which takes none.
+            taken = self.descriptors().take_spare(FOR_THE_KERNEL);
+            if taken.is_some() {
+                let found = self.source.hand_out(&content, size, file.ino).await;
+                clean = found.map(|found| (size, content, found));
+            }
         }
-        self.change(file, |bytes, brought| {
-            self.offer_step(file, bytes, flags, clean.clone(), brought)
-        })
-        .await
+        let offer = self
+            .change(file, |bytes, brought| {
+                self.offer_step(file, bytes, flags, clean.clone(), brought)
+            })
+            .await?;
+        if let (Some(_), Some(_), Some(taken)) = (&offer, &clean, taken) {
+            file.takes(taken);
+        }
+        Ok(offer)
     }
 
     fn offer_step(

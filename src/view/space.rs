@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
+use super::descriptors::Descriptors;
 use super::file::FileData;
 use super::freeze::NEVER;
 use super::inodes::{Inode, Inodes, What};
@@ -83,6 +84,8 @@ pub(super) struct Space {
     pub left_behind: HashSet<NodeId>,
     /// Files that the kernel may be writing to.
     pub live_files: HashSet<Ino>,
+    /// For open files.
+    pub descriptors: Arc<Descriptors>,
     /// Who appears to own everything.
     pub shown_owner: ShownOwner,
     /// Names that the kernel may keep without an inode that says so.
@@ -103,6 +106,7 @@ impl Space {
             thawed: HashMap::new(),
             left_behind: HashSet::new(),
             live_files: HashSet::new(),
+            descriptors: Arc::default(),
             shown_owner,
             noted: Mutex::default(),
             base_dirs: Mutex::new(HashMap::new()),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::backing::Passthrough;
+use super::descriptors::Descriptors;
 use super::dirs::DirHandle;
 use super::edit::{Edit, Writer};
 use super::file::FileData;
@@ -155,6 +156,15 @@ impl View {
     pub(super) fn new_file_id(&self) -> FileId {
         let range = SURROGATES - FIRST_FILE_ID;
         FileId(FIRST_FILE_ID + self.next_file_id.fetch_add(1, Ordering::Relaxed) % range)
+    }
+
+    /// Open files may take so many descriptors from now on; at their end who opens a file is told ENFILE. No limit by default.
+    pub fn set_descriptors_max(&self, max: usize) {
+        self.descriptors().set_max(max);
+    }
+
+    pub(super) fn descriptors(&self) -> Arc<Descriptors> {
+        self.space.read().descriptors.clone()
     }
 
     /// Every change passes here first.

@@ -10,6 +10,8 @@ use crate::overlay::*;
 pub fn options(dir: &Path) -> OverlayOptions {
     OverlayOptions {
         bodies_ahead: 4,
+        // Every second write finds its body closed.
+        bodies_open: 1,
         boot: [1; 16],
         ..OverlayOptions::new(dir.join("state"), VolumeId([9; 16]), "data")
     }

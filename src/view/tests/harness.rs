@@ -391,7 +391,11 @@ fn number(fs: &mut Fs, next: &mut u64) {
 }
 
 pub fn open_overlay(dir: &Path, base: BaseRef, tree: &TreeRoot) -> Arc<Overlay> {
-    let options = OverlayOptions::new(dir.join("state"), VolumeId([7; 16]), "test");
+    let options = OverlayOptions {
+        // Bodies are closed and opened again all the time.
+        bodies_open: 1,
+        ..OverlayOptions::new(dir.join("state"), VolumeId([7; 16]), "test")
+    };
     match Overlay::open(options).unwrap() {
         Found::Overlay(opened) => opened.overlay,
         Found::Empty(empty) => empty.begin(base, tree.attrs.clone()).unwrap(),
