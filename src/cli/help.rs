@@ -63,6 +63,24 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                 ],
             },
             Page {
+                command: "run",
+                exits: CHANGES_STORE,
+                examples: &[
+                    (
+                        "sailvol run --create datasets /shared -m 'nightly run' -- python train.py --out /shared/model",
+                        "what it wrote is committed, whatever it exits with",
+                    ),
+                    (
+                        "sailvol run --on-failure stash datasets /shared -- make -C /shared",
+                        "a failed one publishes nothing",
+                    ),
+                    (
+                        "sailvol run --cd datasets /shared -- bash",
+                        "a shell in the mount; leaving it commits",
+                    ),
+                ],
+            },
+            Page {
                 command: "umount",
                 exits: PUBLISHES,
                 examples: &[

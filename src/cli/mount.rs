@@ -2,19 +2,21 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use clap_complete::engine::ArgValueCompleter;
+use rustix::process::Pid;
 
 use super::complete;
 use super::context::Context;
 use crate::config::{
-    Environment, MetricsAddress, Places, escape_mount_dir, parse_duration, parse_size, parse_timeout,
-    parse_volume, parse_with_unit,
+    Environment, MOUNT_NAME_BYTES_MAX, MetricsAddress, Places, default_mount_name, parse_duration,
+    parse_size, parse_timeout, parse_volume, parse_with_unit,
 };
 use crate::daemon::{self, MountSettings, Ready};
-use crate::fuse;
+use crate::fuse::{self, KernelFlag};
 use crate::mount::{DELETED_PERCENT, Failure, FailureKind, check_publisher};
 
 /// Mount a volume on a directory
@@ -28,6 +30,16 @@ pub struct Args {
     volume: String,
     /// An empty directory, or /dev/fd/N: a descriptor of /dev/fuse that a privileged helper has mounted
     dir: PathBuf,
+    /// Do not go into the background (for units and containers)
+    #[arg(long)]
+    foreground: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// How a volume is mounted.
+#[derive(Debug, clap::Args)]
+pub struct Options {
     /// Make the volume if it does not exist
     #[arg(long)]
     create: bool,
@@ -40,9 +52,6 @@ pub struct Args {
     /// Name of the mount: its local state is found again by it (default: from the directory)
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Do not go into the background (for units and containers)
-    #[arg(long)]
-    foreground: bool,
     /// Mount over a directory that is not empty
     #[arg(long)]
     nonempty: bool,
@@ -104,6 +113,12 @@ pub struct Args {
     /// Log as JSON
     #[arg(long)]
     log_json: bool,
+    /// What the kernel is told besides, from the options of mount(8)
+    #[arg(long = "kernel-flag", hide = true)]
+    kernel_flags: Vec<KernelFlag>,
+    /// Label for SELinux, from the options of mount(8)
+    #[arg(long = "selinux-label", hide = true)]
+    selinux_labels: Vec<String>,
     /// Give up when the store has not told of the volume after this long
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_timeout)]
     timeout: Duration,
@@ -112,7 +127,7 @@ pub struct Args {
 impl Args {
     /// Standard error of this process is a log of JSON lines, which a container's log mixes with standard output.
     pub fn logs_json_here(&self) -> bool {
-        self.foreground && self.log_json
+        self.foreground && self.options.log_json
     }
 }
 
@@ -151,9 +166,9 @@ const READY_TIME: Duration = Duration::from_secs(60);
 
 /// Runs the command.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let settings = resolve(&args, context)?;
+    let settings = resolve(&args.volume, &args.dir, &args.options, context)?;
     if args.foreground {
-        crate::telemetry::install(log_format(&settings), "info");
+        crate::telemetry::install(log_format(&settings), "info", None);
         return daemon::run(settings, |ready| {
             for warning in &ready.warnings {
                 tracing::warn!("{warning}");
@@ -161,7 +176,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             announce(ready, context)
         });
     }
-    let ready = start_in_background(&settings)?;
+    let ready = start_in_background(&settings)?.wait()?;
     for warning in &ready.warnings {
         context.note(format!("sailvol: warning: {warning}"));
     }
@@ -182,7 +197,8 @@ pub fn run_daemon() -> Result<(), Failure> {
         .read_to_string(&mut text)
         .map_err(|e| usage(e.to_string()))?;
     let settings: MountSettings = serde_json::from_str(&text).map_err(|e| usage(e.to_string()))?;
-    crate::telemetry::install(log_format(&settings), "info");
+    let log = Some(daemon::log_path(&settings));
+    crate::telemetry::install(log_format(&settings), "info", log);
     // Away from the terminal and the caller's process group.
     if let Err(error) = rustix::process::setsid() {
         tracing::debug!(%error, "setsid");
@@ -233,34 +249,47 @@ fn announce(ready: &Ready, context: &Context) -> Result<(), Failure> {
     })
 }
 
-fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
+/// Everything that a mount needs to know, out of what was said and what is set.
+///
+/// # Errors
+/// What makes no sense, and a directory that cannot be mounted on.
+pub fn resolve(
+    volume: &str,
+    named_dir: &Path,
+    args: &Options,
+    context: &Context,
+) -> Result<MountSettings, Failure> {
     let usage = |text: String| Failure::new(FailureKind::Usage, text);
-    let volume = parse_volume(&args.volume, &context.environment).map_err(|e| usage(e.to_string()))?;
-    let device_fd = fuse::device_number(&args.dir);
+    let volume = parse_volume(volume, &context.environment).map_err(|e| usage(e.to_string()))?;
+    let device_fd = fuse::device_number(named_dir);
     if args.mkdir && device_fd.is_none() {
-        make_dir(&args.dir).map_err(|e| {
+        make_dir(named_dir).map_err(|e| {
             Failure::new(
                 FailureKind::of_io(&e),
-                format!("cannot make {}: {e}", args.dir.display()),
+                format!("cannot make {}: {e}", named_dir.display()),
             )
         })?;
     }
-    let dir = mount_dir(args, device_fd)?;
+    let dir = mount_dir(named_dir, args.nonempty, device_fd)?;
     let places = context.places()?;
     check_outside(&dir, &places)?;
     let name = match &args.name {
         Some(name) => name.clone(),
-        None if dir == args.dir && device_fd.is_some() => {
+        None if dir == named_dir && device_fd.is_some() => {
             return Err(
                 usage("where this descriptor is mounted cannot be seen from here".into())
                     .hint("--name NAME says under which name local state is kept"),
             );
         }
-        None => escape_mount_dir(&dir).to_string_lossy().into_owned(),
+        None => default_mount_name(&dir),
     };
-    if name.is_empty() || name.len() > 200 || name.starts_with('.') || name.contains(['/', '\0']) {
+    if name.is_empty()
+        || name.len() > MOUNT_NAME_BYTES_MAX
+        || name.starts_with('.')
+        || name.contains(['/', '\0'])
+    {
         return Err(usage(format!(
-            "{name:?} cannot be a mount's name: no slash, no dot in front, up to 200 bytes"
+            "{name:?} cannot be a mount's name: no slash, no dot in front, up to {MOUNT_NAME_BYTES_MAX} bytes"
         )));
     }
     check_publisher(args.by.as_deref().unwrap_or_default())?;
@@ -304,6 +333,8 @@ fn resolve(args: &Args, context: &Context) -> Result<MountSettings, Failure> {
         deleted_percent_max: args.max_deleted,
         metrics: args.metrics.as_ref().map(ToString::to_string),
         device_fd,
+        kernel_flags: args.kernel_flags.clone(),
+        selinux_labels: args.selinux_labels.clone(),
         json_logs: args.log_json,
         state_root: places.state,
         cache_root: places.cache,
@@ -325,11 +356,11 @@ fn make_dir(dir: &Path) -> std::io::Result<()> {
 }
 
 /// The directory, ready to be mounted on; of a descriptor the directory where a helper has mounted it, or what was typed.
-fn mount_dir(args: &Args, device_fd: Option<i32>) -> Result<PathBuf, Failure> {
+fn mount_dir(named: &Path, nonempty: bool, device_fd: Option<i32>) -> Result<PathBuf, Failure> {
     if let Some(number) = device_fd {
-        return Ok(fuse::device_mount_point(number).unwrap_or_else(|| args.dir.clone()));
+        return Ok(fuse::device_mount_point(number).unwrap_or_else(|| named.to_path_buf()));
     }
-    fuse::prepare_mount_point(&args.dir, args.nonempty).map_err(|e| {
+    fuse::prepare_mount_point(named, nonempty).map_err(|e| {
         let kind = match e {
             fuse::MountPointError::System { ref error, .. } => FailureKind::of_io(error),
             fuse::MountPointError::Missing(_) => FailureKind::NotFound,
@@ -384,10 +415,26 @@ pub fn host_name() -> String {
 /// What to do when the state directory cannot be used.
 const STATE_ELSEWHERE: &str = "--state-dir names another place for uncommitted work and logs";
 
-fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
+/// A daemon that was started and has not said yet whether it serves its mount.
+pub struct Started {
+    child: Child,
+    pid: Pid,
+    /// The one line that it says.
+    told: Receiver<String>,
+    log_path: PathBuf,
+    patience: Duration,
+    /// What was done before it was started, for the owner.
+    warnings: Vec<String>,
+}
+
+/// Starts the process that serves a mount.
+///
+/// # Errors
+/// Its directories cannot be used; it cannot be started.
+pub fn start_in_background(settings: &MountSettings) -> Result<Started, Failure> {
     let failed = |what: &str, e: std::io::Error| Failure::new(FailureKind::Failed, format!("{what}: {e}"));
     let log_path = daemon::log_path(settings);
-    daemon::own_state_dir(settings).map_err(|e| {
+    let warnings = daemon::own_dirs(settings).map_err(|e| {
         let root = settings.state_root.display();
         Failure::new(FailureKind::Refused, format!("state directory below {root}: {e}")).hint(STATE_ELSEWHERE)
     })?;
@@ -396,6 +443,9 @@ fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
     let program = std::env::current_exe().map_err(|e| failed("cannot find this program", e))?;
     let mut child = Command::new(program)
         .arg(DAEMON)
+        // For people who look at the list of processes.
+        .arg(&settings.volume)
+        .arg(&settings.dir)
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -420,33 +470,61 @@ fn start_in_background(settings: &MountSettings) -> Result<Ready, Failure> {
         }
         drop(tell.send(line));
     });
-    let patience = Duration::from_secs(settings.open_timeout_secs) + READY_TIME;
-    let line = told.recv_timeout(patience).map_err(|_| {
-        Failure::new(
-            FailureKind::Failed,
-            format!("the daemon was not ready after {} s", patience.as_secs()),
-        )
-        .hint(format!(
-            "it goes on, and `sailvol list` shows the mount once it answers; its log is {}",
-            log_path.display()
-        ))
-    })?;
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "lowercase")]
-    enum Answer {
-        Ready(Ready),
-        Failure(Failure),
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    Ok(Started {
+        pid: pid.ok_or_else(|| Failure::new(FailureKind::Failed, "a daemon without a number"))?,
+        child,
+        told,
+        log_path,
+        patience: daemon::waits_at_most(settings) + READY_TIME,
+        warnings,
+    })
+}
+
+impl Started {
+    /// The daemon.
+    pub fn pid(&self) -> Pid {
+        self.pid
     }
-    match serde_json::from_str::<Answer>(&line) {
-        Ok(Answer::Ready(ready)) => Ok(ready),
-        Ok(Answer::Failure(failure)) => Err(failure),
-        Err(_) => {
-            let status = child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
-            Err(Failure::new(
+
+    /// Waits until it serves the mount.
+    ///
+    /// # Errors
+    /// What it says keeps it from that; or it says nothing.
+    pub fn wait(mut self) -> Result<Ready, Failure> {
+        let log = self.log_path.display();
+        let line = self.told.recv_timeout(self.patience).map_err(|_| {
+            Failure::new(
                 FailureKind::Failed,
-                format!("the daemon ended before it was ready ({status})"),
+                format!("the daemon was not ready after {} s", self.patience.as_secs()),
             )
-            .hint(format!("its log is {}", log_path.display())))
+            .hint(format!(
+                "it goes on, and `sailvol list` shows the mount once it answers; its log is {log}"
+            ))
+        })?;
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Answer {
+            Ready(Ready),
+            Failure(Failure),
+        }
+        match serde_json::from_str::<Answer>(&line) {
+            Ok(Answer::Ready(mut ready)) => {
+                ready.warnings.splice(0..0, self.warnings);
+                Ok(ready)
+            }
+            Ok(Answer::Failure(failure)) => Err(failure),
+            Err(_) => {
+                let status = self
+                    .child
+                    .wait()
+                    .map_or_else(|e| e.to_string(), |s| s.to_string());
+                Err(Failure::new(
+                    FailureKind::Failed,
+                    format!("the daemon ended before it was ready ({status})"),
+                )
+                .hint(format!("its log is {log}")))
+            }
         }
     }
 }
