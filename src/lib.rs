@@ -42,11 +42,11 @@ pub mod control;
 // What the user typed and set, resolved.
 pub mod config;
 
-// The process that serves one mount.
-pub mod daemon;
-
 // Logs.
 pub mod telemetry;
+
+// The process that serves one mount.
+pub mod daemon;
 
 // One file per command.
 pub mod cli;

@@ -235,11 +235,12 @@ fn planted_files_in_place_of_directories_are_refused_and_not_followed() {
         let said = pod.fails(3, named(name));
         assert!(said.contains(name), "{said}");
     };
-    // The directory of the mount's name in the state directory: a link, somebody else's, open to others.
+    // The directory of the mount's name in the state directory: a link, somebody else's, open to others who have used that.
     symlink(elsewhere.path(), pod.local_dir("state").join("link")).unwrap();
     let open = pod.local_dir("state").join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    symlink(elsewhere.path(), open.join("planted")).unwrap();
     let foreign = pod.local_dir("state").join("foreign");
     fs::create_dir(&foreign).unwrap();
     let names = if rustix::process::geteuid().is_root() {
@@ -266,6 +267,7 @@ fn planted_files_in_place_of_directories_are_refused_and_not_followed() {
     let open = pod.local_dir("cache").join("c-open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    symlink(elsewhere.path(), open.join("planted")).unwrap();
     assert_ne!(pod.run(named("c-open")).status.code(), Some(0));
     // The socket's place: a link is replaced, not followed; a directory is refused.
     symlink(&victim, pod.local_dir("run").join("sock.sock")).unwrap();

@@ -11,13 +11,13 @@ use serde::de::DeserializeOwned;
 
 use super::style::{Tone, finish, wanted};
 use crate::config::{Environment, PlaceOptions, Places, VolumePath};
-use crate::control::{Client, MountRecord, Request, find_mount, list_mounts, resolved};
+use crate::control::{Client, MountRecord, Request, find_mount, list_mounts, resolved_path};
 use crate::model::{show, unshow};
 use crate::mount::{Failure, FailureKind, Progress, STORE_TIME, no_answer};
 use crate::store::{StoreUrl, split_volume_path};
 
 /// Without the numbers that Rust adds to what the system says, ` (os error 13)`: the words before say the same.
-fn without_numbers(message: &str) -> String {
+pub(super) fn without_numbers(message: &str) -> String {
     let mut out = String::new();
     let mut rest = message;
     while let Some((before, after)) = rest.split_once(" (os error ") {
@@ -278,7 +278,8 @@ impl Context {
 pub fn path_in(mount: &MountRecord, path: &Path) -> (String, Option<String>) {
     let below = |path: PathBuf| path.strip_prefix(&mount.dir).map(Path::to_path_buf).ok();
     // A link that leads to the mount, or into it, is followed only when the path does not lead there as it is.
-    let inside = below(resolved(path)).or_else(|| below(std::fs::canonicalize(path).ok()?));
+    let inside =
+        below(resolved_path(path, |at| at == mount.dir)).or_else(|| below(std::fs::canonicalize(path).ok()?));
     let inside = inside.unwrap_or_default();
     let bytes = inside.as_os_str().as_bytes();
     let as_bytes = show(bytes);

@@ -29,6 +29,7 @@ mod put;
 mod reload;
 mod remote;
 mod rm;
+mod run;
 mod stash;
 mod status;
 mod style;
@@ -48,6 +49,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::config::{PlaceOptions, parse_timeout};
 use crate::mount::{Failure, FailureKind};
 use context::Context;
+use mount_helper::Wanted;
 
 /// A shared volume for pods, in an object store, mounted as a local directory.
 ///
@@ -89,6 +91,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Mount(Box<mount::Args>),
+    Run(Box<run::Args>),
     #[command(visible_alias = "unmount")]
     Umount(umount::Args),
     List(list::Args),
@@ -135,7 +138,16 @@ pub fn main() -> ExitCode {
         return ended(mount::run_daemon(), &context);
     }
     let cli = match mount_helper::translate(&words) {
-        Some(Ok(translated)) => parse(translated),
+        Some(Ok(Wanted::Mount(translated))) => parse(translated),
+        Some(Ok(Wanted::Check(translated))) => {
+            parse(translated);
+            return ExitCode::SUCCESS;
+        }
+        Some(Ok(Wanted::Remount { dir, change, ignored })) => {
+            let context = Context::new(false, PlaceOptions::default(), None);
+            let work = mount_helper::remount(&dir, &change, &ignored, &context);
+            return ended(in_runtime(work), &context);
+        }
         Some(Err(message)) => {
             eprintln!("mount.sailvol: {message}");
             return ExitCode::from(FailureKind::Usage.exit_code());
@@ -150,7 +162,13 @@ pub fn main() -> ExitCode {
     let json = cli.global.json || cli.command.speaks_json();
     let mut context = Context::new(json, places, cli.global.timeout);
     context.progress = cli.global.progress;
-    ended(dispatch(cli.command, &context), &context)
+    match cli.command {
+        // Its exit code is that of another program.
+        Command::Run(args) => {
+            run::run(&args, &context).unwrap_or_else(|failure| ended(Err(failure), &context))
+        }
+        command => ended(dispatch(command, &context), &context),
+    }
 }
 
 fn ended(outcome: Result<(), Failure>, context: &Context) -> ExitCode {
@@ -228,6 +246,14 @@ fn usage_failure(said: &str) -> Failure {
     }
 }
 
+fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot start threads: {e}")))?;
+    runtime.block_on(work)
+}
+
 fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         // These decide about the process (children, signals, threads) before a runtime exists.
@@ -236,13 +262,11 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Man(args) => return man::run(&args, command_line(), context),
         _ => {}
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot start threads: {e}")))?;
-    runtime.block_on(async {
+    in_runtime(async {
         match command {
-            Command::Mount(_) | Command::Completions(_) | Command::Man(_) => unreachable!("handled above"),
+            Command::Mount(_) | Command::Run(_) | Command::Completions(_) | Command::Man(_) => {
+                unreachable!("handled above")
+            }
             Command::Umount(args) => umount::run(args, context).await,
             Command::List(args) => list::run(args, context).await,
             Command::Commit(args) => commit::run(args, context).await,

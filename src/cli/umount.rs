@@ -12,7 +12,7 @@ use super::context::Context;
 use super::progress::ProgressView;
 use super::table::count;
 use crate::config::parse_timeout;
-use crate::control::{Client, Request, UnmountAnswer, UnmountRequest};
+use crate::control::{Client, Request, UnmountAnswer, UnmountRequest, resolved_path};
 use crate::fuse;
 use crate::mount::{Failure, FailureKind};
 
@@ -112,7 +112,7 @@ fn clear_orphan(
     context: &Context,
     failure: Failure,
 ) -> Result<(), Failure> {
-    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
+    let absolute = resolved_path(dir, fuse::is_sailvol_mount);
     if !fuse::is_sailvol_mount(&absolute) {
         return Err(failure);
     }
@@ -141,7 +141,7 @@ fn clear_orphan(
 
 /// Ends waiting requests by aborting the connection, then detaches the mount.
 fn force(dir: &std::path::Path) -> Result<(), Failure> {
-    match fuse::unmount(dir, true) {
+    match fuse::unmount(dir, fuse::Unmount::Forced) {
         // Its daemon was slow, not stuck, and has unmounted meanwhile.
         Ok(()) | Err(fuse::MountPointError::NotOurs(_)) => Ok(()),
         Err(error) => Err(Failure::new(FailureKind::Failed, error.to_string())),

@@ -11,5 +11,7 @@ pub use crate::model::{
     parse_with_unit,
 };
 pub use metrics::{MetricsAddress, MetricsAddressError};
-pub use places::{Environment, PlaceError, PlaceOptions, Places, escape_mount_dir};
+pub use places::{
+    Environment, MOUNT_NAME_BYTES_MAX, PlaceError, PlaceOptions, Places, default_mount_name, escape_mount_dir,
+};
 pub use volume_name::{VolumeNameError, VolumePath, default_store, parse_volume};

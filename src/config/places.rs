@@ -204,9 +204,32 @@ pub fn escape_mount_dir(dir: &Path) -> OsString {
     out.into()
 }
 
+/// Longest name of a mount, bytes: it names directories, and files with something before and behind it.
+pub const MOUNT_NAME_BYTES_MAX: usize = 200;
+
+/// The name of a mount that was given none: its directory escaped; one that is too long is cut, and told apart by its hash.
+pub fn default_mount_name(dir: &Path) -> String {
+    let name = escape_mount_dir(dir).to_string_lossy().into_owned();
+    if name.len() <= MOUNT_NAME_BYTES_MAX {
+        return name;
+    }
+    let hash = blake3::hash(name.as_bytes()).to_hex();
+    let end = name.floor_char_boundary(MOUNT_NAME_BYTES_MAX - 17);
+    format!("{}~{}", &name[..end], &hash[..16])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_deep_directories_are_short_and_differ() {
+        let name =
+            |last: char| default_mount_name(Path::new(&format!("/mnt/{}{last}", "deep-er/".repeat(60))));
+        assert_eq!(name('a').len(), MOUNT_NAME_BYTES_MAX);
+        assert_ne!(name('a'), name('b'));
+        assert_eq!(default_mount_name(Path::new("/mnt/b/")), "mnt-b");
+    }
 
     #[test]
     fn mount_names_are_escaped_as_systemd_does() {

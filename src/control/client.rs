@@ -61,6 +61,20 @@ impl From<ClientError> for Failure {
     }
 }
 
+/// What the daemon behind a socket says of itself; blocks, for `patience` at most.
+///
+/// # Errors
+/// Nobody listens, or says nothing that can be read.
+pub fn greeting(socket: &Path, patience: Duration) -> std::io::Result<Hello> {
+    use std::io::{BufRead, Read};
+    let stream = std::os::unix::net::UnixStream::connect(Address::of(socket)?.path())?;
+    stream.set_read_timeout(Some(patience))?;
+    let mut line = String::new();
+    std::io::BufReader::new(stream.take(HELLO_BYTES_MAX)).read_line(&mut line)?;
+    let line: Line = serde_json::from_str(&line)?;
+    Ok(serde_json::from_value(line.params.unwrap_or_default())?)
+}
+
 /// A connection to one mount.
 #[derive(Debug)]
 pub struct Client {

@@ -134,6 +134,9 @@ pub struct Hello {
     pub name: String,
     /// The daemon.
     pub pid: u32,
+    /// The mount is gone or going: the daemon puts down what it has, and ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ending: bool,
 }
 
 /// Error codes of JSON-RPC 2.0 and ours.

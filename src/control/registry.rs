@@ -1,11 +1,12 @@
 //! Which mounts there are: one small file beside each socket, in a runtime directory or one level below it (each systemd
 //! unit has a directory of its own there, so that the end of one takes nothing from the others).
 
+use std::ffi::OsString;
 use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -179,7 +180,7 @@ pub fn find_mount(runtime_dirs: &[PathBuf], named: Option<&Path>) -> Result<Moun
             .join(", ")
     };
     if let Some(dir) = named {
-        let clean = resolved(dir);
+        let clean = resolved_path(dir, |path| mounts.iter().any(|mount| mount.dir == path));
         return containing(&clean).ok_or_else(|| RegistryError::NotMounted {
             dir: clean,
             known: match mounts.len() {
@@ -203,21 +204,52 @@ pub fn find_mount(runtime_dirs: &[PathBuf], named: Option<&Path>) -> Result<Moun
     }
 }
 
-/// A path as mounts are compared with: absolute, and its symlinks resolved as far as nothing of a mount is touched.
-pub fn resolved(path: &Path) -> PathBuf {
-    clean_path(&std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()))
+/// Symbolic links that are followed in one path, as the kernel has it (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
+/// The path without symbolic links and dots, as far as that can be told without asking a mount anything, which may not
+/// answer: at the directory of one (`is_mount`) it ends, and what follows is taken as it is written. (readlink(2) of a
+/// directory that something is mounted on does not ask what is mounted.)
+pub fn resolved_path(path: &Path, is_mount: impl Fn(&Path) -> bool) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let mut left: Vec<OsString> = parts(&absolute);
+    let mut links = 0;
+    let mut done = PathBuf::from("/");
+    let mut in_mount = false;
+    while let Some(part) = left.pop() {
+        if part == ".." {
+            done.pop();
+            in_mount = done.ancestors().any(&is_mount);
+            continue;
+        }
+        let next = done.join(&part);
+        in_mount = in_mount || is_mount(&next);
+        // Not even that of what is in a mount.
+        let target = (!in_mount && links < LINKS_MAX).then(|| std::fs::read_link(&next).ok());
+        match target.flatten() {
+            Some(target) => {
+                links += 1;
+                if target.is_absolute() {
+                    done = PathBuf::from("/");
+                }
+                left.extend(parts(&target));
+            }
+            None => done = next,
+        }
+    }
+    done
 }
 
-/// Resolves the symlinks of a path as far as that can be done without touching its last component, which may be a
-/// mount that does not answer.
-fn clean_path(path: &Path) -> PathBuf {
-    let Some(name) = path.file_name() else {
-        return path.to_path_buf();
-    };
-    match path.parent().map(std::fs::canonicalize) {
-        Some(Ok(parent)) => parent.join(name),
-        _ => path.to_path_buf(),
-    }
+/// The names in a path, the last one first.
+fn parts(path: &Path) -> Vec<OsString> {
+    let named = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    let mut parts: Vec<OsString> = named.collect();
+    parts.reverse();
+    parts
 }
 
 #[cfg(test)]
@@ -287,6 +319,46 @@ mod tests {
         let found = list_mounts(&[runtime.path().to_path_buf()]);
         let names: Vec<&str> = found.iter().map(|found| found.name.as_str()).collect();
         assert_eq!(names, ["a"]);
+    }
+
+    /// Chains of links, absolute and relative, over directories and into a mount; against what the kernel says where
+    /// nothing is a mount.
+    #[test]
+    fn links_are_followed_up_to_a_mount_and_not_into_it() {
+        use std::os::unix::fs::symlink;
+        let top = tempfile::tempdir().unwrap();
+        let top = top.path().canonicalize().unwrap();
+        std::fs::create_dir_all(top.join("real/sub/deep")).unwrap();
+        symlink("real", top.join("link")).unwrap();
+        symlink(top.join("link"), top.join("again")).unwrap();
+        symlink("../../again/sub", top.join("real/sub/up")).unwrap();
+        symlink("loop", top.join("loop")).unwrap();
+        let nowhere = |_: &Path| false;
+        for path in [
+            "link",
+            "again",
+            "again/sub",
+            "real/sub/up",
+            "real/sub/up/deep",
+            "again/../link/./sub//deep/",
+        ] {
+            let path = top.join(path);
+            assert_eq!(
+                resolved_path(&path, nowhere),
+                path.canonicalize().unwrap(),
+                "{path:?}"
+            );
+        }
+        assert_eq!(
+            resolved_path(&top.join("link/new/name"), nowhere),
+            top.join("real/new/name")
+        );
+        assert_eq!(resolved_path(&top.join("loop/x"), nowhere), top.join("loop/x"));
+        // In a mount nothing is read.
+        let mount = top.join("real");
+        let at = |path: &str| resolved_path(&top.join(path), |dir| dir == mount);
+        assert_eq!(at("again/sub/up/x"), mount.join("sub/up/x"));
+        assert_eq!(at("again/sub/../../link"), mount);
     }
 
     #[test]

@@ -24,6 +24,7 @@ impl Service for Double {
             dir: "/d".into(),
             name: "d".into(),
             pid: 1,
+            ending: false,
         }
     }
 

@@ -12,19 +12,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::MountSettings;
 use super::metrics::{Listener, Source};
 use super::service::{Abilities, KernelLink, MountService};
-use super::shutdown;
+use super::{predecessor, shutdown};
 use crate::config::MetricsAddress;
 use crate::control::{Access, MountRecord, Server, record_path, socket_path};
 use crate::fuse::{self, FuseDevice, FuseOptions, FuseSession, RequestCount};
 use crate::model::{Seq, VolumeId};
 use crate::mount::{Failure, FailureKind, Mount, MountOptions, Unattended};
 use crate::store;
+use crate::telemetry;
 use crate::view::ShownOwner;
 
 /// Time for the new mount to answer its first request.
 const FIRST_ANSWER_TIME: Duration = Duration::from_secs(20);
 /// Time for the last answers to reach their clients.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// How often it is seen to that repeated warnings are told.
+const REPEATS_EVERY: Duration = Duration::from_secs(10);
 
 /// What a mount says when it answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,36 +61,35 @@ pub fn run(
     on_ready: impl FnOnce(&Ready) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     super::keep_memory_private();
+    let for_files = super::descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("sailvol")
         .build()
         .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot start threads: {e}")))?;
-    let outcome = runtime.block_on(serve(settings, on_ready));
+    let outcome = runtime.block_on(serve(settings, for_files, on_ready));
     // Tasks that still wait for the network must not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
 }
 
+/// `for_files`: descriptors that open files of the mount may take.
 async fn serve(
     settings: MountSettings,
+    for_files: usize,
     on_ready: impl FnOnce(&Ready) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let device = take_device(&settings)?;
     let mut signals = Signals::listen()?;
     make_runtime_dir(&settings.runtime_root)?;
-    super::own_state_dir(&settings).map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
-    let listener = match &settings.metrics {
-        Some(address) => Some(Listener::bind(&metrics_address(address)?).await?),
-        None => None,
-    };
+    let closed = super::own_dirs(&settings).map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
     let store_url = store::StoreUrl::parse(&settings.store_url)
         .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
     let opening = async {
         let store = store::open(&store_url).await.map_err(Failure::from)?;
         Mount::open(mount_options(&settings), store).await
     };
-    let opened = tokio::select! {
+    let mut opened = tokio::select! {
         opened = opening => opened?,
         // Whatever it was doing is what a crash could have cut short.
         name = signals.next() => {
@@ -94,14 +97,24 @@ async fn serve(
             return Ok(());
         }
     };
+    opened.warnings.extend(closed);
     let mount = opened.mount.clone();
+    mount.view().set_descriptors_max(for_files);
     // Only now: a second mount of the same name is refused above, and must not overwrite those of the first.
     if let Err(error) = super::write_settings(&settings) {
         tracing::debug!(%error, "the settings are not written down");
     }
 
-    let session = match mount_session(&mount, &settings, device) {
-        Ok(session) => Arc::new(session),
+    // Only now, too: until here a mount of the same name that ends may have the address.
+    let begun = async {
+        let listener = match &settings.metrics {
+            Some(address) => Some(Listener::bind(&metrics_address(address)?).await?),
+            None => None,
+        };
+        Ok((listener, Arc::new(mount_session(&mount, &settings, device)?)))
+    };
+    let (listener, session) = match begun.await {
+        Ok(begun) => begun,
         Err(failure) => {
             mount.close().await;
             return Err(failure);
@@ -114,13 +127,27 @@ async fn serve(
         let source = Arc::new(Scraped(mount.clone(), session.clone()));
         tokio::spawn(listener.serve(source))
     });
+    let counting = tokio::spawn(tell_repeats());
     let outcome = serve_mounted(&settings, &opened, &session, metrics, on_ready, signals.next()).await;
+    counting.abort();
+    telemetry::tell_repeats(true);
     if let Some(scrapes) = scrapes {
         scrapes.abort();
+        // With it the address is free. It was told to end: that is what it says.
+        let _aborted = scrapes.await;
     }
-    mount.close().await;
+    // Before the local directories are free: who mounts under the same name then has files of its own there.
     remove_runtime_files(&settings);
+    mount.close().await;
     outcome
+}
+
+/// Warnings that come again and again are told by their number, now and then.
+async fn tell_repeats() {
+    loop {
+        tokio::time::sleep(REPEATS_EVERY).await;
+        telemetry::tell_repeats(false);
+    }
 }
 
 /// What asks a daemon to end.
@@ -211,6 +238,7 @@ fn mount_options(settings: &MountSettings) -> MountOptions {
             autoreload: settings.autoreload_secs.map(Duration::from_secs),
             deleted_percent_max: settings.deleted_percent_max,
         },
+        while_taken: predecessor::patience(settings),
     }
 }
 
@@ -247,6 +275,8 @@ fn mount_session(
         volume: settings.volume.clone(),
         allow_other: settings.allow_other,
         read_only: settings.read_only,
+        kernel_flags: settings.kernel_flags.clone(),
+        selinux_labels: settings.selinux_labels.clone(),
         passthrough: settings
             .passthrough
             .then(|| mount.local_places())
@@ -304,9 +334,11 @@ async fn serve_mounted(
 
     tokio::select! {
         reason = session.ended() => {
+            ending.begun.store(true, Ordering::Release);
             if !reason.is_empty() {
                 tracing::warn!(%reason, "the mount ended");
             }
+            mount.view().release_all();
             if !ending.asked.load(Ordering::Acquire) {
                 notify_ending(settings);
                 shutdown::commit_on_exit(settings, mount).await;
@@ -314,12 +346,14 @@ async fn serve_mounted(
         }
         () = ending.let_go.notified() => {}
         name = signalled => {
+            ending.begun.store(true, Ordering::Release);
             tracing::info!(signal = name, "ending");
             notify_ending(settings);
             shutdown::commit_on_exit(settings, mount).await;
             shutdown::unmount(settings).await;
         }
     }
+    ending.begun.store(true, Ordering::Release);
     mount.tell_end();
     if tokio::time::timeout(shutdown::CLOSE_TIME, ending.taking.lock())
         .await

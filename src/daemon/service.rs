@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::MountSettings;
 use crate::control::{Hello, PROTOCOL, Request, Service, UnmountAnswer, UnmountRequest};
-use crate::fuse::{self, MountPointError, Notifications};
+use crate::fuse::{self, MountPointError, Notifications, Unmount};
 use crate::model::show;
 use crate::mount::{
     CommitRequest, Event, Failure, FailureKind, Happening, KernelCaches, Mount, ProgressSink, StatusAnswer,
@@ -47,6 +47,8 @@ pub struct Abilities {
 /// That a mount is to end, and who said so.
 #[derive(Debug, Default)]
 pub struct Ending {
+    /// Set once the mount ends, for whatever reason: nobody need hope for it any more.
+    pub begun: AtomicBool,
     /// Set before a mount is taken away because a client asked.
     pub asked: AtomicBool,
     /// Held while the kernel takes it away. The session ends at the beginning of that; with a million names that the kernel
@@ -82,6 +84,7 @@ impl MountService {
         request: UnmountRequest,
         progress: ProgressSink,
     ) -> Result<UnmountAnswer, Failure> {
+        let begun = Instant::now();
         let mut committed = None;
         if request.commit {
             let commit = CommitRequest {
@@ -93,8 +96,9 @@ impl MountService {
         }
         let taking = self.abilities.ending.taking.lock().await;
         self.abilities.ending.asked.store(true, Ordering::Release);
-        let (dir, force) = (self.settings.dir.clone(), request.force);
-        let done = tokio::task::spawn_blocking(move || fuse::unmount(&dir, force)).await;
+        let dir = self.settings.dir.clone();
+        let how = how_to_unmount(&request, begun.elapsed());
+        let done = tokio::task::spawn_blocking(move || fuse::unmount(&dir, how)).await;
         drop(taking);
         let failure = match done {
             Ok(Ok(())) => None,
@@ -105,7 +109,7 @@ impl MountService {
                 self.abilities.ending.let_go.notify_one();
                 None
             }
-            Ok(Err(error @ MountPointError::InUse(_))) => {
+            Ok(Err(error @ MountPointError::InUse { .. })) => {
                 Some(Failure::new(FailureKind::Refused, error.to_string()))
             }
             Ok(Err(error)) => Some(Failure::new(FailureKind::Failed, error.to_string())),
@@ -135,6 +139,20 @@ impl MountService {
     }
 }
 
+/// Whoever asks gets the answer in his time, of which the commit has used a part; a second more he has anyway.
+fn how_to_unmount(request: &UnmountRequest, used: Duration) -> Unmount {
+    match (request.force, request.timeout_secs, Unmount::PATIENT) {
+        (true, ..) => Unmount::Forced,
+        (false, Some(seconds), Unmount::Unused { within }) => {
+            let left = Duration::from_secs(seconds).saturating_sub(used);
+            Unmount::Unused {
+                within: within.min(left.max(Duration::from_secs(1))),
+            }
+        }
+        (false, ..) => Unmount::PATIENT,
+    }
+}
+
 fn value<T: Serialize>(answer: T) -> Result<Vec<u8>, Failure> {
     serde_json::to_vec(&answer).map_err(|e| {
         Failure::new(
@@ -154,6 +172,7 @@ impl Service for MountService {
             dir: self.shown_dir(),
             name: self.settings.name.clone(),
             pid: std::process::id(),
+            ending: self.abilities.ending.begun.load(Ordering::Acquire),
         }
     }
 

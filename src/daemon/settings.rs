@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fuse::KernelFlag;
 use crate::model::Seq;
 
 /// One mount, fully described. Credentials are not part of it: they come from the AWS default chain.
@@ -72,6 +73,12 @@ pub struct MountSettings {
     pub metrics: Option<String>,
     /// Descriptor of /dev/fuse that somebody else has mounted, inherited.
     pub device_fd: Option<i32>,
+    /// What the kernel is told besides: fstab's options.
+    #[serde(default)]
+    pub kernel_flags: Vec<KernelFlag>,
+    /// Labels for SELinux, as mount(8) writes them.
+    #[serde(default)]
+    pub selinux_labels: Vec<String>,
     /// Log lines as JSON.
     pub json_logs: bool,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::MountSettings;
-use crate::fuse::{self, MountPointError};
+use crate::fuse::{self, MountPointError, Unmount};
 use crate::mount::Mount;
 
 /// Time for all of the end but the commit: unmounting, last answers, closing cache and overlay.
@@ -42,10 +42,10 @@ pub async fn unmount(settings: &MountSettings) {
         return;
     }
     let dir = settings.dir.clone();
-    let ended = tokio::task::spawn_blocking(move || match fuse::unmount(&dir, false) {
-        Err(MountPointError::InUse(_)) => {
-            tracing::warn!(dir = %dir.display(), "in use: detaching");
-            fuse::unmount(&dir, true)
+    let ended = tokio::task::spawn_blocking(move || match fuse::unmount(&dir, Unmount::PATIENT) {
+        Err(error @ MountPointError::InUse { .. }) => {
+            tracing::warn!(%error, "detaching");
+            fuse::unmount(&dir, Unmount::Forced)
         }
         other => other,
     });

@@ -36,6 +36,8 @@ mod convert;
 mod counts;
 mod device;
 mod driver;
+mod flags;
+mod holders;
 mod mountpoint;
 mod notify;
 mod passthrough;
@@ -43,9 +45,10 @@ mod session;
 
 pub use counts::RequestCount;
 pub use device::{FuseDevice, device_mount_point, device_number};
+pub use flags::{KernelFlag, Remount, remount};
 pub use mountpoint::{
-    MountPointError, clear_stale, is_sailvol_mount, mounts_by_privilege, prepare_mount_point, sailvol_mounts,
-    unmount,
+    MountPointError, Unmount, clear_stale, is_dead_mount, is_sailvol_mount, mounts_by_privilege,
+    prepare_mount_point, sailvol_mounts, unmount,
 };
 pub use notify::{Notifications, NotifyError};
 pub use passthrough::LocalPlaces;

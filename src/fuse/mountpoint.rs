@@ -8,17 +8,13 @@ use std::time::Duration;
 
 use rustix::mount::UnmountFlags;
 
-use crate::model::{show, unshow};
+use super::holders::{holders, in_words};
 
 /// File system type that the kernel shows for our mounts when fusermount3 made them. Mounted directly it shows `fuse`,
 /// and the source tells.
 const FS_TYPE: &str = "fuse.sailvol";
 /// What the source of our mounts begins with; the volume's name follows.
 pub(super) const SOURCE_PREFIX: &str = "sailvol:";
-
-fn is_ours(kind: &str, source: &str) -> bool {
-    kind == FS_TYPE || (kind == "fuse" && source.starts_with(SOURCE_PREFIX))
-}
 
 /// A directory cannot be mounted on, or not be unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -49,10 +45,13 @@ pub enum MountPointError {
     #[error("{0} is not a sailvol mount")]
     NotOurs(PathBuf),
     /// Programs use it.
-    #[error(
-        "{0} is in use: end the programs that have files or their working directory there, or use --force"
-    )]
-    InUse(PathBuf),
+    #[error("{dir} is in use{by}; end them, or use --force")]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// What follows "is in use": by whom.
+        by: String,
+    },
     /// The system says no.
     #[error("{dir}: {doing}: {error}")]
     System {
@@ -71,34 +70,79 @@ pub fn mounts_by_privilege() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
-/// One line of `/proc/self/mountinfo`: (mount point, type, source).
-fn mounts() -> Vec<(PathBuf, String, String)> {
-    mountinfo().lines().filter_map(parse_mountinfo).collect()
+/// One line of `/proc/self/mountinfo`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Line {
+    /// `major:minor`; FUSE has no block device, so the kernel gives it a minor under major 0.
+    device: String,
+    /// The mount point, in whatever bytes.
+    point: PathBuf,
+    /// Flags of the mount.
+    flags: String,
+    /// File system type.
+    kind: String,
+    source: String,
+    /// Flags and options of the file system.
+    super_flags: String,
 }
 
-/// What the kernel knows of mounts. Names that are no text are written as [`show`] has them, so that one odd mount on the
-/// machine does not hide all others.
-fn mountinfo() -> String {
-    let bytes = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let lines = bytes.split(|byte| *byte == b'\n').map(show);
-    lines.collect::<Vec<_>>().join("\n")
+impl Line {
+    fn is_ours(&self) -> bool {
+        self.kind == FS_TYPE || (self.kind == "fuse" && self.source.starts_with(SOURCE_PREFIX))
+    }
+
+    /// Volume, or whatever else is the source.
+    fn volume(&self) -> &str {
+        self.source.trim_start_matches(SOURCE_PREFIX)
+    }
 }
 
-fn parse_mountinfo(line: &str) -> Option<(PathBuf, String, String)> {
-    let (left, right) = line.split_once(" - ")?;
-    let point = unescape(left.split(' ').nth(4)?);
-    let mut fields = right.split(' ');
-    Some((
-        PathBuf::from(OsString::from_vec(point)),
-        fields.next()?.to_owned(),
-        String::from_utf8_lossy(&unescape(fields.next()?)).into_owned(),
-    ))
+/// What is mounted, in the order in which it was. As bytes: one mount point of anybody that is no UTF-8 must not hide all.
+fn mounts() -> Vec<Line> {
+    let bytes = std::fs::read("/proc/self/mountinfo").unwrap_or_else(|error| {
+        tracing::warn!(%error, "/proc/self/mountinfo");
+        Vec::new()
+    });
+    bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(parse_mountinfo)
+        .collect()
+}
+
+/// The one on top at exactly this path.
+fn mount_at(dir: &Path) -> Option<Line> {
+    mounts().into_iter().rev().find(|line| line.point == dir)
+}
+
+fn parse_mountinfo(line: &[u8]) -> Option<Line> {
+    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let text = |word: &[u8]| String::from_utf8_lossy(&unescape(word)).into_owned();
+    let behind = words.iter().position(|word| *word == b"-")?;
+    Some(Line {
+        device: text(words.get(2)?),
+        point: PathBuf::from(OsString::from_vec(unescape(words.get(4)?))),
+        flags: text(words.get(5)?),
+        kind: text(words.get(behind + 1)?),
+        source: text(words.get(behind + 2)?),
+        super_flags: text(words.get(behind + 3)?),
+    })
+}
+
+/// Where anything is mounted.
+pub(super) fn mount_points() -> Vec<PathBuf> {
+    mounts().into_iter().map(|line| line.point).collect()
+}
+
+/// The words that mountinfo has for the flags of our mount at this path: those of the mount, then those of its file system.
+pub(super) fn mount_flags_of(dir: &Path) -> Option<Vec<String>> {
+    let line = mount_at(dir).filter(Line::is_ours)?;
+    let words = line.flags.split(',').chain(line.super_flags.split(','));
+    Some(words.map(str::to_owned).collect())
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
-fn unescape(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let bytes = unshow(text.as_bytes());
+fn unescape(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
         let octal = bytes
@@ -120,33 +164,24 @@ fn unescape(text: &str) -> Vec<u8> {
 
 /// Where the FUSE connection of this number is mounted, if that is in our mount namespace. Never touches the mount.
 pub(super) fn mount_of_connection(number: u32) -> Option<PathBuf> {
-    mountinfo().lines().find_map(|line| {
-        let (point, kind, _) = parse_mountinfo(line)?;
-        // major:minor; FUSE has no block device, so the kernel gives it a minor under major 0, and the connection that
-        // number.
-        let device = line.split(' ').nth(2)?;
-        let is_fuse = kind == "fuse" || kind.starts_with("fuse.");
-        (is_fuse && device == format!("0:{number}")).then_some(point)
-    })
+    // The kernel gives the connection the number of the device.
+    let device = format!("0:{number}");
+    let is_it =
+        |line: &Line| (line.kind == "fuse" || line.kind.starts_with("fuse.")) && line.device == device;
+    mounts().into_iter().find(is_it).map(|line| line.point)
 }
 
 /// Whether the topmost mount at exactly this path is one of ours. Never touches the mount itself.
 pub fn is_sailvol_mount(dir: &Path) -> bool {
-    mounts()
-        .iter()
-        .rev()
-        .find(|(point, ..)| point == dir)
-        .is_some_and(|(_, kind, source)| is_ours(kind, source))
+    mount_at(dir).is_some_and(|line| line.is_ours())
 }
 
 /// Directories on which this machine (or mount namespace) has sailvol mounts, dead ones too, with what is mounted there.
 /// Never touches the mounts.
 pub fn sailvol_mounts() -> Vec<(PathBuf, String)> {
-    let ours = mounts()
-        .into_iter()
-        .filter(|(_, kind, source)| is_ours(kind, source));
-    let volume = |source: String| source.trim_start_matches(SOURCE_PREFIX).to_owned();
-    ours.map(|(point, _, source)| (point, volume(source))).collect()
+    let ours = mounts().into_iter().filter(Line::is_ours);
+    ours.map(|line| (line.point.clone(), line.volume().to_owned()))
+        .collect()
 }
 
 /// Makes a directory ready: checks it, and takes away what a killed daemon left mounted there. Returns the path
@@ -176,15 +211,10 @@ pub fn prepare_mount_point(dir: &Path, allow_nonempty: bool) -> Result<PathBuf, 
     {
         return Err(MountPointError::NotDir(real));
     }
-    if let Some((_, kind, source)) = mounts().into_iter().rev().find(|(point, ..)| *point == real)
-        && is_ours(&kind, &source)
-    {
+    if let Some(line) = mount_at(&real).filter(Line::is_ours) {
         return Err(MountPointError::Busy {
             dir: real,
-            what: format!(
-                "the sailvol volume {:?}",
-                source.trim_start_matches(SOURCE_PREFIX)
-            ),
+            what: format!("the sailvol volume {:?}", line.volume()),
         });
     }
     let mut entries = std::fs::read_dir(&real).map_err(system("reading it"))?;
@@ -213,6 +243,11 @@ pub fn clear_stale(dir: &Path) -> Result<(), MountPointError> {
     Ok(())
 }
 
+/// Whether one of our mounts is there whose daemon is gone.
+pub fn is_dead_mount(dir: &Path) -> bool {
+    is_sailvol_mount(dir) && is_dead(dir)
+}
+
 /// Asks with `statfs`, which always reaches the daemon: attributes of the root may still be in the kernel's cache.
 fn is_dead(dir: &Path) -> bool {
     let (tell, told) = std::sync::mpsc::channel();
@@ -226,27 +261,83 @@ fn is_dead(dir: &Path) -> bool {
     matches!(told.recv_timeout(STATFS_TIME), Ok(Some(error)) if dead.contains(&error))
 }
 
-/// Takes a mount away from its directory. Without `force` it must not be in use; with it the directory is free at once,
-/// and whatever still uses the mount gets errors instead of waiting.
+/// How a mount is taken away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unmount {
+    /// It must not be in use. Who cannot be seen to use it has this long to let go of it: a file that was closed a moment ago
+    /// is given back a little later.
+    Unused {
+        /// Time to wait.
+        within: Duration,
+    },
+    /// The directory is free at once, and whatever still uses the mount gets errors instead of waiting.
+    Forced,
+}
+
+impl Unmount {
+    /// Unused, after the usual patience.
+    pub const PATIENT: Unmount = Unmount::Unused {
+        within: Duration::from_secs(3),
+    };
+}
+
+/// Who is seen to use it has this long: a process that is ending may still be seen.
+const HOLDER_TIME: Duration = Duration::from_millis(250);
+/// Longest time between two tries.
+const TRY_AGAIN_MAX: Duration = Duration::from_millis(100);
+
+/// Takes a mount away from its directory.
 ///
 /// # Errors
 /// See [`MountPointError`].
-pub fn unmount(dir: &Path, force: bool) -> Result<(), MountPointError> {
+pub fn unmount(dir: &Path, how: Unmount) -> Result<(), MountPointError> {
     if !is_sailvol_mount(dir) {
         return Err(MountPointError::NotOurs(dir.to_path_buf()));
     }
-    if force {
+    let Unmount::Unused { within } = how else {
         return abort_and_detach(dir);
+    };
+    let begun = std::time::Instant::now();
+    let mut pause = Duration::from_millis(5);
+    loop {
+        match unmount_now(dir) {
+            Err(MountPointError::InUse { .. }) => {}
+            done => return done,
+        }
+        let holders = holders(dir);
+        let patience = if holders.is_empty() {
+            within
+        } else {
+            within.min(HOLDER_TIME)
+        };
+        if begun.elapsed() + pause > patience {
+            return Err(MountPointError::InUse {
+                dir: dir.to_path_buf(),
+                by: in_words(&holders),
+            });
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(TRY_AGAIN_MAX);
     }
+}
+
+fn unmount_now(dir: &Path) -> Result<(), MountPointError> {
     match rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),
-        Err(rustix::io::Errno::BUSY) => Err(MountPointError::InUse(dir.to_path_buf())),
+        Err(rustix::io::Errno::BUSY) => Err(in_use(dir)),
         Err(rustix::io::Errno::PERM) => fusermount(dir, false),
         Err(error) => Err(MountPointError::System {
             dir: dir.to_path_buf(),
             doing: "unmounting",
             error: error.into(),
         }),
+    }
+}
+
+fn in_use(dir: &Path) -> MountPointError {
+    MountPointError::InUse {
+        dir: dir.to_path_buf(),
+        by: String::new(),
     }
 }
 
@@ -298,7 +389,7 @@ fn fusermount(dir: &Path, lazy: bool) -> Result<(), MountPointError> {
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     if said.contains("busy") {
-        return Err(MountPointError::InUse(dir.to_path_buf()));
+        return Err(in_use(dir));
     }
     Err(system(io::Error::other(said)))
 }
@@ -308,11 +399,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mountinfo_lines_are_read_with_their_escapes() {
-        let line = r"36 35 98:0 /x /mnt/with\040space rw,noatime master:1 - fuse.sailvol data\134sets rw";
-        let (point, kind, source) = parse_mountinfo(line).unwrap();
-        assert_eq!(point, PathBuf::from("/mnt/with space"));
-        assert_eq!((kind.as_str(), source.as_str()), ("fuse.sailvol", "data\\sets"));
+    fn mountinfo_lines_are_read_with_their_escapes_and_any_bytes() {
+        let line =
+            br"36 35 98:0 /x /mnt/with\040space rw,noatime master:1 - fuse.sailvol data\134sets rw,sync";
+        let line = parse_mountinfo(line).unwrap();
+        assert_eq!(line.point, PathBuf::from("/mnt/with space"));
+        assert_eq!(
+            (line.kind.as_str(), line.source.as_str()),
+            ("fuse.sailvol", "data\\sets")
+        );
+        assert_eq!(
+            (line.flags.as_str(), line.super_flags.as_str()),
+            ("rw,noatime", "rw,sync")
+        );
+        assert!(line.is_ours());
+        let odd = b"37 35 0:44 / /mnt/\xff\xfe rw - fuse sailvol:v rw";
+        let point = parse_mountinfo(odd).unwrap().point;
+        assert_eq!(
+            point,
+            PathBuf::from(OsString::from_vec(b"/mnt/\xff\xfe".to_vec()))
+        );
+        assert_eq!(parse_mountinfo(b""), None);
     }
 
     #[test]

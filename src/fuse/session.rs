@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::counts::{RequestCount, RequestCounts};
 use super::device::FuseDevice;
 use super::driver::Driver;
+use super::flags::{KernelFlag, set_after_mounting};
 use super::mountpoint::{SOURCE_PREFIX, mounts_by_privilege};
 use super::notify::Notifications;
 use super::passthrough::{Closer, Found, LocalPlaces, probe};
@@ -30,6 +31,10 @@ pub struct FuseOptions {
     pub allow_other: bool,
     /// The kernel refuses writes.
     pub read_only: bool,
+    /// What the kernel is told besides.
+    pub kernel_flags: Vec<KernelFlag>,
+    /// Labels for SELinux, `context=...` and the like; left out where there is no SELinux, which alone understands them.
+    pub selinux_labels: Vec<String>,
     /// Where files are that the kernel shall read and write by itself, if it can; `None`: it shall not.
     pub passthrough: Option<LocalPlaces>,
 }
@@ -148,6 +153,9 @@ impl FuseSession {
                 error.kind()
             ));
         }
+        if !given && let Err(error) = set_after_mounting(dir, &options.kernel_flags) {
+            lacks.push(format!("nosymfollow is not set: {error}"));
+        }
         if !given && !options.allow_other {
             lacks.push(
                 "only this user can look in: `user_allow_other` in /etc/fuse.conf would let others"
@@ -216,6 +224,13 @@ fn config(options: &FuseOptions) -> Config {
             MountOption::RW
         },
     ];
+    for flag in &options.kernel_flags {
+        config.mount_options.extend(flag.while_mounting());
+    }
+    if Path::new("/sys/fs/selinux/enforce").exists() {
+        let labels = options.selinux_labels.iter().cloned();
+        config.mount_options.extend(labels.map(MountOption::CUSTOM));
+    }
     config.acl = if options.allow_other {
         SessionACL::All
     } else {

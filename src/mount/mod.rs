@@ -42,7 +42,7 @@ pub use events::{Counts, Event, EventStream, Happening};
 pub use failure::{Failure, FailureKind, STORE_TIME, check_message, check_publisher, no_answer};
 pub use live::{Mount, ProgressSink};
 pub use memory::limit_arenas;
-pub use options::{KernelCaches, MountOptions, MountSummary, OpenedMount};
+pub use options::{KernelCaches, MountOptions, MountSummary, OpenedMount, WhileTaken};
 pub use report::Statistics;
 pub use unattended::{DELETED_FREE, DELETED_PERCENT, Unattended};
 pub use unsettled::commit_failure;

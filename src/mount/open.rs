@@ -12,7 +12,7 @@ use super::lease::Leasing;
 use super::live::Parts;
 use super::source::MountSource;
 use super::{Failure, FailureKind, Mount, MountOptions, OpenedMount, no_answer, parked, unsettled};
-use crate::cache::{Cache, CacheOptions};
+use crate::cache::{Cache, CacheError, CacheOptions};
 use crate::format::Access;
 use crate::model::{Attrs, TreeRoot, format_count};
 use crate::overlay::{
@@ -54,10 +54,28 @@ impl Mount {
     pub async fn open(options: MountOptions, store: Arc<dyn ObjectStore>) -> Result<OpenedMount, Failure> {
         let counting = Arc::new(CountingStore::new(store));
         let counted: Arc<dyn ObjectStore> = counting.clone();
-        let (found, created) =
-            tokio::time::timeout(options.open_timeout, find_volume(counted.clone(), &options))
-                .await
-                .map_err(|_| no_answer(options.open_timeout))??;
+        let mut created = false;
+        loop {
+            let opened = Mount::open_once(&options, counting.clone(), counted.clone(), &mut created).await?;
+            if let Some(opened) = opened {
+                return Ok(opened);
+            }
+        }
+    }
+
+    /// One try; `None` after a wait for another process that had the local directories: its last commit may have published
+    /// something, so that the newest record has to be asked for again.
+    async fn open_once(
+        options: &MountOptions,
+        counting: Arc<CountingStore>,
+        counted: Arc<dyn ObjectStore>,
+        created: &mut bool,
+    ) -> Result<Option<OpenedMount>, Failure> {
+        let finding = find_volume(counted.clone(), options);
+        let (found, made) = tokio::time::timeout(options.open_timeout, finding)
+            .await
+            .map_err(|_| no_answer(options.open_timeout))??;
+        *created |= made;
         if !options.read_only
             && let Access::ReadOnly(features) = found.access()
         {
@@ -74,17 +92,21 @@ impl Mount {
         seen.check(&found.head)?;
         let id = found.volume.id();
         let state_dir = options.state_dir.join(id.to_string());
-        let mut warnings = warnings_about_places(&options);
-        warnings.extend(parked_elsewhere(&options, &found.volume));
+        let mut warnings = warnings_about_places(options);
+        warnings.extend(parked_elsewhere(options, &found.volume));
 
-        let cache = open_cache(&options, counted.clone(), &found.volume).await?;
+        let cache = open_cache(options, counted.clone(), &found.volume).await?;
+        if options.while_taken.has_waited() {
+            return Ok(None);
+        }
         let source = Arc::new(MountSource::new(cache.clone()));
         let keeping = Arc::new(KeepingStore::new(counted, cache.clone()));
         let volume = Volume::handle(keeping, Clock::system(), id, found.volume.name().to_owned());
         let start = match options.read_only {
-            true => start_read_only(&options, &volume, &found.head).await?,
-            false => start_writable(&options, &volume, &found.head, &source, &state_dir).await?,
+            true => Some(start_read_only(options, &volume, &found.head).await?),
+            false => start_writable(options, &volume, &found.head, &source, &state_dir).await?,
         };
+        let Some(start) = start else { return Ok(None) };
         warnings.extend(warnings_about_recovery(&start.recovery));
         warnings.extend(start.warnings);
         let view_options = ViewOptions {
@@ -112,7 +134,7 @@ impl Mount {
             base_ref: start.base_ref,
             warnings: warnings.clone(),
             head: start.head.clone(),
-            options,
+            options: options.clone(),
             volume,
             counting,
             source,
@@ -126,11 +148,11 @@ impl Mount {
         mount.start_leasing();
         mount.start_watching();
         mount.start_unattended();
-        Ok(OpenedMount {
+        Ok(Some(OpenedMount {
             mount,
-            created,
+            created: *created,
             warnings,
-        })
+        }))
     }
 }
 
@@ -172,9 +194,11 @@ async fn open_cache(
         ..CacheOptions::new(dir, options.cache_bytes_max)
     };
     let (id, runtime) = (volume.id(), tokio::runtime::Handle::current());
+    let while_taken = options.while_taken.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let _inside = runtime.enter();
-        Cache::open(cache_options, store, id)
+        let is_taken = |error: &CacheError| matches!(error, CacheError::Busy { .. });
+        while_taken.retry(is_taken, || Cache::open(cache_options.clone(), store.clone(), id))
     });
     opened
         .await
@@ -217,20 +241,22 @@ async fn start_read_only(options: &MountOptions, volume: &Volume, head: &Head) -
     })
 }
 
+/// `None` after a wait, see [`Mount::open_once`].
 async fn start_writable(
     options: &MountOptions,
     volume: &Volume,
     head: &Head,
     source: &Arc<MountSource>,
     state_dir: &Path,
-) -> Result<Start, Failure> {
+) -> Result<Option<Start>, Failure> {
     make_private_dir(&options.state_dir)?;
     let mut overlay_options = OverlayOptions::new(state_dir.to_path_buf(), volume.id(), &options.name);
     overlay_options.stash_age_max = options.stash_age_max;
     overlay_options.stash_bytes_max = options.stash_bytes_max;
-    let found = tokio::task::spawn_blocking(move || Overlay::open(overlay_options))
-        .await
-        .map_err(failed)?;
+    let while_taken = options.while_taken.clone();
+    let is_taken = |error: &OverlayError| matches!(error, OverlayError::Busy { .. });
+    let open = move || while_taken.retry(is_taken, || Overlay::open(overlay_options.clone()));
+    let found = tokio::task::spawn_blocking(open).await.map_err(failed)?;
     let found = found.map_err(|error| {
         let kind = match matches!(&error, OverlayError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied) {
             true => FailureKind::NoAccess,
@@ -242,6 +268,9 @@ async fn start_writable(
             _ => failure,
         }
     })?;
+    if options.while_taken.has_waited() {
+        return Ok(None);
+    }
     let root = &head.record().root.root;
     let (overlay, recovery) = match found {
         Found::Empty(empty) => {
@@ -276,14 +305,14 @@ async fn start_writable(
     if base_ref.record == head.hash() {
         keep_record(&overlay, &head.newest).map_err(failed)?;
     }
-    Ok(Start {
+    Ok(Some(Start {
         overlay: Some(overlay),
         base,
         base_ref,
         recovery,
         head: head.clone(),
         warnings,
-    })
+    }))
 }
 
 fn random_file_id() -> Result<u64, Failure> {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +10,9 @@ use async_trait::async_trait;
 use super::{Failure, Mount, Unattended};
 use crate::model::{Seq, VolumeId};
 use crate::view::{Invalidations, ShownOwner};
+
+/// Time between two looks whether the local directories are free.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// Everything a mount needs to know; resolved, nothing secret.
 #[derive(Clone, Debug)]
@@ -49,6 +53,54 @@ pub struct MountOptions {
     pub by: String,
     /// What it does by itself.
     pub unattended: Unattended,
+    /// What to do while another process has the local directories.
+    pub while_taken: WhileTaken,
+}
+
+/// Asked while another process has the local directories of a mount: true as long as it is worth waiting for its end. By
+/// default it is not.
+#[derive(Clone, Default)]
+pub struct WhileTaken {
+    question: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+    waited: Arc<AtomicBool>,
+}
+
+impl WhileTaken {
+    /// With this question, which may block for a moment.
+    pub fn ask(question: impl Fn() -> bool + Send + Sync + 'static) -> WhileTaken {
+        WhileTaken {
+            question: Some(Arc::new(question)),
+            waited: Arc::default(),
+        }
+    }
+
+    /// True once after a wait.
+    pub(super) fn has_waited(&self) -> bool {
+        self.waited.swap(false, Ordering::AcqRel)
+    }
+
+    /// Tries until it is done, or `is_taken` of its error is false, or waiting is not worth it any more. Blocks.
+    pub(super) fn retry<T, E>(
+        &self,
+        is_taken: impl Fn(&E) -> bool,
+        mut attempt: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        loop {
+            match attempt() {
+                Err(error) if is_taken(&error) && self.question.as_ref().is_some_and(|ask| ask()) => {
+                    self.waited.store(true, Ordering::Release);
+                    std::thread::sleep(TRY_AGAIN_AFTER);
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for WhileTaken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WhileTaken")
+    }
 }
 
 /// An open mount, not yet seen by any kernel.

@@ -295,6 +295,8 @@ fn ends_within(child: &mut Child, limit: Duration) -> bool {
 
 /// Never touches the mount.
 fn is_mounted(dir: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the kernel tells its mounts");
+    // Somebody else's mount point may be no UTF-8.
+    let mounts = fs::read("/proc/self/mountinfo").expect("the kernel tells its mounts");
+    let mounts = String::from_utf8_lossy(&mounts);
     mounts.contains(&*dir.to_string_lossy())
 }

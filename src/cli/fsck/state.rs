@@ -15,6 +15,7 @@ use crate::overlay::{self, OverlayError};
 #[derive(Debug, Serialize)]
 struct Answer {
     dir: PathBuf,
+    in_use: bool,
     journals: u64,
     changed: u64,
     bodies: u64,
@@ -58,6 +59,7 @@ pub fn run(dir: &Path, out: Option<&Path>, context: &Context) -> Result<(), Fail
         });
         answers.push(Answer {
             dir: dir.clone(),
+            in_use: found.in_use,
             journals: found.journals,
             changed: found.changed,
             bodies: found.bodies,
@@ -115,6 +117,10 @@ fn text(a: &Answer) -> String {
         },
         format_bytes(a.body_bytes),
     ));
+    if a.in_use {
+        out.push_str("  in use by a mount, which goes on changing it\n");
+        return out + &saved_text(a);
+    }
     if a.cut_bytes > 0 {
         out.push_str(&format!(
             "  {} at the end were not written whole; no sync had confirmed them\n",
@@ -127,6 +133,11 @@ fn text(a: &Answer) -> String {
             count(a.leftovers, "leftover")
         ));
     }
+    out + &saved_text(a)
+}
+
+fn saved_text(a: &Answer) -> String {
+    let mut out = String::new();
     if let Some(saved) = &a.salvaged {
         out.push_str(&format!(
             "  saved {} ({} in part) and {} without a name to {}\n",

@@ -44,7 +44,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::format::NodeSizes;
-use crate::mount::{Mount, MountOptions, Unattended};
+use crate::mount::{Mount, MountOptions, Unattended, WhileTaken};
 use crate::store::{IMPATIENT, ObjectStore};
 use crate::tree::merge_model::Dir;
 use crate::view::ShownOwner;
@@ -92,6 +92,7 @@ fn options(dir: &Path, name: &str) -> MountOptions {
         stash_bytes_max: 1 << 40,
         by: name.to_owned(),
         unattended: Unattended::default(),
+        while_taken: WhileTaken::default(),
     }
 }
 

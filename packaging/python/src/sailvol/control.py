@@ -15,7 +15,7 @@ import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Optional
+from typing import Any, Callable, Collection, Iterator, Mapping, Optional
 
 from .errors import CallbackFailed, NotMounted, SailvolError, UsageError, from_failure
 from .names import AnyPath, path_bytes, unshow
@@ -35,6 +35,8 @@ RECORD_BYTES_MAX = 64 << 10
 HELLO_SECONDS = 10.0
 #: Longest path in a socket address, bytes (unix(7)).
 ADDRESS_BYTES_MAX = 107
+#: Symbolic links that are followed in one path (path_resolution(7)).
+LINKS_MAX = 40
 
 OnProgress = Callable[[Progress], None]
 
@@ -275,6 +277,40 @@ def _listens(path: str) -> bool:
     return True
 
 
+def resolved_path(path: os.PathLike[str] | str, mount_dirs: Collection[str]) -> Path:
+    """The path without symbolic links and dots, as far as that can be told without asking a mount anything.
+
+    At the directory of a mount, which may not answer, it ends; what follows is taken as it is written.
+    """
+    absolute = Path(path) if os.path.isabs(path) else Path.cwd() / path
+    waiting = list(absolute.parts[:0:-1])
+    done = Path("/")
+    inside = False
+    links = 0
+    while waiting:
+        part = waiting.pop()
+        if part == "..":
+            done = done.parent
+            inside = any(str(above) in mount_dirs for above in (done, *done.parents))
+            continue
+        following = done / part
+        inside = inside or str(following) in mount_dirs
+        target = None
+        if not inside and links < LINKS_MAX:
+            try:
+                target = os.readlink(following)
+            except OSError:
+                target = None
+        if target is None:
+            done = following
+            continue
+        links += 1
+        if os.path.isabs(target):
+            done = Path("/")
+        waiting.extend(part for part in reversed(Path(target).parts) if part != "/")
+    return done
+
+
 def find_mount(
     directory: Optional[AnyPath] = None, runtime_dir: Optional[AnyPath] = None
 ) -> MountRecord:
@@ -293,9 +329,7 @@ def find_mount(
         return max(around, key=lambda m: len(m.dir), default=None)
 
     if directory is not None:
-        named = Path(os.path.abspath(os.fsdecode(path_bytes(directory))))
-        # The last part may be a mount that does not answer: only its parent is resolved.
-        clean = Path(os.path.realpath(named.parent), named.name) if named.name else named
+        clean = resolved_path(os.fsdecode(path_bytes(directory)), {record.dir for record in known})
         found = containing(clean)
         if found is None:
             raise NotMounted(f"{clean} is not in a sailvol mount; mounted: {names or 'nothing'}")

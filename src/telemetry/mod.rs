@@ -6,7 +6,13 @@
 //! Under journald (systemd connects standard error to it and says so in `JOURNAL_STREAM`) lines carry their priority in
 //! front, `<4>` for a warning, as sd-daemon(3) has it, and neither time nor colour: the journal keeps both itself.
 
+mod file;
+mod repeats;
+
+pub use repeats::tell_repeats;
+
 use std::io::Write;
+use std::path::PathBuf;
 
 use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::EnvFilter;
@@ -41,17 +47,22 @@ pub enum LogFormat {
 }
 
 /// Installs the subscriber. `SAILVOL_LOG` sets levels (as `RUST_LOG` does elsewhere: `info`, `sailvol=debug`); without
-/// it `default_level` holds for sailvol and `warn` for the libraries it uses.
-pub fn install(log_format: LogFormat, default_level: &str) {
+/// it `default_level` holds for sailvol and `warn` for the libraries it uses. `log_file` is the file that standard error
+/// goes to, if it is one of ours: it is kept small, and put aside when it grows.
+///
+/// Warnings that come again and again are counted instead of written ([`tell_repeats`] writes the counts).
+pub fn install(log_format: LogFormat, default_level: &str, log_file: Option<PathBuf>) {
     let directives = std::env::var("SAILVOL_LOG").unwrap_or_else(|_| format!("warn,sailvol={default_level}"));
     let filter = EnvFilter::builder().parse_lossy(directives);
     // It warns about every mount that was taken away by somebody else, which is how ours always end.
     let filter = filter.add_directive("fuser=error".parse().expect("a constant directive"));
     let logs = tracing_subscriber::registry()
         .with(filter)
-        .with(filter_fn(may_be_written));
+        .with(filter_fn(may_be_written))
+        .with(repeats::Repeats::of_this_process());
+    let log = std::sync::Arc::new(file::LogFile::new(log_file));
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(|| Unfailing(std::io::stderr()))
+        .with_writer(move || Unfailing(file::Lines::of(log.clone())))
         .log_internal_errors(false)
         .with_ansi(false);
     let (text, json) = (format().with_target(false).with_ansi(false), format().json());
