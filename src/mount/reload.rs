@@ -80,8 +80,8 @@ impl Mount {
         let turn = self
             .exclusive("a reload", request.no_wait, request.timeout_secs)
             .await?;
-        let before = self.stood();
-        let done = self.reload_in_turn(turn, &request, progress, Some(&before)).await;
+        let before = Some(self.stood());
+        let done = self.reload_in_turn(turn, &request, progress, before).await;
         match &done {
             Ok(answer) => self.tell_reloaded(answer, false),
             Err(failure) => self.tell_failed("reload", failure, false),
@@ -95,7 +95,7 @@ impl Mount {
         turn: Exclusive<'_>,
         request: &ReloadRequest,
         progress: ProgressSink,
-        named: Option<&Stood>,
+        named: Option<Stood>,
     ) -> Result<ReloadAnswer, Failure> {
         let started = std::time::Instant::now();
         let looking = super::Progress {
@@ -111,11 +111,13 @@ impl Mount {
         let asked = tokio::time::timeout(limit, self.target_record(request.to)).await;
         let target = asked.map_err(|_| super::no_answer(limit))??;
         let Some(overlay) = self.overlay.clone() else {
-            return self.reload_read_only(&target, named).await;
+            return self.reload_read_only(&target, named.as_ref()).await;
         };
         // Named before anything is looked at, and not after the view has moved: what is written meanwhile is seen, and the
         // answer comes at once.
-        let brought = self.brought(named, &target).await;
+        let brought = self.brought(named.as_ref(), &target).await;
+        // It holds the base, which goes when the view has left it.
+        drop(named);
         self.view.settle().map_err(failed)?;
         let from = self.base_ref();
         let dirty = !overlay.read().is_clean();
