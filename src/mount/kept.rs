@@ -409,10 +409,24 @@ impl UploadLedger for FileLedger {
     }
 
     fn append(&self, entry: &[u8]) -> io::Result<()> {
-        std::fs::OpenOptions::new()
+        let appended = std::fs::OpenOptions::new()
             .append(true)
             .create(true)
-            .open(&self.path)?
-            .write_all(entry)
+            .open(&self.path)
+            .and_then(|mut file| {
+                let before = file.metadata()?.len();
+                file.write_all(entry).inspect_err(|_| {
+                    // Half an entry would hide those behind it.
+                    let _ = file.set_len(before);
+                })
+            });
+        match appended {
+            // The commit makes room; without this it would only send again what arrived if it is interrupted.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                tracing::debug!(%error, "what was sent is not noted");
+                Ok(())
+            }
+            other => other,
+        }
     }
 }

@@ -14,6 +14,9 @@ use super::error::{AtPath, OverlayError};
 use super::journal::sync_dir;
 use super::state::BodyId;
 
+/// Bodies that are made one after the other in one directory.
+const BODIES_PER_SHARD: u64 = 4096;
+
 pub(super) struct Bodies {
     dir: PathBuf,
     ahead_max: usize,
@@ -82,8 +85,25 @@ impl Bodies {
         }
     }
 
+    /// A number for a new body. Numbers go up in steps of 256, so that bodies made one after the other lie in one directory: a
+    /// small file must not cost an inode for a directory too. Every 4,096 numbers, and at each start, another directory has
+    /// its turn.
+    fn next_id(&self) -> BodyId {
+        let step = |id: BodyId| {
+            id + if (id >> 8) % BODIES_PER_SHARD == BODIES_PER_SHARD - 1 {
+                257
+            } else {
+                256
+            }
+        };
+        let taken = self
+            .next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| Some(step(id)));
+        taken.unwrap_or_else(|id| id)
+    }
+
     fn create_now(&self) -> Result<Arc<Body>, OverlayError> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id();
         match Body::create(id, self.path(id), &self.open) {
             Err(OverlayError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 super::dir::make_dir(&self.shard(id))?;
@@ -98,7 +118,7 @@ impl Bodies {
         &self,
         take: impl FnOnce(&Path) -> bool,
     ) -> Result<Option<Arc<Body>>, OverlayError> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id();
         super::dir::make_dir(&self.shard(id))?;
         if !take(&self.path(id)) {
             return Ok(None);

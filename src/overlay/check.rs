@@ -18,7 +18,15 @@ use crate::model::Hash;
 
 /// What a mount puts into its state directory besides overlays: the lock, the manifest, bodies, kept bytes of the base,
 /// and what a commit under way has uploaded.
-const KNOWN_NAMES: [&str; 6] = ["lock", MANIFEST, "CURRENT.new", "bodies", "base", "uploads"];
+const KNOWN_NAMES: [&str; 7] = [
+    "lock",
+    MANIFEST,
+    "CURRENT.new",
+    "bodies",
+    "base",
+    "uploads",
+    "reserve",
+];
 
 /// What a state directory holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

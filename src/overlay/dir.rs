@@ -13,6 +13,7 @@ use super::error::{AtPath, OverlayError};
 use super::frame::BootId;
 use super::journal::sync_dir;
 use super::manifest::Manifest;
+use super::reserve::Reserve;
 use crate::model::{Hash, VolumeId};
 
 /// Makes a directory with 0700, if it is not there. What is there must be a directory and ours.
@@ -92,8 +93,13 @@ impl DirLock {
             }
             Err(e) => return Err(e).at(&path),
         }
-        file.set_len(0).at(&path)?;
-        file.write_all(format!("{holder}\n").as_bytes()).at(&path)?;
+        // For people only: without room for it the lock is as good.
+        let told = file
+            .set_len(0)
+            .and_then(|()| file.write_all(format!("{holder}\n").as_bytes()));
+        if let Err(error) = told {
+            tracing::info!(%error, path = %path.display(), "the lock does not say who has it");
+        }
         Ok(DirLock { _file: file })
     }
 
@@ -132,17 +138,16 @@ pub(super) struct Bases {
 impl Bases {
     pub(super) fn new(state_dir: &Path) -> Result<Bases, OverlayError> {
         let dir = state_dir.join("base");
-        make_dir(&dir)?;
+        Reserve::of(state_dir).make_room_for(|| make_dir(&dir))?;
         Ok(Bases { dir })
     }
 
     pub(super) fn put(&self, hash: &Hash, bytes: &[u8]) -> Result<(), OverlayError> {
         let path = self.dir.join(hash.to_string());
         let new = self.dir.join(format!("{hash}.new"));
-        let mut file = File::create(&new).at(&new)?;
-        file.write_all(bytes).at(&new)?;
-        file.sync_data().at(&new)?;
-        fs::rename(&new, &path).at(&path)?;
+        let reserve = Reserve::of(self.dir.parent().unwrap_or(&self.dir));
+        reserve.write_file(&new, bytes)?;
+        reserve.make_room_for(|| fs::rename(&new, &path).at(&path))?;
         sync_dir(&self.dir)
     }
 

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::error::{AtPath, OverlayError};
 use super::frame::{Header, Tail};
+use super::reserve::Reserve;
 use super::snapshot;
 use super::state::OverlayState;
 use super::unsynced::Unsynced;
@@ -133,7 +134,12 @@ impl Journal {
             self.cut(self.tail)?;
         }
         self.allocate(tail.offset, grows)?;
-        match self.file.write_all_at(frames, self.tail.offset) {
+        let write = || self.file.write_all_at(frames, self.tail.offset).at(&self.path);
+        let written = match self.state_dir() {
+            Some(dir) if !grows => Reserve::of(dir).make_room_for(write),
+            _ => write(),
+        };
+        match written {
             Ok(()) => {
                 self.tail = tail;
                 Ok(())
@@ -142,9 +148,14 @@ impl Journal {
                 if let Err(error) = self.cut(self.tail) {
                     tracing::warn!(%error, "the journal's end is cut off before the next change");
                 }
-                Err(e).at(&self.path)
+                Err(e)
             }
         }
+    }
+
+    /// The state directory: a journal lies in an overlay's directory of it.
+    fn state_dir(&self) -> Option<&Path> {
+        self.path.parent()?.parent()
     }
 
     /// Accepts nothing more: an error of the disk left unknown what is there.

@@ -1,13 +1,14 @@
 //! `CURRENT`: which overlay is current and which are stashes. One file, replaced by rename, so that a switch is one step.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::{AtPath, OverlayError};
 use super::journal::sync_dir;
+use super::reserve::Reserve;
 use super::state::BaseRef;
 use crate::model::{Hash, Seq, Timestamp, VolumeId};
 
@@ -178,10 +179,9 @@ impl Manifest {
         if text.len() as u64 > MANIFEST_BYTES_MAX {
             return Err(OverlayError::Encode("too many stashes".into()));
         }
-        let mut file = File::create(&new).at(&new)?;
-        file.write_all(text.as_bytes()).at(&new)?;
-        file.sync_data().at(&new)?;
-        std::fs::rename(&new, &path).at(&path)?;
+        let reserve = Reserve::of(dir);
+        reserve.write_file(&new, text.as_bytes())?;
+        reserve.make_room_for(|| std::fs::rename(&new, &path).at(&path))?;
         sync_dir(dir)
     }
 }

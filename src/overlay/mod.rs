@@ -25,6 +25,7 @@ mod open;
 mod overlay;
 mod rebase;
 mod replay;
+mod reserve;
 mod salvage;
 mod snapshot;
 mod stash;

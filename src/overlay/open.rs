@@ -14,6 +14,7 @@ use super::manifest::Manifest;
 use super::op::Op;
 use super::overlay::{Overlay, OverlayOptions, Parts, header_of, overlay_dir};
 use super::replay::{ReplayError, Replayed, replay};
+use super::reserve::Reserve;
 use super::stash::read_body_list;
 use super::state::{BaseRef, BodyId, NodeId, OverlayNode, OverlayState};
 use super::unsynced::Unsynced;
@@ -108,9 +109,11 @@ pub(super) fn create_overlay(
     sequence: u64,
 ) -> Result<Journal, OverlayError> {
     let dir = overlay_dir(&options.dir, number);
-    make_dir(&dir)?;
     let header = header_of(options, number);
-    let journal = Journal::create(&dir.join("journal"), &header, state, unsynced, sequence)?;
+    let journal = Reserve::of(&options.dir).make_room_for(|| {
+        make_dir(&dir)?;
+        Journal::create(&dir.join("journal"), &header, state, unsynced.clone(), sequence)
+    })?;
     sync_dir(&options.dir)?;
     Ok(journal)
 }

@@ -18,6 +18,7 @@ use super::frame::{BootId, CLOSED, Header};
 use super::journal::{Journal, sync_dir};
 use super::manifest::Manifest;
 use super::op::Op;
+use super::reserve::Reserve;
 use super::state::{BodyId, OverlayState};
 use super::writer::StateWriter;
 use crate::model::{Hash, VolumeId};
@@ -305,6 +306,7 @@ impl Overlay {
             self.sync()?;
         }
         self.bodies.remove_doomed(self.synced.load(Ordering::Acquire))?;
+        Reserve::of(&self.options.dir).fill();
         self.bodies.refill()?;
         self.compact_if_large()
     }

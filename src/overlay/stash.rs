@@ -1,8 +1,7 @@
 //! Exchanging the overlay for another one, with or without keeping the old one as a stash.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -13,6 +12,7 @@ use super::op::Op;
 use super::open::{check_header, create_overlay, read_journal};
 use super::overlay::{Overlay, overlay_dir};
 use super::replay::Replayed;
+use super::reserve::Reserve;
 use super::state::{BodyId, Change, FileState, NodeBody, NodeId, Origin, OverlayState};
 use crate::format::wire::{Reader, Writer};
 use crate::model::Timestamp;
@@ -356,9 +356,7 @@ fn write_body_list(dir: &Path, number: u64, bodies: &HashSet<BodyId>) -> Result<
     w.u64(sorted.len() as u64);
     sorted.iter().for_each(|body| w.u64(*body));
     w.u32(crc32c::crc32c(w.as_slice()));
-    let mut file = File::create(&path).at(&path)?;
-    file.write_all(w.as_slice()).at(&path)?;
-    file.sync_data().at(&path)?;
+    Reserve::of(dir).write_file(&path, w.as_slice())?;
     sync_dir(&overlay_dir(dir, number))
 }
 

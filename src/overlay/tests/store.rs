@@ -169,7 +169,8 @@ fn a_clean_unmount_without_changes_leaves_a_small_directory() {
     let state = options(dir.path()).dir;
     let mut left: Vec<String> = walk(&state)
         .into_iter()
-        .filter(|path| path.is_file())
+        // The reserve stays: the next start must go through on a full disk.
+        .filter(|path| path.is_file() && !path.starts_with(state.join("reserve")))
         .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
         .collect();
     left.sort();
