@@ -11,7 +11,8 @@ use super::gather::{in_the_way, random};
 use super::publish::{PublishArgs, publish};
 use super::put::Target;
 use super::remote::Remote;
-use crate::commit::{Edit, FileIds, LocalFiles};
+use crate::commit::{Edit, LocalFiles};
+use crate::model::FileIds;
 use crate::mount::{Failure, FailureKind};
 
 /// Copy files within a volume without a mount; no bytes are sent
@@ -59,7 +60,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let slash = args.target.as_bytes().ends_with(b"/");
     let place = Target::look(&remote, &into, slash, sources.len()).await?;
     let now = remote.volume.clock().now();
-    let mut ids = FileIds::new(random()?);
+    let ids = FileIds::new(u64::from_le_bytes(random()?));
     let mut edits = Vec::new();
     if place.make {
         let mut attrs = remote.root().attrs.clone();

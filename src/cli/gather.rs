@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::remote::Remote;
-use crate::commit::{Edit, FileIds, LocalFiles};
+use crate::commit::{Edit, LocalFiles};
 use crate::model::{
-    Attrs, DirTree, Entry, EntryBody, LinkId, MODE_MASK, Name, PATH_DEPTH_MAX, Timestamp, VolPath,
+    Attrs, DirTree, Entry, EntryBody, FileIds, LinkId, MODE_MASK, Name, PATH_DEPTH_MAX, Timestamp, VolPath,
     XATTR_BYTES_MAX, XattrMap, Xattrs,
 };
 use crate::mount::{Failure, FailureKind};
@@ -54,7 +54,7 @@ impl<'a> Gatherer<'a> {
             remote,
             force,
             now: remote.volume.clock().now(),
-            ids: FileIds::new(random()?),
+            ids: FileIds::new(u64::from_le_bytes(random()?)),
             files: LocalFiles::default(),
             edits: Vec::new(),
             left_out: Vec::new(),

@@ -113,27 +113,6 @@ pub enum Edit {
     },
 }
 
-/// Draws file ids: a random start for each run, then one after the other.
-#[derive(Debug)]
-pub struct FileIds {
-    next: u64,
-}
-
-impl FileIds {
-    /// From 8 random bytes.
-    pub fn new(random: [u8; 8]) -> FileIds {
-        FileIds {
-            next: (u64::from_le_bytes(random) >> 1 << 24).max(256) & i64::MAX.cast_unsigned(),
-        }
-    }
-
-    /// The next one.
-    pub fn draw(&mut self) -> FileId {
-        self.next += 1;
-        FileId(self.next)
-    }
-}
-
 /// Local files as the bytes of edits. A file that is not the one that was added any more, or has changed since, is an
 /// error: what a record says about it would be true of no moment.
 #[derive(Debug, Default)]
@@ -619,7 +598,7 @@ impl Sketch<'_> {
             match entry.body {
                 EntryBody::HardLink(id) => *self.names.entry(id).or_default() -= 1,
                 EntryBody::Dir { totals, tree } if totals.links > 0 => {
-                    let below = tree::entries(self.src, &tree).await?;
+                    let below = checked(&totals, tree::entries(self.src, &tree).await?)?;
                     open.extend(below.into_iter().map(|(_, entry)| entry));
                 }
                 _ => {}
@@ -663,7 +642,7 @@ impl Sketch<'_> {
                 }
                 EntryBody::Dir { totals, tree } if totals.links > 0 => {
                     let mut dir = Dir::of(entry.attrs, totals, tree);
-                    for (name, below) in tree::entries(self.src, &dir.tree).await? {
+                    for (name, below) in checked(&totals, tree::entries(self.src, &dir.tree).await?)? {
                         let linked = match &below.body {
                             EntryBody::HardLink(_) => true,
                             EntryBody::Dir { totals, .. } => totals.links > 0,
@@ -687,6 +666,17 @@ impl Sketch<'_> {
             }
         })
     }
+}
+
+/// What is in a directory, held against what it says of itself: walks that count names end, also in a volume that lies.
+fn checked(totals: &Totals, entries: Vec<(Name, Entry)>) -> Result<Vec<(Name, Entry)>, TreeError> {
+    if tree::recount(&entries) == *totals {
+        return Ok(entries);
+    }
+    Err(TreeError::Damaged {
+        object: "a directory".to_owned(),
+        rule: "it does not hold what its totals say".to_owned(),
+    })
 }
 
 fn touch(dir: &mut Dir, now: Timestamp) {

@@ -33,7 +33,7 @@ mod tests;
 mod upload;
 
 pub use build::{Built, Contents, base_files, build};
-pub use edit::{Edit, FileIds, LocalFiles};
+pub use edit::{Edit, LocalFiles};
 pub use error::CommitError;
 pub use frozen::{Counted, Frozen, Uploaded};
 pub use journal::{Attempt, CommitJournal, NoJournal};

@@ -318,7 +318,7 @@ async fn start_writable(
 fn random_file_id() -> Result<u64, Failure> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|e| failed(format!("no random numbers: {e}")))?;
-    Ok(u64::from_le_bytes(bytes) >> 2)
+    Ok(u64::from_le_bytes(bytes))
 }
 
 fn warnings_about_places(options: &MountOptions) -> Vec<String> {

@@ -1,8 +1,9 @@
 //! The inode table: what the node numbers in the kernel's hands mean.
 //!
 //! 1. An inode is here while the kernel has references to it, while it is open, or while a clean child hangs in it.
-//! 2. A node number is the file id when that is free, else a surrogate from 2^62 on; both mean the same for as long as the
-//!    inode is here.
+//! 2. A node number is what the file id is shown as ([`FileId::shown`]) when that is free, else a spare one; both mean the
+//!    same for as long as the inode is here. Spare numbers follow from where the inode is, so that a listing tells the one
+//!    that a lookup will give, and a mount after this one gives the same. All are below 2^52: they come out as `st_ino`.
 //! 3. What an overlay node is stands in the overlay; what a clean inode is stands here, together with the directory and
 //!    name where the base has it: a clean directory's entry holds the tree below it, so the children of a known
 //!    directory need no walk from the root.
@@ -16,7 +17,7 @@
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -26,10 +27,18 @@ use super::types::{Ino, ROOT_INO};
 use crate::model::{Entry, FileId, LinkId, LinkInode, Name, Timestamp};
 use crate::overlay::NodeId;
 
-/// File ids from here on are never node numbers: surrogates are.
-pub(super) const SURROGATES: u64 = 1 << 62;
-/// File ids below are never allocated, the root apart.
-pub(super) const FIRST_FILE_ID: u64 = 256;
+/// What tells an inode that cannot be shown by its file id from the others of that id.
+#[derive(Clone, Copy, Debug, Hash)]
+pub(super) enum Whose<'a> {
+    /// A name in a directory that is shown as this.
+    Place(u64, &'a [u8]),
+    /// An inode of the links tree.
+    Link(LinkId),
+    /// A node of the overlay.
+    Node(NodeId),
+    /// An inode without a place.
+    Inode(Ino),
+}
 
 /// What an inode is.
 #[derive(Debug)]
@@ -127,7 +136,6 @@ pub(super) struct Inodes {
     open: HashSet<Ino>,
     /// Directories that are not in the overlay.
     clean_dirs: HashSet<Ino>,
-    next_surrogate: u64,
     /// Of names. They come from others: their hashes must not be foreseen.
     hasher: RandomState,
 }
@@ -142,7 +150,6 @@ impl Inodes {
             by_shown: HashMap::new(),
             open: HashSet::new(),
             clean_dirs: HashSet::new(),
-            next_surrogate: SURROGATES,
             hasher: RandomState::new(),
         };
         inodes.by_node.insert(root, ROOT_INO);
@@ -238,7 +245,7 @@ impl Inodes {
         place: Option<(Ino, Name)>,
         generation: u64,
     ) -> Ino {
-        let ino = self.free_number(file_id);
+        let ino = self.free_number(file_id, self.whose(&what, place.as_ref(), 0));
         self.enter(ino, &what);
         if let Some((dir, name)) = &place {
             self.hang(ino, *dir, name);
@@ -252,24 +259,32 @@ impl Inodes {
         ino
     }
 
-    /// The `st_ino` that an inode of this file id would show: the id, unless another inode that is known to be there shows
-    /// it (they would look like names of one file), or it is no id. What is Gone but open with other bytes than a newcomer has
-    /// counts too: who compares a file that it holds open with what the name leads to (`tail -F`, log readers) must see that
-    /// it is another.
+    /// The `st_ino` that an inode of this file id would show: what its id is shown as, unless another inode that is known to
+    /// be there shows it (they would look like names of one file), or it is no id. What is Gone but open with other bytes than
+    /// a newcomer has counts too: who compares a file that it holds open with what the name leads to (`tail -F`, log readers)
+    /// must see that it is another.
     pub fn free_to_show(&self, file_id: FileId, generation: u64, newcomer: Option<&What>) -> Option<u64> {
-        let usable = (FIRST_FILE_ID..SURROGATES).contains(&file_id.0) || file_id == FileId::ROOT;
-        let held = self.shower(file_id.0).and_then(|ino| self.get(ino));
+        let shown = file_id.shown()?;
+        let held = self.shower(shown).and_then(|ino| self.get(ino));
         let taken = held.is_some_and(|held| {
             let lives = held.generation == generation && !matches!(held.what, What::Gone(_));
             lives || (held.file.is_some() && newcomer.is_some_and(|newcomer| held.what.differs(newcomer)))
         });
-        (usable && !taken).then_some(file_id.0)
+        (!taken).then_some(shown)
+    }
+
+    /// The `st_ino` that an inode which is not in the table will show when it is looked up.
+    pub fn would_show(&self, file_id: FileId, whose: Whose<'_>, generation: u64) -> u64 {
+        self.free_to_show(file_id, generation, None)
+            .unwrap_or_else(|| self.spare(file_id, whose))
     }
 
     /// Settles the `st_ino` of an inode that has just been found to be of this file id.
     pub fn show(&mut self, ino: Ino, file_id: FileId, generation: u64) {
         let Some(inode) = self.map.get(&ino) else { return };
-        let right = inode.shown == file_id.0 && self.shower(file_id.0) == Some(ino);
+        // Also a spare number stays, or what shows the id and what cannot would change places at a reload.
+        let is_its = Some(inode.shown) == file_id.shown() || inode.shown >= FileId::END;
+        let right = is_its && self.shower(inode.shown) == Some(ino);
         // Whoever has it open knows it by the number that it shows.
         if right || (inode.shown != 0 && inode.file.is_some()) {
             return;
@@ -277,7 +292,10 @@ impl Inodes {
         let shown = self
             .free_to_show(file_id, generation, Some(&inode.what))
             .or_else(|| self.shower(ino).is_none().then_some(ino))
-            .unwrap_or_else(|| self.free_surrogate());
+            .unwrap_or_else(|| {
+                let whose = self.whose(&inode.what, inode.place.as_ref(), ino);
+                self.spare(file_id, whose)
+            });
         let Some(inode) = self.map.get_mut(&ino) else {
             return;
         };
@@ -463,23 +481,39 @@ impl Inodes {
         }
     }
 
-    fn free_number(&mut self, file_id: FileId) -> Ino {
-        let usable = file_id.0 >= FIRST_FILE_ID && file_id.0 < SURROGATES;
-        if usable && !self.map.contains_key(&file_id.0) {
-            return file_id.0;
+    fn whose<'a>(&self, what: &What, place: Option<&'a (Ino, Name)>, ino: Ino) -> Whose<'a> {
+        match (what, place) {
+            (What::Node(id), _) => Whose::Node(*id),
+            (What::Link(id, _), _) => Whose::Link(*id),
+            (_, Some((dir, name))) => self.at(*dir, name.as_bytes()),
+            (_, None) => Whose::Inode(ino),
         }
-        self.free_surrogate()
     }
 
-    /// A number that is neither known nor shown.
-    fn free_surrogate(&mut self) -> u64 {
-        loop {
-            let number = self.next_surrogate;
-            self.next_surrogate += 1;
-            if !self.map.contains_key(&number) && !self.by_shown.contains_key(&number) {
-                return number;
-            }
+    /// A name in a directory of the table.
+    pub fn at<'a>(&self, dir: Ino, name: &'a [u8]) -> Whose<'a> {
+        Whose::Place(self.get(dir).map_or(dir, |inode| inode.shown), name)
+    }
+
+    fn free_number(&self, file_id: FileId, whose: Whose<'_>) -> Ino {
+        let own = file_id.shown().filter(|_| file_id != FileId::ROOT);
+        own.filter(|number| !self.map.contains_key(number))
+            .unwrap_or_else(|| self.spare(file_id, whose))
+    }
+
+    /// A number that is neither known nor shown, nor what any file id is shown as.
+    fn spare(&self, file_id: FileId, whose: Whose<'_>) -> u64 {
+        const SPARE: u64 = FileId::SHOWN_END - FileId::END;
+        // The same in every process of this version: unlike those of names these hashes decide about nothing but a number.
+        let mut hasher = DefaultHasher::new();
+        (file_id, whose).hash(&mut hasher);
+        let mut number = hasher.finish() % SPARE;
+        while self.map.contains_key(&(FileId::END + number))
+            || self.by_shown.contains_key(&(FileId::END + number))
+        {
+            number = (number + 1) % SPARE;
         }
+        FileId::END + number
     }
 }
 

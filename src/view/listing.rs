@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::inodes::{SURROGATES, What};
+use super::inodes::{What, Whose};
 use super::space::{Ask, Child, Look};
 use super::standing::BaseHold;
 use super::types::{Ino, ROOT_INO};
@@ -206,28 +206,37 @@ pub(super) fn identity(
     line: &Line,
     former: Option<&Former>,
 ) -> Result<Option<(u64, Kind)>, Ask> {
-    let (known, file_id, kind) = match &line.what {
+    let inodes = &look.space.inodes;
+    let here = inodes.at(dir, line.name.as_bytes());
+    let ((known, file_id, kind), whose) = match &line.what {
         LineWhat::Node(id) => match (look.state.node(*id), former.and_then(|it| it.nodes.get(id))) {
-            (Some(node), _) => (look.space.inodes.of_node(*id), node.attrs.file_id, node.kind()),
+            (Some(node), _) => {
+                let known = inodes.of_node(*id);
+                ((known, node.attrs.file_id, node.kind()), Whose::Node(*id))
+            }
             (None, Some((file_id, kind))) => {
                 // A commit has put it into the base.
-                let known = look.space.inodes.clean_child(dir, line.name.as_bytes());
-                (known, *file_id, *kind)
+                let known = inodes.clean_child(dir, line.name.as_bytes());
+                ((known, *file_id, *kind), here)
             }
             (None, None) => return Ok(None),
         },
         LineWhat::Base(entry) => match entry.body {
             EntryBody::HardLink(link) => match hard_link(src, look, entry, link, former)? {
-                Some(found) => found,
+                Some(found) => (found, Whose::Link(link)),
                 None => return Ok(None),
             },
             _ => {
-                let known = look.space.inodes.clean_child(dir, line.name.as_bytes());
-                (known, entry.attrs.file_id, entry.kind())
+                let known = inodes.clean_child(dir, line.name.as_bytes());
+                ((known, entry.attrs.file_id, entry.kind()), here)
             }
         },
     };
-    Ok(Some((shown(look, known, file_id), kind)))
+    let number = match known.and_then(|ino| inodes.get(ino)) {
+        Some(inode) => inode.shown,
+        None => inodes.would_show(file_id, whose, look.space.generation),
+    };
+    Ok(Some((number, kind)))
 }
 
 /// The inode that a name of the links tree led to when the listing was begun.
@@ -253,18 +262,6 @@ fn hard_link(
         Child::Link(id, link) => (look.space.inodes.of_link(id), link.entry.attrs.file_id, kind),
         Child::Clean(entry) => (None, entry.attrs.file_id, kind),
     }))
-}
-
-fn shown(look: Look<'_>, known: Option<Ino>, file_id: FileId) -> u64 {
-    if let Some(inode) = known.and_then(|ino| look.space.inodes.get(ino)) {
-        return inode.shown;
-    }
-    // One that the table does not know has no surrogate yet; a line without any number would be skipped by readers.
-    let free = look
-        .space
-        .inodes
-        .free_to_show(file_id, look.space.generation, None);
-    free.unwrap_or(SURROGATES)
 }
 
 impl Look<'_> {

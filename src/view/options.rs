@@ -18,8 +18,8 @@ use crate::tree::{NodeSource, TreeError};
 pub struct ViewOptions {
     /// Every change is refused with EROFS.
     pub read_only: bool,
-    /// New files get file ids from here on (`st_ino`): a number drawn at random for each mount session. Numbers below
-    /// 256 and those from 2^62 on are never given.
+    /// New files get file ids from here on (`st_ino`), within the range of file ids: a number drawn at random for each mount
+    /// session.
     pub first_file_id: u64,
     /// Most logical bytes of the volume; 0 is no limit.
     pub quota_bytes: u64,

@@ -11,13 +11,12 @@ use super::descriptors::Descriptors;
 use super::dirs::DirHandle;
 use super::edit::{Edit, Writer};
 use super::file::FileData;
-use super::inodes::{FIRST_FILE_ID, SURROGATES};
 use super::passthrough::Readers;
 use super::reload::count_bodies;
 use super::space::{Ask, Look, Space};
 use super::types::{Fh, Ino, OpenFlags};
 use super::{Clock, ContentSource, Room, ViewError, ViewOptions};
-use crate::model::{FileId, Timestamp, TreeRoot};
+use crate::model::{FileId, FileIds, Timestamp, TreeRoot};
 use crate::overlay::{BaseRef, Overlay, OverlayState};
 use crate::tree::{self, Missing, NodeSource};
 
@@ -41,7 +40,7 @@ pub struct View {
     pub(super) closed: tokio::sync::Notify,
     pub(super) readers: Mutex<Readers>,
     next_fh: AtomicU64,
-    next_file_id: AtomicU64,
+    file_ids: FileIds,
 }
 
 impl std::fmt::Debug for View {
@@ -106,7 +105,7 @@ impl View {
 
     fn assemble(options: ViewOptions, dirty: Dirty, space: Space, parts: ViewParts) -> View {
         View {
-            next_file_id: AtomicU64::new(options.first_file_id),
+            file_ids: FileIds::new(options.first_file_id),
             options,
             source: parts.source,
             room: parts.room,
@@ -154,8 +153,7 @@ impl View {
 
     /// A file id that this session has not given yet.
     pub(super) fn new_file_id(&self) -> FileId {
-        let range = SURROGATES - FIRST_FILE_ID;
-        FileId(FIRST_FILE_ID + self.next_file_id.fetch_add(1, Ordering::Relaxed) % range)
+        self.file_ids.draw()
     }
 
     /// Open files may take so many descriptors from now on; at their end who opens a file is told ENFILE. No limit by default.

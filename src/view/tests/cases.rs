@@ -1,5 +1,6 @@
 //! Single cases.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use super::harness::{CALLER, World, at_once, errno, last, peek, run};
@@ -315,6 +316,7 @@ fn reload_keeps_directories_and_gives_changed_files_new_numbers() {
     assert_ne!(now.ino, changed.ino);
     assert!(now.settled);
     assert_ne!(now.attr.ino, file_id);
+    assert!(now.attr.ino < FileId::SHOWN_END);
     assert_eq!(
         run(view.read(changed.ino, open.fh, 0, 100)).unwrap(),
         &b"before"[..]
@@ -385,6 +387,90 @@ fn two_files_with_one_file_id_show_two_numbers() {
     assert_ne!(y.attr.ino, 4711);
     assert_eq!(y.ino, y.attr.ino);
     assert!(x.settled && y.settled);
+    assert!(y.attr.ino < FileId::SHOWN_END);
+}
+
+/// What the root directory lists: names and numbers.
+fn listed(view: &View) -> BTreeMap<String, u64> {
+    let listing = run(view.opendir(&CALLER, ROOT_INO)).unwrap();
+    let lines = run(view.readdir(ROOT_INO, listing.fh, 2, 1 << 16)).unwrap();
+    view.releasedir(ROOT_INO, listing.fh);
+    let name = |name: &[u8]| String::from_utf8(name.to_vec()).unwrap();
+    lines.iter().map(|line| (name(&line.name), line.ino)).collect()
+}
+
+/// The same, of all that was looked up, one after the other.
+fn looked_up(view: &View) -> BTreeMap<String, u64> {
+    let names = listed(view).into_keys();
+    let found: BTreeMap<String, u64> = names
+        .map(|name| {
+            let ino = known(view, ROOT_INO, &name).attr.ino;
+            (name, ino)
+        })
+        .collect();
+    assert_eq!(listed(view), found);
+    found
+}
+
+#[test]
+fn stored_ids_of_every_size_are_shown_below_2_to_52_and_alike_in_every_mount() {
+    let ids = [
+        300,
+        FileId::END - 1,
+        FileId::END + 7,
+        (1 << 52) + 300,
+        (1 << 53) + 1,
+        (1 << 62) - 1,
+        (1 << 62) + 12345,
+        u64::MAX,
+        // Two that are shown as one number; ids of one file, as copies of a directory leave them; none at all.
+        (1 << 52) | 700,
+        701,
+        5000,
+        5000,
+        2,
+        255,
+    ];
+    let mut world = World::new(|fs| {
+        for (at, id) in ids.into_iter().enumerate() {
+            let file = file(fs, ROOT, &format!("f{at:02}"), vec![at as u8]);
+            fs.at_mut(file).file_id = FileId(id);
+        }
+        // Two names of one file of a large id.
+        let file = file(fs, ROOT, "link1", b"x".to_vec());
+        fs.at_mut(file).file_id = FileId(1 << 60);
+        fs.link(file, ROOT, b"link2").unwrap();
+    });
+    let view = world.view();
+    let first = looked_up(&view);
+    let shown: HashSet<u64> = first.values().copied().collect();
+    assert_eq!(shown.len(), ids.len() + 1, "{first:?}");
+    assert!(shown.iter().all(|ino| *ino < 1 << 52), "{first:?}");
+    assert_eq!(first["link1"], first["link2"]);
+    for (at, id) in ids.into_iter().enumerate().take(8) {
+        assert_eq!(Some(first[&format!("f{at:02}")]), FileId(id).shown());
+    }
+    // A listing tells what a lookup will find.
+    view.forget(known(&view, ROOT_INO, "f11").ino, 2);
+    assert_eq!(listed(&view), first);
+    assert_eq!(looked_up(&view), first);
+    drop(view);
+    // Another mount of the same record, and the same mount after a reload.
+    let parts = crate::view::ViewParts {
+        source: world.source.clone(),
+        room: None,
+        clock: world.clock.clone(),
+    };
+    let options = crate::view::ViewOptions {
+        read_only: true,
+        first_file_id: 0,
+        quota_bytes: 0,
+        shown_owner: Default::default(),
+    };
+    let second = View::read_only(options, world.base.clone(), world.base_ref(), parts);
+    assert_eq!(looked_up(&second), first);
+    world.reload(|_| ());
+    assert_eq!(looked_up(&world.view()), first);
 }
 
 #[test]
