@@ -6,6 +6,7 @@ use std::fs;
 use std::sync::Mutex;
 
 use fuse_tests::pod::Cluster;
+use fuse_tests::s3d::{Action, FaultRule, Verb};
 
 /// Writers and commits of each. The full size is 16 and 50: `SAILVOL_WRITERS=16 SAILVOL_COMMITS=50`.
 fn size() -> (usize, usize) {
@@ -37,6 +38,14 @@ fn writers_lose_nothing() {
         fs::write(first.path(format!("shared/{n}")), "start").unwrap();
     }
     first.commit("start");
+    // A gateway before the store that often loses its patience after the store has done what it was asked.
+    let gateway = Action::GatewayAfter {
+        status: None,
+        body: None,
+    };
+    cluster
+        .server
+        .fault(FaultRule::new(gateway).verb(Verb::PutIf).chance(0.2));
     let done: Mutex<Vec<Acknowledged>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for writer in 0..writers {
@@ -82,6 +91,7 @@ fn writers_lose_nothing() {
             });
         }
     });
+    cluster.server.clear_faults();
     let mut done = done.into_inner().unwrap();
     done.sort_by_key(|d| d.seq);
     let seqs: Vec<u64> = done.iter().map(|d| d.seq).collect();

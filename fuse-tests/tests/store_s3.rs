@@ -2,7 +2,7 @@
 //! keep the rules.
 
 use bytes::Bytes;
-use fuse_tests::s3d::{Action, Conditions, FaultRule, S3d, S3dOptions, Settings, Verb};
+use fuse_tests::s3d::{Action, Conditions, FaultRule, GatewayBody, S3d, S3dOptions, Settings, Verb};
 use fuse_tests::store_contract::pattern;
 use sailvol::store::{
     CreateVerdict, ListVerdict, ObjectStore, PutMode, StoreError, StoreOptions, StoreUrl, open_with, probe,
@@ -74,6 +74,118 @@ async fn a_lost_answer_of_a_create_is_unknown_and_then_found_to_be_ours() {
         // Sent again by the caller, it finds its own.
         let error = store.put(&key, BODY, PutMode::IfAbsent).await.unwrap_err();
         assert!(matches!(error, StoreError::AlreadyExists { .. }), "{error}");
+    }
+}
+
+/// Proxies and gateways answer for the store when they lose patience: whatever they say of a create, it may be there.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_of_a_gateway_proves_that_a_create_was_not_applied() {
+    let server = server().await;
+    let store = store(&server).await;
+    let bodies = [GatewayBody::Empty, GatewayBody::Html, GatewayBody::Xml];
+    // Every status that S3 itself uses or a known proxy does, with each body; the others at random.
+    let known = [
+        200, 201, 204, 301, 302, 307, 308, 400, 401, 403, 404, 405, 407, 408, 409, 410, 411, 412, 413, 414, 416, 417,
+        421, 425, 428, 429, 431, 444, 451, 460, 463, 494, 495, 496, 497, 498, 499, 500, 501, 502, 503, 504, 505, 507,
+        520, 522, 524, 529, 561, 598,
+    ];
+    let some = known.into_iter().map(Some).chain([None; 50]);
+    for (number, status) in some.enumerate() {
+        let bodies = bodies
+            .into_iter()
+            .filter(|body| *body != GatewayBody::Empty || !status.is_some_and(|s| s < 300));
+        // An answer without content has no body that could tell otherwise.
+        for body in bodies.filter(|_| status != Some(204)) {
+            let key = format!("log/{number}-{body:?}");
+            let fault = Action::GatewayAfter {
+                status,
+                body: Some(body),
+            };
+            server.fault(FaultRule::new(fault).verb(Verb::PutIf).times(1));
+            server.reset();
+            let error = store.put(&key, BODY, PutMode::IfAbsent).await.unwrap_err();
+            let said = &server.log()[0].fault;
+            assert!(matches!(error, StoreError::Unknown { .. }), "{said:?}: {error:?}");
+            let sent = server.counters().verb(Verb::PutIf).requests;
+            assert_eq!(sent, 1, "{said:?} was sent again");
+            assert_eq!(store.get(&key, None).await.unwrap().bytes, BODY);
+        }
+    }
+}
+
+/// What only a store that has looked at the request says, before it writes: nothing needs to be looked up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_in_the_words_of_s3_is_believed() {
+    let server = server().await;
+    let store = store(&server).await;
+    for (status, code) in [
+        (400, "InvalidRequest"),
+        (400, "ExpiredToken"),
+        (400, "EntityTooLarge"),
+        (403, "AccessDenied"),
+        (403, "SignatureDoesNotMatch"),
+        (404, "NoSuchBucket"),
+        (412, "PreconditionFailed"),
+        (501, "NotImplemented"),
+    ] {
+        let fault = Action::Reject {
+            status,
+            code: Some(code.into()),
+            retry_after_s: None,
+        };
+        server.clear_faults();
+        server.fault(FaultRule::new(fault).verb(Verb::PutIf));
+        let error = store.put("slot", BODY, PutMode::IfAbsent).await.unwrap_err();
+        assert!(!matches!(error, StoreError::Unknown { .. }), "{code}: {error:?}");
+        // The same code under a status that is not its own comes from somebody who translates.
+        let fault = Action::Reject {
+            status: 499,
+            code: Some(code.into()),
+            retry_after_s: None,
+        };
+        server.clear_faults();
+        server.fault(FaultRule::new(fault).verb(Verb::PutIf));
+        let error = store.put("slot", BODY, PutMode::IfAbsent).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unknown { .. }), "{code}: {error:?}");
+    }
+    server.clear_faults();
+    store.put("slot", BODY, PutMode::IfAbsent).await.unwrap();
+}
+
+/// S3 begins some answers with 200 before it knows how they end; gateways lose patience with what may be repeated.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_in_an_answer_of_200_and_a_lost_patience_are_tried_again() {
+    let server = server().await;
+    let store = store(&server).await;
+    let keys: Vec<String> = (0..3).map(|n| format!("k/{n}")).collect();
+    for (status, body) in [
+        (200, GatewayBody::Xml),
+        (460, GatewayBody::Html),
+        (499, GatewayBody::Empty),
+    ] {
+        let fault = |verb| {
+            let action = Action::GatewayAfter {
+                status: Some(status),
+                body: Some(body),
+            };
+            server.fault(FaultRule::new(action).verb(verb).times(1));
+        };
+        fault(Verb::Put);
+        for key in &keys {
+            store.put(key, BODY, PutMode::Overwrite).await.unwrap();
+        }
+        fault(Verb::List);
+        assert_eq!(store.list("k/", None, 10).await.unwrap().objects.len(), 3);
+        if status != 200 {
+            fault(Verb::Get);
+        }
+        assert_eq!(store.get(&keys[0], None).await.unwrap().bytes, BODY);
+        fault(Verb::DeleteMany);
+        store.delete(&keys[1..]).await.unwrap();
+        fault(Verb::Delete);
+        store.delete(&keys[..1]).await.unwrap();
+        assert!(store.list("k/", None, 10).await.unwrap().objects.is_empty());
+        assert!(server.counters().verb(Verb::List).requests > 0);
     }
 }
 

@@ -10,6 +10,9 @@
 //! 4. No key part begins with a dot, so `.tmp` is never listed and never a key. Files in it older than a day are left
 //!    over from killed writers and swept when the store is opened.
 //! 5. A root that does not exist is an empty store; the first write creates it. Directories that become empty stay.
+//! 6. An object is a regular file. Whatever else stands at a key (a fifo, a socket, a device, a directory, a symbolic link)
+//!    is refused by name when the key is read, without waiting for it or reading it; listings leave it out, and a create
+//!    finds the key taken.
 //!
 //! One key cannot be an object and also the directory of other keys (`a` and `a/b`); sailvol's keys never are.
 //!
@@ -21,15 +24,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::key::{check_key, check_list, check_range, clip};
@@ -130,11 +133,21 @@ impl Inner {
     fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, StoreError> {
         let path = self.root.join(key);
         let at = |error| read_error(key, &path, error);
-        let mut file = File::open(&path).map_err(at)?;
+        // A fifo would wait for a writer here, for ever.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&path, flags, Mode::empty());
+        let mut file = match opened {
+            Ok(fd) => File::from(fd),
+            // A socket, a device without a driver, a symbolic link.
+            Err(Errno::NXIO | Errno::NODEV | Errno::LOOP) => {
+                let stat = path.symlink_metadata().map_err(at)?;
+                check_regular(key, &path, &stat)?;
+                return Err(at(Errno::LOOP.into()));
+            }
+            Err(error) => return Err(at(error.into())),
+        };
         let stat = file.metadata().map_err(at)?;
-        if !stat.is_file() {
-            return Err(StoreError::NotFound { key: key.to_string() });
-        }
+        check_regular(key, &path, &stat)?;
         let range = clip(key, range, stat.len())?;
         let wanted = usize::try_from(range.end - range.start).map_err(|_| StoreError::Broken {
             key: key.to_string(),
@@ -154,8 +167,8 @@ impl Inner {
 
     fn head(&self, key: &str) -> Result<Option<u64>, StoreError> {
         let path = self.root.join(key);
-        match fs::metadata(&path) {
-            Ok(stat) => Ok(stat.is_file().then_some(stat.len())),
+        match path.symlink_metadata() {
+            Ok(stat) => check_regular(key, &path, &stat).map(|()| Some(stat.len())),
             Err(error) => match read_error(key, &path, error) {
                 StoreError::NotFound { .. } => Ok(None),
                 error => Err(error),
@@ -335,6 +348,25 @@ fn link_new(temp: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
+/// Only regular files are objects.
+fn check_regular(key: &str, path: &Path, stat: &Metadata) -> Result<(), StoreError> {
+    let kind = stat.file_type();
+    if kind.is_file() {
+        return Ok(());
+    }
+    let what = match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_symlink() => "a symbolic link",
+        () if kind.is_fifo() => "a fifo",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(StoreError::Broken {
+        key: key.to_string(),
+        reason: format!("{} is {what}, not an object", path.display()),
+    })
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -443,7 +475,7 @@ impl Walk<'_> {
     }
 
     fn file(&mut self, path: &Path, key: String) -> Result<(), StoreError> {
-        match fs::metadata(path) {
+        match path.symlink_metadata() {
             Ok(stat) if stat.is_file() => {
                 let modified = stat.modified().ok().map(time::timestamp);
                 self.found.push(ListedObject {
@@ -542,6 +574,83 @@ mod tests {
         ));
         store.delete(&["a".to_string()]).await.unwrap();
         assert!(!dir.path().join("not").exists());
+    }
+
+    /// What makes something that is no regular file at a path.
+    type Make = fn(&Path);
+
+    fn things() -> [(&'static str, Make); 7] {
+        [
+            ("fifo", |at| {
+                rustix::fs::mknodat(CWD, at, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+            }),
+            ("socket", |at| {
+                drop(std::os::unix::net::UnixListener::bind(at).unwrap());
+            }),
+            ("directory", |at| fs::create_dir(at).unwrap()),
+            ("directory with an object", |at| {
+                fs::create_dir(at).unwrap();
+                fs::write(at.join("x"), b"x").unwrap();
+            }),
+            ("link to itself", |at| std::os::unix::fs::symlink(at, at).unwrap()),
+            ("link to an object", |at| {
+                fs::write(at.with_extension("target"), b"x").unwrap();
+                std::os::unix::fs::symlink(at.with_extension("target"), at).unwrap();
+            }),
+            ("link to a device that never ends", |at| {
+                std::os::unix::fs::symlink("/dev/zero", at).unwrap();
+            }),
+        ]
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_is_no_object_and_nobody_waits_for_it() {
+        for (what, make) in things() {
+            let dir = tempfile::tempdir().unwrap();
+            let store = DirStore::open(dir.path());
+            make(&dir.path().join("slot"));
+            for range in [None, Some(0..10)] {
+                let error = store.get("slot", range).await.unwrap_err();
+                assert!(matches!(error, StoreError::Broken { .. }), "{what}: {error}");
+                assert!(error.to_string().contains("not an object"), "{what}: {error}");
+            }
+            let error = store.head("slot").await.unwrap_err();
+            assert!(matches!(error, StoreError::Broken { .. }), "{what}: {error}");
+            let listed = store.list("slot", None, 10).await.unwrap().objects;
+            assert!(listed.iter().all(|object| object.key != "slot"), "{what}: {listed:?}");
+            let body = Bytes::from_static(b"body");
+            let error = store
+                .put("slot", body.clone(), PutMode::IfAbsent)
+                .await
+                .unwrap_err();
+            assert!(matches!(error, StoreError::AlreadyExists { .. }), "{what}: {error}");
+            match store.put("slot", body, PutMode::Overwrite).await {
+                // Replaced as a whole: what a link leads to stays.
+                Ok(_) => assert_eq!(store.get("slot", None).await.unwrap().bytes, "body", "{what}"),
+                Err(error) => {
+                    assert!(matches!(error, StoreError::Broken { .. }), "{what}: {error}");
+                    assert!(what.starts_with("directory"), "{what}: {error}");
+                }
+            }
+            store.delete(&["slot".to_owned()]).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_of_a_terabyte_costs_no_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::open(dir.path());
+        File::create(dir.path().join("huge"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        for range in [None, Some(0..u64::MAX / 4), Some(5..1 << 39)] {
+            let error = store.get("huge", range).await.unwrap_err();
+            assert!(matches!(error, StoreError::Broken { .. }), "{error}");
+        }
+        let part = store.get("huge", Some((1 << 40) - 5..u64::MAX)).await.unwrap();
+        assert_eq!((part.bytes.len(), part.object_len), (5, 1 << 40));
+        assert_eq!(store.head("huge").await.unwrap(), Some(1 << 40));
     }
 
     #[tokio::test]

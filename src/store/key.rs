@@ -9,6 +9,9 @@ use super::StoreError;
 pub const KEY_BYTES_MAX: usize = 512;
 /// Longest part of a key between slashes, bytes: a file name of a directory store.
 const KEY_PART_BYTES_MAX: usize = 200;
+/// Longest object, or part of one, that is read into memory at once, bytes: four times the largest chunk or pack. What
+/// claims to be longer is none of ours.
+pub(super) const READ_BYTES_MAX: u64 = 256 << 20;
 /// Most objects of one page of a listing: what S3 answers.
 pub const LIST_LIMIT_MAX: usize = 1000;
 
@@ -66,16 +69,27 @@ pub(super) fn check_range(key: &str, range: &Option<Range<u64>>) -> Result<(), S
 }
 
 /// The part of an object of `len` bytes that a range means: cut at the end; [`StoreError::Broken`] when it begins there
-/// or later.
+/// or later, or is longer than [`READ_BYTES_MAX`].
 pub(super) fn clip(key: &str, range: Option<Range<u64>>, len: u64) -> Result<Range<u64>, StoreError> {
-    match range {
-        None => Ok(0..len),
-        Some(range) if range.start >= len => Err(broken(
-            key,
-            &format!("range begins at {} but the object has {len} bytes", range.start),
-        )),
-        Some(range) => Ok(range.start..range.end.min(len)),
+    let range = match range {
+        None => 0..len,
+        Some(range) if range.start >= len => {
+            let reason = format!("range begins at {} but the object has {len} bytes", range.start);
+            return Err(broken(key, &reason));
+        }
+        Some(range) => range.start..range.end.min(len),
+    };
+    check_read_len(key, range.end - range.start)?;
+    Ok(range)
+}
+
+/// Refuses what is too long to be read into memory: asked before there is any for it.
+pub(super) fn check_read_len(key: &str, bytes: u64) -> Result<(), StoreError> {
+    if bytes > READ_BYTES_MAX {
+        let reason = format!("{bytes} bytes are too long to be read at once: no object of a volume is");
+        return Err(broken(key, &reason));
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -108,5 +122,10 @@ mod tests {
         assert_eq!(clip("k", None, 5).unwrap(), 0..5);
         assert!(matches!(clip("k", Some(5..6), 5), Err(StoreError::Broken { .. })));
         assert!(check_range("k", &Some(3..3)).is_err());
+        assert_eq!(clip("k", None, READ_BYTES_MAX).unwrap(), 0..READ_BYTES_MAX);
+        for range in [None, Some(1..u64::MAX)] {
+            let error = clip("k", range, 1 << 40).unwrap_err();
+            assert!(matches!(error, StoreError::Broken { .. }), "{error}");
+        }
     }
 }

@@ -10,6 +10,7 @@
 mod counting;
 mod dir;
 mod key;
+mod limited;
 mod memory;
 mod open;
 mod pause;
@@ -22,6 +23,7 @@ mod url;
 pub use counting::{CountingStore, StoreCounters, VerbCount};
 pub use dir::DirStore;
 pub use key::{KEY_BYTES_MAX, LIST_LIMIT_MAX};
+pub use limited::LimitedStore;
 pub use memory::MemoryStore;
 pub use open::{StoreOptions, credentials_source, open, open_with};
 #[cfg(test)]

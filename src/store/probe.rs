@@ -218,8 +218,13 @@ async fn try_creates(store: &dyn ObjectStore, root: &str) -> Result<CreateVerdic
             Err(StoreError::AlreadyExists { .. }) => {}
             Ok(_) => return Ok(CreateVerdict::Ignored),
             // Undecided: what is there decides.
-            Err(StoreError::Unknown { .. }) if store.get(&key, None).await?.bytes != "too late" => {}
-            Err(StoreError::Unknown { .. }) => return Ok(CreateVerdict::Ignored),
+            Err(StoreError::Unknown { reason, .. }) => match store.get(&key, None).await {
+                Ok(found) if found.bytes != "too late" => {}
+                Ok(_) => return Ok(CreateVerdict::Ignored),
+                // No create was ever applied, nor refused in a way that says why.
+                Err(StoreError::NotFound { .. }) => return Ok(CreateVerdict::Refused { reason }),
+                Err(error) => return Err(error),
+            },
             Err(error) => return Err(error),
         }
     }

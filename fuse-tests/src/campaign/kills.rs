@@ -553,6 +553,12 @@ pub(super) fn fail_now_and_then(server: &crate::s3d::S3d) {
         FaultRule::new(Action::RejectAfter { status: 500 })
             .verb(Verb::PutIf)
             .chance(0.1),
+        FaultRule::new(Action::GatewayAfter {
+            status: None,
+            body: None,
+        })
+        .verb(Verb::PutIf)
+        .chance(0.1),
         FaultRule::new(Action::Truncate { bytes: 100 })
             .verb(Verb::Get)
             .chance(0.01),

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::service::server_time;
-use super::settings::{Action, Faults, Settings, Verb};
+use super::settings::{Action, Faults, GatewayBody, Settings, Verb};
 use super::shape::{BoxError, Flaw, Line, ShapedBody};
 
 /// Requests kept in the log; the oldest go first.
@@ -370,6 +370,7 @@ impl Front {
         match fault {
             Some(Action::DropAfter) => Err("dropped by a fault".into()),
             Some(Action::RejectAfter { status }) => rejection(*status, None, None),
+            Some(Action::GatewayAfter { status, body }) => gateway_answer(*status, *body),
             Some(Action::HoldAnswer) => {
                 self.held().released().await;
                 Ok(result?)
@@ -411,6 +412,24 @@ fn rejection(
     if let Some(seconds) = retry_after_s {
         response = response.header("retry-after", seconds);
     }
+    Ok(response.body(Body::from(Bytes::from(text)))?)
+}
+
+fn gateway_answer(status: Option<u16>, body: Option<GatewayBody>) -> Result<Response<Body>, BoxError> {
+    let (kind, text) = match body {
+        None | Some(GatewayBody::Empty) => ("text/plain", ""),
+        Some(GatewayBody::Html) => (
+            "text/html",
+            "<html><head><title>Sorry</title></head><body><center>gateway</center></body></html>",
+        ),
+        Some(GatewayBody::Xml) => (
+            "application/xml",
+            "<?xml version=\"1.0\"?>\n<Error><Code>ServiceUnavailable</Code><Message>try again</Message></Error>",
+        ),
+    };
+    let response = Response::builder()
+        .status(status.unwrap_or(499))
+        .header("content-type", kind);
     Ok(response.body(Body::from(Bytes::from(text)))?)
 }
 

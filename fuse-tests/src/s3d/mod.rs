@@ -24,4 +24,4 @@ mod shape;
 pub use front::{Counters, LogEntry, VerbCounters};
 pub(crate) use server::write_credentials;
 pub use server::{S3d, S3dOptions};
-pub use settings::{Action, Conditions, FaultRule, Settings, Verb};
+pub use settings::{Action, Conditions, FaultRule, GatewayBody, Settings, Verb};

@@ -102,6 +102,15 @@ pub enum Action {
         /// HTTP status.
         status: u16,
     },
+    /// Apply, then answer as something between the client and the store would that lost its patience.
+    GatewayAfter {
+        /// HTTP status; `None`: any from 400 to 599, at random.
+        #[serde(default)]
+        status: Option<u16>,
+        /// What stands below it; `None`: any, at random.
+        #[serde(default)]
+        body: Option<GatewayBody>,
+    },
     /// Read the request, apply nothing, close the connection.
     DropBefore,
     /// Read this many bytes of the body, then close the connection.
@@ -130,6 +139,18 @@ pub enum Action {
     },
     /// Apply, then hold the answer back until `release` or the client goes.
     HoldAnswer,
+}
+
+/// The body of an answer that is not the store's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GatewayBody {
+    /// None.
+    Empty,
+    /// A page for people.
+    Html,
+    /// An S3 error document of a code that tells nothing about the write.
+    Xml,
 }
 
 /// A fault and the requests that it befalls. The first rule that matches a request counts.
@@ -253,9 +274,24 @@ impl Faults {
             if let Some(times) = rule.times.as_mut() {
                 *times -= 1;
             }
-            return Some(rule.action.clone());
+            let action = rule.action.clone();
+            return Some(self.settled(action));
         }
         None
+    }
+
+    /// What is left to chance in an action, drawn.
+    fn settled(&mut self, action: Action) -> Action {
+        let Action::GatewayAfter { status, body } = action else {
+            return action;
+        };
+        let drawn = 400 + (self.fraction() * 200.0) as u16;
+        let bodies = [GatewayBody::Empty, GatewayBody::Html, GatewayBody::Xml];
+        let drawn_body = bodies[(self.fraction() * 3.0) as usize];
+        Action::GatewayAfter {
+            status: status.or(Some(drawn)),
+            body: body.or(Some(drawn_body)),
+        }
     }
 
     /// In [0, 1), by xorshift: a run repeats with its seed.

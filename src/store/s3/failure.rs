@@ -48,8 +48,8 @@ pub(super) struct Failure {
     pub(super) reason: String,
     /// The store asked to wait this long.
     pub(super) retry_after: Option<Duration>,
-    /// Nothing that could change an object has left this machine.
-    pub(super) not_sent: bool,
+    /// It is certain that a write was not applied: nothing of it has left this machine, or the store itself says so.
+    pub(super) nothing_written: bool,
 }
 
 impl Failure {
@@ -58,7 +58,7 @@ impl Failure {
             kind,
             reason: reason.into(),
             retry_after: None,
-            not_sent: false,
+            nothing_written: false,
         }
     }
 
@@ -70,9 +70,12 @@ impl Failure {
         )
     }
 
-    /// Whether it is certain that a write was not applied.
-    pub(super) fn proves_nothing_written(&self) -> bool {
-        self.not_sent || !matches!(self.kind, Kind::Throttled | Kind::Server | Kind::Transport)
+    /// The store takes no body without a checksum beside it, as buckets with Object Lock do.
+    pub(super) fn wants_checksum(&self) -> bool {
+        let names_it = ["Content-MD5", "x-amz-checksum"]
+            .iter()
+            .any(|name| self.reason.contains(name));
+        self.nothing_written && names_it
     }
 
     /// As the port says it, for a request that changes nothing or may be repeated.
@@ -91,7 +94,7 @@ impl Failure {
 
     /// As the port says it, for a put-if-absent.
     pub(super) fn into_create_error(self, key: &str) -> StoreError {
-        if self.proves_nothing_written() {
+        if self.nothing_written {
             self.into_store_error(key)
         } else {
             StoreError::Unknown {
@@ -105,7 +108,7 @@ impl Failure {
 impl From<NoCredentials> for Failure {
     fn from(error: NoCredentials) -> Failure {
         Failure {
-            not_sent: true,
+            nothing_written: true,
             ..Failure::new(Kind::Refused, error.to_string())
         }
     }
@@ -116,10 +119,20 @@ pub(super) fn of_sdk<E>(url: &S3Url, error: &SdkError<E, HttpResponse>) -> Failu
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
+    let broken = |text: String| {
+        let reason = format!("{} answers, but not as an object store does ({text})", place(url));
+        Failure::new(Kind::Misconfigured, reason)
+    };
     match error {
         SdkError::ServiceError(service) => {
-            let metadata = service.err().meta();
-            of_answer(url, service.raw(), metadata.code(), metadata.message())
+            let (answer, metadata) = (service.raw(), service.err().meta());
+            match answer.status().is_success() {
+                true => of_success(url, answer).unwrap_or_else(|| broken(metadata.to_string())),
+                false => {
+                    let status = answer.status().as_u16();
+                    of_answer(url, answer, status, metadata.code(), metadata.message())
+                }
+            }
         }
         SdkError::ResponseError(answer) => {
             let status = answer.raw().status();
@@ -129,13 +142,12 @@ where
                 return of_transport(url, error);
             }
             if status.is_success() {
-                let reason = format!("{} answers, but not as an object store does ({text})", place(url));
-                return Failure::new(Kind::Misconfigured, reason);
+                return of_success(url, answer.raw()).unwrap_or_else(|| broken(text));
             }
-            of_answer(url, answer.raw(), None, None)
+            of_answer(url, answer.raw(), status.as_u16(), None, None)
         }
         SdkError::ConstructionFailure(_) => Failure {
-            not_sent: true,
+            nothing_written: true,
             ..Failure::new(
                 Kind::Misconfigured,
                 format!("cannot make a request: {}", causes(error)),
@@ -152,19 +164,126 @@ where
 /// The connection failed, or the body of an answer did.
 pub(super) fn of_transport(url: &S3Url, error: &(dyn Error + 'static)) -> Failure {
     let mut cause = Some(error);
-    let mut not_sent = false;
+    let mut nothing_written = false;
     while let Some(error) = cause {
-        not_sent |= error.is::<NotSent>();
+        nothing_written |= error.is::<NotSent>();
         cause = error.source();
     }
     Failure {
-        not_sent,
+        nothing_written,
         ..Failure::new(Kind::Transport, format!("{}: {}", place(url), causes(error)))
     }
 }
 
-fn of_answer(url: &S3Url, answer: &HttpResponse, code: Option<&str>, message: Option<&str>) -> Failure {
-    let status = answer.status().as_u16();
+/// What stands in the body of an answer that says "done": S3 and what imitates it begin some answers before they know how
+/// they end. `None`: nothing that says otherwise. Only for answers that are no object.
+pub(super) fn of_success(url: &S3Url, answer: &HttpResponse) -> Option<Failure> {
+    let body = answer.body().bytes()?;
+    let text = String::from_utf8_lossy(&body[..body.len().min(ERROR_BYTES_MAX)]);
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    let inside = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once(&format!("</{name}>"))?.0.trim())
+    };
+    let lower = text.get(..200).unwrap_or(text).to_ascii_lowercase();
+    if let Some(code) = inside("Code").filter(|_| text.contains("<Error")) {
+        let status = match code {
+            "SlowDown" | "ServiceUnavailable" | "Busy" => 503,
+            code => KNOWN_REFUSALS
+                .iter()
+                .find(|(_, codes)| codes.contains(&code))
+                .map_or(500, |(status, _)| *status),
+        };
+        let failure = of_answer(url, answer, status, Some(code), inside("Message"));
+        // It said "done" as well.
+        return Some(Failure {
+            nothing_written: false,
+            ..failure
+        });
+    }
+    let is_page = lower.starts_with("<html") || lower.starts_with("<!doctype html");
+    is_page.then(|| {
+        let reason = format!("{} answers, but not as an object store does (a web page)", place(url));
+        Failure::new(Kind::Misconfigured, reason)
+    })
+}
+
+/// How much of an answer is looked through for an error, bytes: S3's are some hundred.
+const ERROR_BYTES_MAX: usize = 16 << 10;
+
+/// What an object store answers before it writes anything, by status and code of its error document. The status alone
+/// proves nothing, and neither does a document without such a code: proxies, load balancers and gateways answer for the
+/// store when they lose patience (499, 460, 504 ...) or do not like its answer, and a request that they sent twice may
+/// meet what it wrote itself.
+const KNOWN_REFUSALS: [(u16, &[&str]); 9] = [
+    (301, &["PermanentRedirect"]),
+    (307, &["TemporaryRedirect"]),
+    (
+        400,
+        &[
+            "AuthorizationHeaderMalformed",
+            "EntityTooLarge",
+            "EntityTooSmall",
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "IllegalLocationConstraintException",
+            "InvalidArgument",
+            "InvalidBucketName",
+            "InvalidDigest",
+            "InvalidEncryptionAlgorithmError",
+            "InvalidRequest",
+            "InvalidStorageClass",
+            "InvalidToken",
+            "InvalidURI",
+            "KeyTooLongError",
+            "MalformedXML",
+            "MetadataTooLarge",
+            "MissingSecurityHeader",
+            "RequestExpired",
+            "TokenRefreshRequired",
+            "UnsupportedSignature",
+            "XAmzContentSHA256Mismatch",
+            "XMinioInvalidObjectName",
+        ],
+    ),
+    (401, &["AccessDenied", "InvalidAccessKeyId", "Unauthorized", "UnauthorizedAccess"]),
+    (
+        403,
+        &[
+            "AccessDenied",
+            "AccountProblem",
+            "AllAccessDisabled",
+            "ExpiredToken",
+            "InvalidAccessKeyId",
+            "InvalidClientTokenId",
+            "InvalidPayer",
+            "InvalidSecurity",
+            "InvalidToken",
+            "NotSignedUp",
+            "QuotaExceeded",
+            "RequestTimeTooSkewed",
+            "SignatureDoesNotMatch",
+            "UnrecognizedClientException",
+        ],
+    ),
+    (404, &["NoSuchBucket"]),
+    (412, &["PreconditionFailed"]),
+    (413, &["EntityTooLarge", "MaxMessageLengthExceeded"]),
+    (501, &["NotImplemented"]),
+];
+
+fn is_known_refusal(status: u16, code: Option<&str>) -> bool {
+    let mut of_status = KNOWN_REFUSALS.iter().filter(|(known, _)| *known == status);
+    code.is_some_and(|code| of_status.any(|(_, codes)| codes.contains(&code)))
+}
+
+fn of_answer(
+    url: &S3Url,
+    answer: &HttpResponse,
+    status: u16,
+    code: Option<&str>,
+    message: Option<&str>,
+) -> Failure {
     let shown = shown(status, code, message);
     let by_store = || format!("{}: {shown}", place(url));
     let header = |name: &str| answer.headers().try_get(name).and_then(Result::ok);
@@ -210,6 +329,14 @@ fn of_answer(url: &S3Url, answer: &HttpResponse, code: Option<&str>, message: Op
             format!("{shown}: {} answers, but not as an object store does", place(url)),
         ),
         (412, _) => (Kind::ConditionFailed, shown),
+        (413, _) => (
+            Kind::Misconfigured,
+            format!(
+                "{} refuses the request: {shown}: it is too long for something before the store (nginx: \
+                 client_max_body_size), which must let bodies of 64 MiB pass",
+                place(url)
+            ),
+        ),
         (416, _) => (
             Kind::RangeBehindEnd,
             format!("{shown}: the range begins behind the end"),
@@ -239,7 +366,12 @@ fn of_answer(url: &S3Url, answer: &HttpResponse, code: Option<&str>, message: Op
             Kind::Refused,
             format!("{shown}: the request was refused, maybe its credentials"),
         ),
-        (500..=599, _) => (Kind::Server, by_store()),
+        (500..=599, _) | (_, "InternalError" | "OperationAborted") => (Kind::Server, by_store()),
+        // No object store answers so: something between does, and may not the next time.
+        (418..=421 | 423 | 424 | 427..=430 | 432..=450 | 452..=499, _) => (
+            Kind::Server,
+            format!("{shown}, which comes from a proxy or gateway before the store"),
+        ),
         _ => (
             Kind::Misconfigured,
             format!("{} refuses the request: {shown}", place(url)),
@@ -251,6 +383,7 @@ fn of_answer(url: &S3Url, answer: &HttpResponse, code: Option<&str>, message: Op
     let retry_after = wait.map(|wait| wait.min(RETRY_AFTER_MAX));
     Failure {
         retry_after,
+        nothing_written: is_known_refusal(status, code),
         ..Failure::new(kind, reason)
     }
 }

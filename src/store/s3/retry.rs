@@ -64,7 +64,9 @@ impl<'a> Attempts<'a> {
 
     /// After a failed attempt: waits as long as it should before the next, or gives the failure back for good.
     pub(super) async fn after(&mut self, failure: Failure) -> Result<(), Failure> {
+        let allowed = self.repeat == Repeat::Freely || failure.nothing_written;
         match failure.kind {
+            _ if !allowed => return Err(failure),
             Kind::Refused if !self.renewed => {
                 self.renewed = true;
                 if self.credentials.renew(self.generation).await {
@@ -81,8 +83,7 @@ impl<'a> Attempts<'a> {
             _ => {}
         }
         self.failed += 1;
-        let allowed = self.repeat == Repeat::Freely || failure.proves_nothing_written();
-        if !failure.is_transient() || !allowed || self.failed >= self.attempts_max {
+        if !failure.is_transient() || self.failed >= self.attempts_max {
             return Err(failure);
         }
         let pause = self.pause(&failure);

@@ -3,12 +3,14 @@
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::interceptors::{
+    AfterDeserializationInterceptorContextRef, BeforeDeserializationInterceptorContextRef,
+};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, ObjectIdentifier};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::error::Error;
@@ -24,14 +26,12 @@ use super::failure::{self, Failure, Kind};
 use super::progress::Gate;
 use super::retry::{Attempts, Repeat};
 use crate::model::Timestamp;
-use crate::store::key::{check_key, check_list, check_range};
+use crate::store::key::{READ_BYTES_MAX, check_key, check_list, check_range};
 use crate::store::{
     Arrived, Fetched, LastMoves, Listed, ListedObject, ObjectStore, PutDone, PutMode, S3Url, StoreError,
     StoreOptions,
 };
 
-/// Longest object that is read without a range, bytes: four times the largest chunk.
-const WHOLE_OBJECT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Keys of one DeleteObjects request.
 const DELETE_KEYS_MAX: usize = 1000;
 /// Single deletions at a time, where a store cannot delete many.
@@ -46,6 +46,8 @@ pub struct S3Store {
     requests: Semaphore,
     /// This store refused DeleteObjects once.
     deletes_singly: AtomicBool,
+    /// This store refused a body without a checksum once.
+    wants_checksums: AtomicBool,
 }
 
 impl S3Store {
@@ -57,6 +59,7 @@ impl S3Store {
             attempts_max: options.attempts_max.max(1),
             requests: Semaphore::new(options.requests_max.max(1)),
             deletes_singly: AtomicBool::new(false),
+            wants_checksums: AtomicBool::new(false),
         }
     }
 
@@ -114,6 +117,28 @@ impl S3Store {
         body: Bytes,
         mode: PutMode,
     ) -> Result<PutDone, Failure> {
+        let with_checksum = self.wants_checksums.load(Ordering::Relaxed);
+        let sent = self
+            .send_put(client, key, body.clone(), mode, with_checksum)
+            .await;
+        match sent {
+            Err(failure) if failure.wants_checksum() && !with_checksum => {
+                tracing::debug!(reason = %failure.reason, "this store wants checksums, sending them from now on");
+                self.wants_checksums.store(true, Ordering::Relaxed);
+                self.send_put(client, key, body, mode, true).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_put(
+        &self,
+        client: &Client,
+        key: &str,
+        body: Bytes,
+        mode: PutMode,
+        with_checksum: bool,
+    ) -> Result<PutDone, Failure> {
         let date = AnswerDate::default();
         let mut put = client
             .put_object()
@@ -123,11 +148,20 @@ impl S3Store {
         if mode == PutMode::IfAbsent {
             put = put.if_none_match("*");
         }
-        let mut put = put.customize().interceptor(date.clone());
+        if with_checksum {
+            // Of a body in memory it goes into a header: no trailer, which some stores do not take.
+            put = put.checksum_algorithm(ChecksumAlgorithm::Crc32);
+        }
+        let second = SecondLook::new(&self.url);
+        let mut put = put
+            .customize()
+            .interceptor(date.clone())
+            .interceptor(second.clone());
         if self.client.is_tls {
             put = put.disable_payload_signing();
         }
         put.send().await.map_err(|error| self.failure(error))?;
+        second.result()?;
         Ok(PutDone {
             server_time: date.get(),
         })
@@ -201,6 +235,11 @@ impl S3Store {
             }
             _ => part.insert(Part::new(told, date.get(), &answer)),
         };
+        if matches!(sink, Sink::Whole(_)) && part.range.end - part.range.start > READ_BYTES_MAX {
+            let len = part.range.end - part.range.start;
+            let reason = format!("{len} bytes are too long to be read at once: no object of a volume is");
+            return Err(Failure::new(Kind::Broken, reason));
+        }
         sink.expect(part.missing());
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(|error| failure::of_transport(&self.url, &error))?;
@@ -314,11 +353,10 @@ impl S3Store {
             .map(|key| async move {
                 let sent = self.request(Repeat::Freely, || async {
                     let delete = self.client.sdk.delete_object().bucket(&self.url.bucket).key(&key);
-                    delete
-                        .send()
-                        .await
-                        .map_err(|error| self.failure(error))
-                        .map(|_| ())
+                    let second = SecondLook::new(&self.url);
+                    let sent = delete.customize().interceptor(second.clone()).send().await;
+                    sent.map_err(|error| self.failure(error))?;
+                    second.result()
                 });
                 match sent.await {
                     Err(failure) if failure.kind == Kind::NoSuchKey => Ok(()),
@@ -467,8 +505,9 @@ impl Told {
                 }
                 (told, object_len)
             }
+            // Whoever asks for a beginning that is longer than the object may be given the object.
+            (Some(wanted), None) if wanted.start == 0 && len <= wanted.end => (0..len, len),
             (Some(_), None) => return Err(broken("the store ignores byte ranges")),
-            (None, _) if len > WHOLE_OBJECT_BYTES_MAX => return Err(broken("too long to be read whole")),
             (None, _) => (0..len, len),
         };
         Ok(Told {
@@ -488,8 +527,8 @@ enum Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// So many bytes more are on their way: their number was checked against what was asked for, or against the limit of
-    /// whole objects.
+    /// So many bytes more are on their way: their number was checked against what was asked for, and against the limit of
+    /// what is read at once.
     fn expect(&mut self, bytes: u64) {
         if let Sink::Whole(whole) = self {
             whole.reserve(usize::try_from(bytes).unwrap_or(0));
@@ -615,6 +654,48 @@ impl Intercept for AnswerDate {
         if let Some(date) = date {
             // One attempt per interceptor, so it is never set twice.
             let _ = self.date.set(timestamp(&date));
+        }
+        Ok(())
+    }
+}
+
+/// Looks into the body of an answer that says "done", which the SDK does not do where none is expected.
+#[derive(Clone, Debug)]
+struct SecondLook {
+    url: S3Url,
+    found: Arc<OnceLock<Failure>>,
+}
+
+impl SecondLook {
+    fn new(url: &S3Url) -> SecondLook {
+        SecondLook {
+            url: url.clone(),
+            found: Arc::default(),
+        }
+    }
+
+    fn result(&self) -> Result<(), Failure> {
+        self.found.get().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+}
+
+impl Intercept for SecondLook {
+    fn name(&self) -> &'static str {
+        "second look"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let answer = context.response();
+        if answer.status().is_success()
+            && let Some(failure) = failure::of_success(&self.url, answer)
+        {
+            // One attempt per interceptor, so it is never set twice.
+            let _ = self.found.set(failure);
         }
         Ok(())
     }
