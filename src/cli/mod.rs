@@ -51,6 +51,9 @@ use crate::mount::{Failure, FailureKind};
 use context::Context;
 use mount_helper::Wanted;
 
+/// For how long calls to the system that are under way may take when a command has ended.
+const LAST_CALLS: Duration = Duration::from_secs(5);
+
 /// A shared volume for pods, in an object store, mounted as a local directory.
 ///
 /// Files are fetched when they are opened; what you write stays on this machine until `sailvol commit` publishes it
@@ -251,7 +254,10 @@ fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
         .enable_all()
         .build()
         .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot start threads: {e}")))?;
-    runtime.block_on(work)
+    let done = runtime.block_on(work);
+    // What a thread waits for (a disk that does not answer) may never come: the command has its answer.
+    runtime.shutdown_timeout(LAST_CALLS);
+    done
 }
 
 fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {

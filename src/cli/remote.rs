@@ -6,9 +6,11 @@ use bytes::Bytes;
 use futures::stream::{Stream, StreamExt};
 
 use super::context::Context;
-use crate::model::{ChunkRef, Content, Entry, GivenPath, TreeRoot, VolPath, chunk_count, chunk_len};
+use crate::model::{
+    ChunkRef, Content, DirTree, Entry, GivenPath, Name, Totals, TreeRoot, VolPath, chunk_count, chunk_len,
+};
 use crate::mount::{Failure, FailureKind};
-use crate::store::{self, ObjectStore, StoreUrl, VolumeUrl};
+use crate::store::{self, LimitedStore, ObjectStore, StoreUrl, VolumeUrl};
 use crate::tree::{self, NodeSource};
 use crate::volume::{Clock, Head, RemoteSource, Volume, VolumeRef};
 
@@ -31,11 +33,17 @@ pub async fn open_store(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, Failure>
     store::open(url).await.map_err(Failure::from)
 }
 
+/// Opens a store whose requests end when nothing of any has moved for the time limit of the command.
+pub async fn open_limited(url: &StoreUrl, context: &Context) -> Result<Arc<dyn ObjectStore>, Failure> {
+    let store = open_store(url).await?;
+    Ok(Arc::new(LimitedStore::new(store, context.timeout)))
+}
+
 impl Remote {
     /// Opens a volume; gives up when the time limit is over.
     pub async fn open(url: &VolumeUrl, context: &Context) -> Result<Remote, Failure> {
         let opening = async {
-            let store = open_store(&url.store).await?;
+            let store = open_limited(&url.store, context).await?;
             Ok(Volume::open(store, Clock::system(), &VolumeRef::parse(&url.name)).await?)
         };
         let opened = context.within(opening).await?;
@@ -55,6 +63,30 @@ impl Remote {
     /// The path that somebody means.
     pub async fn path(&self, given: &GivenPath) -> Result<VolPath, Failure> {
         Ok(tree::path_given(&self.nodes, self.root(), given).await?)
+    }
+
+    /// What is in a directory, held against what the directory says of itself: whoever walks a tree this way comes to an
+    /// end, after as many names as its top claims to have.
+    ///
+    /// # Errors
+    /// [`FailureKind::Damaged`] when the directory lies.
+    pub async fn listed(
+        &self,
+        path: &VolPath,
+        totals: &Totals,
+        dir: &DirTree,
+    ) -> Result<Vec<(Name, Entry)>, Failure> {
+        let entries = tree::entries(&self.nodes, dir).await?;
+        if tree::recount(&entries) != *totals {
+            let text = format!(
+                "damaged volume: {}:{path}: the directory does not hold what its totals say ({} files, {} directories)",
+                self.volume.name(),
+                totals.files,
+                totals.dirs
+            );
+            return Err(Failure::new(FailureKind::Damaged, text));
+        }
+        Ok(entries)
     }
 
     /// What is at a path; a hard link comes as its inode.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::complete;
 use super::context::Context;
-use super::remote::{Remote, open_store};
+use super::remote::{Remote, open_limited};
 use super::style::Tone;
 use super::table::{count, local_time, table};
 use crate::config::{default_store, format_bytes, parse_volume};
@@ -15,7 +15,7 @@ use crate::model::{Attrs, Seq, VolumeId};
 use crate::mount::create_volume;
 use crate::mount::{Failure, FailureKind};
 use crate::store::StoreUrl;
-use crate::volume::{Clock, Volume, VolumeRef};
+use crate::volume::{Clock, ToDelete, Volume, VolumeRef};
 
 /// Create, list, inspect and delete volumes
 #[derive(Debug, clap::Args)]
@@ -105,7 +105,7 @@ async fn create(
     context: &Context,
 ) -> Result<(), Failure> {
     let url = parse_volume(volume, &context.environment).map_err(usage)?;
-    let store = open_store(&url.store).await?;
+    let store = open_limited(&url.store, context).await?;
     let root = Attrs {
         mode: 0o755,
         uid: uid.unwrap_or(rustix::process::getuid().as_raw()),
@@ -132,7 +132,7 @@ async fn list(store: Option<&str>, context: &Context) -> Result<(), Failure> {
         Some(text) => StoreUrl::parse(text).map_err(usage)?,
         None => default_store(&context.environment).map_err(usage)?,
     };
-    let store = open_store(&url).await?;
+    let store = open_limited(&url, context).await?;
     let found = context.within(async { Ok(Volume::list(&store, &Clock::system()).await?) });
     let found = found.await?;
     let rows: Vec<VolumeSummary> = found
@@ -234,24 +234,25 @@ async fn info(volume: &str, context: &Context) -> Result<(), Failure> {
 
 async fn delete(volume: &str, yes: bool, context: &Context) -> Result<(), Failure> {
     let url = parse_volume(volume, &context.environment).map_err(usage)?;
-    let store = open_store(&url.store).await?;
+    let store = open_limited(&url.store, context).await?;
     let wanted = VolumeRef::parse(&url.name);
-    let opened = context.within(async { Ok(Volume::open(store, Clock::system(), &wanted).await?) });
-    let opened = opened.await?;
-    let totals = opened.head.record().root.root.totals;
+    let found = Volume::find_to_delete(store, Clock::system(), &wanted);
+    let found = context.within(async { Ok(found.await?) }).await?;
+    let (volume, what) = match found {
+        ToDelete::Whole(opened) => {
+            let root = &opened.head.record().root.root;
+            let size = (count(root.totals.files, "file"), format_bytes(root.bytes()));
+            (opened.volume, format!("{url} ({}, {})", size.0, size.1))
+        }
+        ToDelete::Begun(volume) => {
+            context.note(format!("a deletion of {url} was begun and broken off: going on with it"));
+            (volume, format!("what is left of {url}"))
+        }
+    };
     if !yes {
-        confirm(
-            &url.name,
-            &format!(
-                "{} ({}, {})",
-                url,
-                count(totals.files, "file"),
-                format_bytes(opened.head.record().root.root.bytes())
-            ),
-            context,
-        )?;
+        confirm(&url.name, &what, context)?;
     }
-    let deleted = opened.volume.delete(&url.name, "sailvol volume delete").await?;
+    let deleted = volume.delete(&url.name, "sailvol volume delete").await?;
     context.print(
         &serde_json::json!({ "deleted": url.name, "objects": deleted }),
         |_| format!("deleted {url}: {}\n", count(deleted, "object")),

@@ -189,6 +189,10 @@ impl From<VolumeError> for Failure {
             VolumeError::NotFound { .. } => Some(
                 "`sailvol volume list` shows the volumes; `sailvol volume create` or `mount --create` makes one",
             ),
+            VolumeError::Deleted { .. } => Some(
+                "if its name is still listed, its deletion was broken off: `sailvol volume delete` finishes it and frees \
+                 the name",
+            ),
             VolumeError::NotKept { .. } => Some("`sailvol log` lists the newest records of a mounted volume"),
             VolumeError::Nonconforming { .. } => Some(
                 "use a store (or a newer version of it) that honours `If-None-Match: *` on PUT and lists in key order",

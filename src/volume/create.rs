@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::names::check_name;
+use super::objects::get_whole;
 use super::open::find_name;
 use super::{Clock, Head, Opened, Volume, VolumeError, VolumeRef};
 use crate::format::{
@@ -200,9 +201,9 @@ async fn put_new(store: &dyn ObjectStore, key: &str, bytes: Bytes) -> Result<(),
         if !settled {
             return Err(error.into());
         }
-        match store.get(key, None).await {
+        match get_whole(store, key, bytes.len() as u64).await {
             Ok(found) if found.bytes == bytes => return Ok(()),
-            Ok(_) => return Err(StoreError::AlreadyExists { key: key.to_owned() }.into()),
+            Ok(_) | Err(StoreError::Broken { .. }) => return Err(StoreError::AlreadyExists { key: key.to_owned() }.into()),
             Err(StoreError::NotFound { .. }) => last = Some(error),
             Err(error) => return Err(error.into()),
         }

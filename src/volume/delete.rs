@@ -1,29 +1,87 @@
 //! Deleting a volume: a last record that says so, then the objects.
 //!
-//! The record comes first, so that nobody publishes to or mounts what is going; it is the last object to go. Whoever
-//! calls this has asked the user. An interrupted deletion goes on where it stopped when it is called again.
+//! The record comes first, so that nobody publishes to or mounts what is going; of the volume's objects it is the last to
+//! go, and the name goes after it: as long as anything is left, the volume is found by its name, and the deletion goes
+//! on where it stopped when it is called again ([`Volume::find_to_delete`]). Whoever calls this has asked the user.
+
+use std::sync::Arc;
 
 use super::open::find_name;
-use super::{Head, NextRecord, PublishOutcome, RemoteSource, Volume, VolumeError};
+use super::{
+    Clock, Head, NextRecord, Opened, PublishOutcome, RemoteSource, Volume, VolumeError, VolumeRef,
+};
 use crate::format::{Key, RecordKind, txn_id, volume_prefix};
-use crate::store::{LIST_LIMIT_MAX, StoreError};
+use crate::store::{LIST_LIMIT_MAX, ObjectStore, StoreError};
 
 /// Other commits may win the number of the last record this often.
 const TRIES: usize = 32;
 
+/// A volume that can be deleted.
+#[derive(Clone, Debug)]
+pub enum ToDelete {
+    /// Nobody has begun.
+    Whole(Opened),
+    /// A deletion was broken off: its last record says so, or there is none any more.
+    Begun(Volume),
+}
+
 impl Volume {
-    /// Deletes the volume and its name; gives the number of objects that were deleted.
+    /// Finds a volume that is to be deleted, also one of which a deletion was broken off.
+    ///
+    /// # Errors
+    /// [`VolumeError::NotFound`] when nothing of it is left; what the store says.
+    pub async fn find_to_delete(
+        store: Arc<dyn ObjectStore>,
+        clock: Clock,
+        wanted: &VolumeRef,
+    ) -> Result<ToDelete, VolumeError> {
+        let id = match wanted {
+            VolumeRef::Id(id) => Some(*id),
+            VolumeRef::Name(name) => find_name(&*store, name).await?.map(|entry| entry.volume),
+        };
+        let Some(id) = id else {
+            return Volume::open(store, clock, wanted).await.map(ToDelete::Whole);
+        };
+        let volume = Volume::handle(store, clock, id, wanted.to_string());
+        match volume.head().await {
+            Ok(head) => Ok(ToDelete::Whole(Opened { volume, head })),
+            Err(VolumeError::Deleted { .. }) => Ok(ToDelete::Begun(volume)),
+            // The name comes last in a creation and in a deletion: without a record it is what is left of one.
+            Err(VolumeError::NotFound { .. }) if matches!(wanted, VolumeRef::Name(_)) => {
+                Ok(ToDelete::Begun(volume))
+            }
+            Err(VolumeError::NotFound { .. }) if volume.has_objects().await? => Ok(ToDelete::Begun(volume)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn has_objects(&self) -> Result<bool, VolumeError> {
+        let listed = self.store.list(&volume_prefix(&self.id), None, 1).await?;
+        Ok(!listed.objects.is_empty())
+    }
+
+    /// Deletes the volume and its name, or goes on with that; gives the number of objects that were deleted.
     ///
     /// # Errors
     /// What the store says. Once the record is published the volume cannot be used any more, deleted whole or not.
     pub async fn delete(&self, name: &str, by: &str) -> Result<u64, VolumeError> {
         match self.head().await {
             Ok(head) => self.publish_end(head, by).await?,
-            // Somebody began before us.
-            Err(VolumeError::Deleted { .. }) => {}
+            // Somebody began before us, or had come to the end but for the name.
+            Err(VolumeError::Deleted { .. } | VolumeError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
-        let last = self.newest_key().await?;
+        let (last, _) = self.newest_listed().await?;
+        let mut names = vec![name.to_owned()];
+        // Asked for by its identity, which is no name, it has one all the same.
+        names.retain(|name| matches!(VolumeRef::parse(name), VolumeRef::Name(_)));
+        if let Some(seq) = last
+            && let Some((record, _)) = self.fetch_record(seq).await?
+            && record.record.descriptor.name != name
+        {
+            names.push(record.record.descriptor.name.clone());
+        }
+        let last = last.map(|seq| Key::Record(self.id, seq).to_string());
         let mut deleted = 0;
         let mut after: Option<String> = None;
         loop {
@@ -44,24 +102,19 @@ impl Volume {
                 _ => break,
             }
         }
-        // The name stays until there is nothing left to find by it but the record that says "deleted".
-        let named = find_name(&*self.store, name)
-            .await?
-            .is_some_and(|entry| entry.volume == self.id);
-        let name = named.then(|| Key::Name(name.to_owned()).to_string());
-        for key in name.into_iter().chain(last) {
+        // The name stays until there is nothing left to find by it.
+        if let Some(key) = last {
             self.store.delete(&[key]).await?;
             deleted += 1;
         }
+        for name in names {
+            let entry = find_name(&*self.store, &name).await?;
+            if entry.is_some_and(|entry| entry.volume == self.id) {
+                self.store.delete(&[Key::Name(name).to_string()]).await?;
+                deleted += 1;
+            }
+        }
         Ok(deleted)
-    }
-
-    async fn newest_key(&self) -> Result<Option<String>, VolumeError> {
-        let listed = self
-            .store
-            .list(&crate::format::log_prefix(&self.id), None, 1)
-            .await?;
-        Ok(listed.objects.into_iter().next().map(|object| object.key))
     }
 
     /// Publishes the record after which there is none.

@@ -4,11 +4,13 @@ use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 
+use super::objects::get_whole;
 use super::rules::{self, secs_between};
 use super::{Volume, VolumeError};
+use crate::format::limits::RECORD_BYTES_MAX;
 use crate::format::{Access, Key, Record, RecordKind, UnverifiedRecord, log_prefix};
 use crate::model::{Hash, Seq, Timestamp};
-use crate::store::StoreError;
+use crate::store::{LIST_LIMIT_MAX, StoreError};
 
 /// A record as it stands in the log.
 #[derive(Clone, Debug)]
@@ -82,17 +84,13 @@ impl Volume {
         let prefix = log_prefix(&self.id);
         for _ in 0..HEAD_TRIES {
             let looked_at = self.clock.now();
-            let listed = self.store.list(&prefix, None, 1).await?;
-            let Some(first) = listed.objects.first() else {
+            let (newest, listed_at) = self.newest_listed().await?;
+            let Some(seq) = newest else {
                 return Err(self.not_found());
-            };
-            let Some(Key::Record(_, seq)) = Key::parse(&first.key) else {
-                return Err(VolumeError::damaged(&first.key, "not a key of the log"));
             };
             let Some((newest, answered_at)) = self.fetch_record(seq).await? else {
                 continue; // trimmed between the two requests
             };
-            let listed_at = listed.server_time;
             let apart = match (listed_at, answered_at) {
                 (Some(listed), Some(answered)) => secs_between(listed, answered),
                 _ => secs_between(looked_at, self.clock.now()),
@@ -108,6 +106,33 @@ impl Volume {
             });
         }
         Err(VolumeError::Busy { object: prefix })
+    }
+
+    /// Number of the newest record in the listing of the log, and the store's clock when that began to be listed. One
+    /// request; more where other things stand in the log, which are passed over (fsck tells of them).
+    pub(super) async fn newest_listed(&self) -> Result<(Option<Seq>, Option<Timestamp>), VolumeError> {
+        let prefix = log_prefix(&self.id);
+        let (mut after, mut limit) = (None::<String>, 1);
+        let mut began = None;
+        loop {
+            let page = self.store.list(&prefix, after.as_deref(), limit).await?;
+            let listed_at = *began.get_or_insert(page.server_time);
+            let newest = page
+                .objects
+                .iter()
+                .find_map(|object| match Key::parse(&object.key) {
+                    Some(Key::Record(_, seq)) => Some(seq),
+                    _ => None,
+                });
+            match page.objects.last() {
+                _ if newest.is_some() => return Ok((newest, listed_at)),
+                Some(last) if page.truncated => {
+                    after = Some(last.key.clone());
+                    limit = LIST_LIMIT_MAX;
+                }
+                _ => return Ok((None, listed_at)),
+            }
+        }
     }
 
     /// What is new since `known`: one GET that finds nothing when there is nothing (FORMAT.md 5, "Reload"), and beside it
@@ -234,9 +259,10 @@ impl Volume {
         seq: Seq,
     ) -> Result<Option<(LoggedRecord, Option<Timestamp>)>, VolumeError> {
         let key = Key::Record(self.id, seq).to_string();
-        let fetched = match self.store.get(&key, None).await {
+        let fetched = match get_whole(&*self.store, &key, RECORD_BYTES_MAX as u64).await {
             Ok(fetched) => fetched,
             Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(StoreError::Broken { key, reason }) => return Err(VolumeError::damaged(&key, reason)),
             Err(error) => return Err(error.into()),
         };
         let logged = self.read_record(&key, seq, fetched.bytes)?;

@@ -36,6 +36,7 @@ pub(crate) mod tests;
 
 pub use clock::Clock;
 pub use create::{CreateOptions, Created};
+pub use delete::ToDelete;
 pub use error::VolumeError;
 pub use fsck::{Damage, FsckOptions, FsckProgress, FsckReport};
 pub use head::{Head, LoggedRecord, Refreshed, check_not_back};

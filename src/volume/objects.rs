@@ -8,9 +8,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{Volume, VolumeError};
-use crate::format::{EncodedChunk, FinishedPack, Key, Node, decode_blob, decode_chunk, decode_node};
+use crate::format::{
+    EncodedChunk, FinishedPack, Key, Node, chunk_header_len, decode_blob, decode_chunk, decode_node,
+};
 use crate::model::{BlobRef, Epoch, Hash, PackRef, Ptr};
-use crate::store::{PutMode, StoreError};
+use crate::store::{Fetched, ObjectStore, PutMode, StoreError};
 use crate::tree::{NodeSource, TreeError};
 
 /// Bytes around a wanted item that are fetched with it (FORMAT.md 4.6): neighbours in the tree are neighbours in the
@@ -22,6 +24,30 @@ const NODES_MAX: usize = 4096;
 const WINDOWS_BYTES_MAX: usize = 16 << 20;
 /// Windows that a [`RemoteSource`] fetches at the same time, by the hash of their place.
 const TURNS: usize = 16;
+
+/// Reads a whole object of at most `bytes_max` bytes; a longer one is refused before any memory is taken for it.
+pub(super) async fn get_whole(
+    store: &dyn ObjectStore,
+    key: &str,
+    bytes_max: u64,
+) -> Result<Fetched, StoreError> {
+    let fetched = store.get(key, Some(0..bytes_max.saturating_add(1))).await?;
+    if fetched.object_len > bytes_max {
+        return Err(StoreError::Broken {
+            key: key.to_owned(),
+            reason: format!(
+                "has {} bytes, and nothing of its kind has more than {bytes_max}",
+                fetched.object_len
+            ),
+        });
+    }
+    Ok(fetched)
+}
+
+/// Longest chunk object of that many plain bytes: frames are stored in at most their plain length.
+fn chunk_object_len_max(raw_len: u32) -> u64 {
+    u64::from(chunk_header_len(raw_len)) + u64::from(raw_len)
+}
 
 impl Volume {
     /// Uploads a chunk object under `epoch`, unless it is there; says how many bytes were sent.
@@ -63,7 +89,7 @@ impl Volume {
     }
 
     /// The store has this chunk, whole: the object has the right length, or another one (of another compressor) of
-    /// which all bytes were checked.
+    /// which all bytes were checked. What is no object of that length, or none at all, is no chunk.
     pub async fn has_chunk(
         &self,
         epoch: Epoch,
@@ -71,13 +97,15 @@ impl Volume {
         raw_len: u32,
     ) -> Result<bool, VolumeError> {
         let key = Key::Chunk(self.id, epoch, chunk.id).to_string();
-        match self.store.head(&key).await? {
-            None => Ok(false),
-            Some(len) if len == chunk.object.len() as u64 => Ok(true),
-            Some(_) => {
-                let stored = self.store.get(&key, None).await?.bytes;
-                Ok(decode_chunk(&stored, raw_len, &chunk.id, &key).is_ok())
-            }
+        match self.store.head(&key).await {
+            Ok(None) | Err(StoreError::Broken { .. }) => Ok(false),
+            Ok(Some(len)) if len == chunk.object.len() as u64 => Ok(true),
+            Ok(Some(_)) => match get_whole(&*self.store, &key, chunk_object_len_max(raw_len)).await {
+                Ok(stored) => Ok(decode_chunk(&stored.bytes, raw_len, &chunk.id, &key).is_ok()),
+                Err(StoreError::Broken { .. }) => Ok(false),
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -100,7 +128,8 @@ impl Volume {
     /// [`TreeError::Expired`] when the object is gone.
     pub async fn chunk(&self, epoch: Epoch, id: &Hash, raw_len: u32) -> Result<Bytes, TreeError> {
         let key = Key::Chunk(self.id, epoch, *id).to_string();
-        let stored = self.store.get(&key, None).await.map_err(fetch_error)?.bytes;
+        let stored = get_whole(&*self.store, &key, chunk_object_len_max(raw_len)).await;
+        let stored = stored.map_err(fetch_error)?.bytes;
         let id = *id;
         let plain = tokio::task::spawn_blocking(move || decode_chunk(&stored, raw_len, &id, &key))
             .await

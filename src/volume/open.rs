@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use super::objects::get_whole;
 use super::{Clock, Head, VolumeError};
+use crate::format::limits::NAME_OBJECT_BYTES_MAX;
 use crate::format::{Access, Descriptor, Key, NameEntry};
 use crate::model::VolumeId;
 use crate::store::{ObjectStore, StoreError};
@@ -91,8 +93,18 @@ impl Volume {
             },
         };
         let volume = Volume::handle(store, clock, id, wanted.to_string());
-        let head = volume.head().await?;
-        Ok(Opened { volume, head })
+        match (volume.head().await, wanted) {
+            (Ok(head), _) => Ok(Opened { volume, head }),
+            // A creation and a deletion end with the name.
+            (Err(VolumeError::NotFound { .. }), VolumeRef::Name(name)) => Err(VolumeError::damaged(
+                &Key::Name(name.clone()).to_string(),
+                format!(
+                    "the name leads to volume {id}, which has no record: either its deletion was broken off, and \
+                     `sailvol volume delete {name}` finishes it, or its log is lost"
+                ),
+            )),
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// A handle without asking the store: for a volume that is known to be there.
@@ -138,9 +150,10 @@ impl Volume {
 pub(super) async fn find_name(store: &dyn ObjectStore, name: &str) -> Result<Option<NameEntry>, VolumeError> {
     super::names::check_name(name)?;
     let key = Key::Name(name.to_owned()).to_string();
-    match store.get(&key, None).await {
+    match get_whole(store, &key, NAME_OBJECT_BYTES_MAX as u64).await {
         Ok(fetched) => Ok(Some(NameEntry::decode(&fetched.bytes, name, &key)?)),
         Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(StoreError::Broken { key, reason }) => Err(VolumeError::damaged(&key, reason)),
         Err(error) => Err(error.into()),
     }
 }

@@ -91,6 +91,8 @@ pub struct ScriptedStore {
     calls: Mutex<Vec<(Verb, String, u64)>>,
     chance: Mutex<Option<Chance>>,
     dark: AtomicBool,
+    /// Requests that are still answered before it gets dark, and whether the one after them is done.
+    ends: Mutex<Option<(usize, bool)>>,
     late: Mutex<Vec<(String, Bytes, PutMode)>>,
 }
 
@@ -102,6 +104,7 @@ impl ScriptedStore {
             calls: Mutex::default(),
             chance: Mutex::default(),
             dark: AtomicBool::new(false),
+            ends: Mutex::default(),
             late: Mutex::default(),
         })
     }
@@ -120,9 +123,21 @@ impl ScriptedStore {
         self.planned.lock().clear();
     }
 
-    /// The store answers again after [`Fault::AnswerLostThenDark`].
+    /// The store answers again after [`Fault::AnswerLostThenDark`] and [`ScriptedStore::dark_after`].
     pub fn light(&self) {
         self.dark.store(false, Relaxed);
+        *self.ends.lock() = None;
+    }
+
+    /// Whoever asks is killed after that many requests, in the middle of the next one, which is done or not: nothing is
+    /// answered from there on.
+    pub fn dark_after(&self, requests: usize, done: bool) {
+        *self.ends.lock() = Some((requests, done));
+    }
+
+    /// No request is answered.
+    pub fn is_dark(&self) -> bool {
+        self.dark.load(Relaxed)
     }
 
     /// What was on its way arrives; true for each that was done.
@@ -188,6 +203,16 @@ impl ScriptedStore {
             return Err(StoreError::Unreachable {
                 reason: "dark".to_owned(),
             });
+        }
+        if let Some((left, done)) = &mut *self.ends.lock() {
+            match (left.checked_sub(1), *done) {
+                (Some(fewer), _) => *left = fewer,
+                (None, true) => return Ok(Some(Fault::AnswerLostThenDark)),
+                (None, false) => {
+                    self.dark.store(true, Relaxed);
+                    return Err(unknown(key));
+                }
+            }
         }
         let mut planned = self.planned.lock();
         if let Some(at) = planned

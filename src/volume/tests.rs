@@ -1,13 +1,15 @@
 //! The remote volume against a scripted store.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::testing::*;
 use super::*;
-use crate::format::{GcState, RecordKind, SuperNode, Usage, txn_id};
-use crate::model::{Attrs, DirTree, Entry, EntryBody, LeaseId, Name, Seq, Totals, TreeRoot, TxnId};
-use crate::tree::{self, NodeParams, NodeWriter};
+use crate::format::{GcState, Key, RecordKind, SuperNode, Usage, encode_chunk, txn_id};
+use crate::model::{Attrs, DirTree, Entry, EntryBody, Hash, LeaseId, Name, Seq, Totals, TreeRoot, TxnId};
+use crate::store::{DirStore, ObjectStore, PutMode};
+use crate::tree::{self, NodeParams, NodeWriter, TreeError};
 
 fn txn(n: u64) -> TxnId {
     let mut random = [0; 32];
@@ -448,4 +450,133 @@ async fn a_deleted_volume_says_so_until_nothing_is_left() {
     assert!(store.memory.keys().is_empty(), "{:?}", store.memory.keys());
     let gone = Volume::open(store.clone(), clock_of(&store), &VolumeRef::parse("data")).await;
     assert!(matches!(gone, Err(VolumeError::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_killed_at_any_request_is_finished_by_the_next_one() {
+    let delete = async |store: &Arc<ScriptedStore>, wanted: &VolumeRef| {
+        let found = Volume::find_to_delete(store.clone(), clock_of(store), wanted).await?;
+        let volume = match found {
+            ToDelete::Whole(opened) => opened.volume,
+            ToDelete::Begun(volume) => volume,
+        };
+        volume.delete(&wanted.to_string(), "me").await
+    };
+    for (by_id, done) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut cuts = 0;
+        loop {
+            let store = scripted();
+            let Opened { volume, head } = new_volume(&store, "data").await;
+            let head = publish_ok(&volume, &head, 1).await;
+            publish_ok(&volume, &head, 2).await;
+            let stray = format!("{}/log/README", volume.id());
+            let body = bytes::Bytes::from_static(b"by hand");
+            store
+                .memory
+                .put(&stray, body, PutMode::Overwrite)
+                .await
+                .unwrap();
+            let name = VolumeRef::parse("data");
+            let wanted = match by_id {
+                true => VolumeRef::Id(volume.id()),
+                false => name.clone(),
+            };
+            store.dark_after(cuts, done);
+            let first = delete(&store, &wanted).await;
+            let was_cut = store.is_dark();
+            store.light();
+            if !was_cut {
+                first.unwrap();
+                break;
+            }
+            let left = store.memory.keys();
+            // By its identity nothing is found that has nothing left but its name.
+            let only_name = left.iter().all(|key| key.starts_with("names/"));
+            let again = if only_name { &name } else { &wanted };
+            match delete(&store, again).await {
+                Ok(_) => {}
+                Err(VolumeError::NotFound { .. }) if left.is_empty() => {}
+                Err(error) => panic!("killed at request {cuts}, {left:?}: {error}"),
+            }
+            assert!(
+                store.memory.keys().is_empty(),
+                "killed at request {cuts}: {:?}",
+                store.memory.keys()
+            );
+            new_volume(&store, "data").await;
+            cuts += 1;
+        }
+        assert!(cuts > 8, "{cuts}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_record_is_passed_over_in_the_log() {
+    let store = scripted();
+    let Opened { volume, head } = new_volume(&store, "data").await;
+    let head = publish_ok(&volume, &head, 1).await;
+    let log = format!("{}/log", volume.id());
+    // Before and behind all records, and more than one page of them.
+    let strays = (0..2100)
+        .map(|n| format!("{log}/0-copy-{n}"))
+        .chain(["README", "x.tmp", "fffffffffffffff", "0/ffffffffffffffff"].map(|name| format!("{log}/{name}")));
+    for key in strays {
+        let body = bytes::Bytes::from_static(b"by hand");
+        store
+            .memory
+            .put(&key, body, PutMode::Overwrite)
+            .await
+            .unwrap();
+    }
+    let opened = Volume::open(store.clone(), clock_of(&store), &VolumeRef::parse("data")).await;
+    let opened = opened.unwrap();
+    assert_eq!(opened.head.hash(), head.hash());
+    let head = publish_ok(&opened.volume, &opened.head, 2).await;
+    let report = volume.fsck(&head, FsckOptions::default(), &|_| ()).await.unwrap();
+    assert_eq!(report.damaged, 0, "{:?}", report.damage);
+    assert_eq!(report.warnings.len(), 100);
+    assert!(report.warnings[0].contains("is no record"), "{:?}", report.warnings);
+}
+
+/// Whatever kind of object claims to be of a terabyte: it is refused before there is memory for it.
+#[tokio::test]
+async fn objects_that_claim_to_be_huge_are_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn ObjectStore> = Arc::new(DirStore::open(dir.path()));
+    let created = Volume::create(store.clone(), Clock::system(), &create_options("data")).await;
+    let Opened { volume, .. } = created.unwrap().into_opened();
+    let id = volume.id();
+    let huge = |key: Key| {
+        let path = dir.path().join(key.to_string());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let whole = std::fs::read(&path).ok();
+        std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        (path, whole)
+    };
+    let mend = |(path, whole): (std::path::PathBuf, Option<Vec<u8>>)| match whole {
+        Some(whole) => std::fs::write(path, whole).unwrap(),
+        None => std::fs::remove_file(path).unwrap(),
+    };
+    let wanted = VolumeRef::parse("data");
+    let open = || Volume::open(store.clone(), Clock::system(), &wanted);
+    for key in [Key::Name("data".into()), Key::Record(id, 0), Key::Record(id, 7)] {
+        let changed = huge(key.clone());
+        let error = open().await.unwrap_err();
+        assert!(matches!(error, VolumeError::Damaged { .. }), "{key}: {error:?}");
+        assert!(error.to_string().contains(&key.to_string()), "{error}");
+        mend(changed);
+    }
+    open().await.unwrap();
+    let hash = Hash([7; 32]);
+    huge(Key::Chunk(id, 1, hash));
+    let error = volume.chunk(1, &hash, 64 << 20).await.unwrap_err();
+    assert!(matches!(error, TreeError::Damaged { .. }), "{error:?}");
+    // Ours takes its place.
+    let chunk = encode_chunk(&[1; 100_000]).unwrap();
+    huge(Key::Chunk(id, 1, chunk.id));
+    volume.put_chunk(1, &chunk, 100_000).await.unwrap();
+    assert_eq!(
+        volume.chunk(1, &chunk.id, 100_000).await.unwrap(),
+        [1; 100_000][..]
+    );
 }

@@ -66,6 +66,7 @@ struct Answer {
     unreferenced: u64,
     unreferenced_bytes: u64,
     damaged: u64,
+    warnings: Vec<String>,
     damage: Vec<DamageItem>,
     seconds: f64,
     #[serde(skip)]
@@ -157,6 +158,7 @@ fn answer(volume: String, head: Seq, options: FsckOptions, report: FsckReport, e
         unreferenced: report.unreferenced,
         unreferenced_bytes: report.unreferenced_bytes,
         damaged: report.damaged,
+        warnings: report.warnings,
         damage: report.damage.into_iter().map(item).collect(),
         seconds: elapsed.as_secs_f64(),
         all_records: options.all_records,
@@ -165,6 +167,9 @@ fn answer(volume: String, head: Seq, options: FsckOptions, report: FsckReport, e
 
 fn text(a: &Answer) -> String {
     let mut out = String::new();
+    for warning in &a.warnings {
+        out.push_str(&format!("warning: {warning}\n"));
+    }
     for item in &a.damage {
         out.push_str(&format!("DAMAGED {}: {}\n", item.object, item.rule));
         for path in &item.paths {

@@ -159,7 +159,9 @@ impl Volume {
         }
         let mib = u32::try_from(len.div_ceil(1 << 20).clamp(1, BUDGET_MIB)).unwrap_or(1);
         let permit = budget.acquire_many(mib).await;
-        let bytes = match self.store().get(&key, None).await.map_err(fetch_error) {
+        // One byte more than was listed: it would be another object.
+        let fetched = self.store().get(&key, Some(0..len.saturating_add(1))).await;
+        let bytes = match fetched.map_err(fetch_error) {
             Ok(fetched) => fetched.bytes,
             Err(TreeError::Expired { .. }) => return Ok(all("is missing".to_owned())),
             Err(TreeError::Damaged { rule, .. }) => return Ok(all(rule)),

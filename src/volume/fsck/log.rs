@@ -8,7 +8,7 @@ use super::report::{FsckOptions, FsckProgress, FsckReport};
 use crate::format::limits::RECORD_BYTES_MAX;
 use crate::format::{Key, log_prefix};
 use crate::model::{Hash, Seq};
-use crate::store::LIST_LIMIT_MAX;
+use crate::store::{LIST_LIMIT_MAX, StoreError};
 use crate::volume::{Head, LoggedRecord, Volume, VolumeError};
 
 /// Records that are read at the same time.
@@ -46,6 +46,7 @@ impl Volume {
     ) -> Result<Vec<Seq>, VolumeError> {
         let gc = &head.record().gc;
         let there = self.listed_records(head, report).await?;
+        self.check_next(head, report).await?;
         for (first, last) in missing_runs(gc.kept_runs(head.seq()), &there) {
             let rule = match last - first {
                 0 => "a record that is to be kept is missing".to_owned(),
@@ -103,6 +104,19 @@ impl Volume {
         Ok(trees)
     }
 
+    /// Nothing but an object may stand where the next record is to be created: listings do not show it.
+    async fn check_next(&self, head: &Head, report: &mut FsckReport) -> Result<(), VolumeError> {
+        let key = self.record_key(head.seq() + 1);
+        match self.store().head(&key).await {
+            Err(StoreError::Broken { reason, .. }) => {
+                let rule = format!("{reason}: nothing can be committed while it is there");
+                report.add(key, rule, None);
+                Ok(())
+            }
+            result => Ok(result.map(drop)?),
+        }
+    }
+
     /// The records below the head that are there and to be kept, newest first.
     async fn listed_records(&self, head: &Head, report: &mut FsckReport) -> Result<Vec<Seq>, VolumeError> {
         let prefix = log_prefix(&self.id());
@@ -116,8 +130,7 @@ impl Volume {
                 .await?;
             for object in &page.objects {
                 let Some(Key::Record(_, seq)) = Key::parse(&object.key) else {
-                    let rule = "is no record, and stands in the log".to_owned();
-                    report.add(object.key.clone(), rule, None);
+                    report.warn(|| format!("{}: is no record, and stands in the log; it is passed over", object.key));
                     continue;
                 };
                 if seq >= head.seq() || !gc.protects(seq) {

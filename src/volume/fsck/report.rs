@@ -2,6 +2,8 @@
 
 /// Pieces of damage that are described; all are counted.
 pub(super) const DAMAGE_MAX: usize = 10_000;
+/// Warnings that are told.
+pub(super) const WARNINGS_MAX: usize = 100;
 /// Paths that are named for one piece of damage.
 pub(super) const PATHS_MAX: usize = 20;
 
@@ -65,6 +67,8 @@ pub struct FsckReport {
     pub unreferenced: u64,
     /// Their bytes.
     pub unreferenced_bytes: u64,
+    /// What does no harm and should not be there; at most [`WARNINGS_MAX`].
+    pub warnings: Vec<String>,
     /// What is wrong; at most [`DAMAGE_MAX`] of `damaged`.
     pub damage: Vec<Damage>,
     /// How much is wrong.
@@ -72,6 +76,13 @@ pub struct FsckReport {
 }
 
 impl FsckReport {
+    /// Notes what does no harm, as long as there is room.
+    pub(super) fn warn(&mut self, warning: impl FnOnce() -> String) {
+        if self.warnings.len() < WARNINGS_MAX {
+            self.warnings.push(warning());
+        }
+    }
+
     /// Notes damage; gives its place in the list, if there is still room.
     pub(super) fn add(&mut self, object: String, rule: String, path: Option<String>) -> Option<usize> {
         // What is met again is met soon: the same node under another name.
