@@ -3,14 +3,16 @@
 //! 1. Nothing is written outside the directory that is given: everything is made relative to an open directory, and no
 //!    symbolic link below it is followed.
 //! 2. A file has its name only when it is complete: it is written under a temporary name beside it. What has the name
-//!    already is replaced only with `force`, and a directory never.
-//! 3. Memory: bytes on their way hold permits, [`BUDGET_MIB`] in all; open directories are those between the target and
+//!    already is replaced only with `force`; a directory, a device, a fifo or a socket never, but by its like.
+//! 3. A temporary file is locked for as long as it is written: what is not locked was left by a process that was killed, and
+//!    goes when its directory is written to again.
+//! 4. Memory: bytes on their way hold permits, [`BUDGET_MIB`] in all; open directories are those between the target and
 //!    where the walk is, and those of files on their way.
 //!
 //! A directory gets its attributes when the last thing in it is done, which is when its last owner is dropped.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,7 +27,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags,
+    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
@@ -44,6 +46,11 @@ const BUDGET_MIB: u32 = 192;
 const FILES_AT_ONCE: usize = 16;
 /// Chunks of one file on their way.
 const CHUNKS_AT_ONCE: usize = 8;
+/// Between these stands a random number in the name of what is not complete yet.
+const TEMPORARY: &str = ".sailvol-get-";
+const TEMPORARY_END: &str = ".tmp";
+/// What has a temporary name, is no file, and was made so many seconds ago, was left behind.
+const MOMENT_SECS: i64 = 600;
 
 /// What has been done; may be looked at while it goes on.
 #[derive(Debug, Default)]
@@ -147,6 +154,7 @@ impl<'a> Extractor<'a> {
             above: None,
         };
         let top = Arc::new(top);
+        top.clear_rests();
         let mut pending = Vec::new();
         let below = path.0.len();
         let local = |path: &VolPath| -> Vec<Name> { name.iter().chain(&path.0[below..]).cloned().collect() };
@@ -203,10 +211,10 @@ impl<'a> Extractor<'a> {
         entry: &Entry,
         pending: &mut Vec<Pending>,
     ) -> Result<(), Failure> {
-        let Some((_, tree)) = entry.as_dir() else {
+        let Some((totals, tree)) = entry.as_dir() else {
             return Ok(());
         };
-        let mut entries = tree::entries(&self.remote.nodes, tree).await?;
+        let mut entries = self.remote.listed(path, totals, tree).await?;
         entries.reverse();
         pending.extend(entries.into_iter().map(|(name, entry)| {
             let path = path.join(&name);
@@ -248,13 +256,17 @@ impl<'a> Extractor<'a> {
             Err(error) => return Err(failed(error)),
         };
         self.shared.done.dirs.fetch_add(1, Relaxed);
-        Ok(OutDir {
+        let dir = OutDir {
             fd,
             attrs: (made || self.shared.force).then_some(attrs),
             shown,
             shared: self.shared.clone(),
             above: Some(next.dir.clone()),
-        })
+        };
+        if !made {
+            dir.clear_rests();
+        }
+        Ok(dir)
     }
 
     /// Makes anything but a directory.
@@ -306,11 +318,8 @@ impl<'a> Extractor<'a> {
         content: &Content,
     ) -> Result<(), Failure> {
         let shown = next.shown();
-        let temporary = Temporary::new(next.dir.clone())?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&next.dir.fd, &temporary.name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|e| local_failure(&shown, &e.into()))?;
-        let file = Arc::new(File::from(fd));
+        let (temporary, file) = Temporary::file(&next.dir, &shown)?;
+        let file = Arc::new(file);
         file.set_len(size).map_err(|e| local_failure(&shown, &e))?;
         let pieces = if size == 0 { 0 } else { pieces_of(size, content) };
         let mut writes = futures::stream::iter(0..pieces)
@@ -440,6 +449,36 @@ fn times(mtime: Timestamp) -> Timestamps {
     }
 }
 
+impl OutDir {
+    /// Removes what a killed process left here half written. It is no failure of this one when it cannot.
+    fn clear_rests(&self) {
+        let Ok(names) = rustix::fs::Dir::read_from(&self.fd) else {
+            return;
+        };
+        let rests = names.flatten().filter(|entry| is_temporary(entry.file_name().to_bytes()));
+        for rest in rests {
+            if self.is_left(rest.file_name()) {
+                let _ = rustix::fs::unlinkat(&self.fd, rest.file_name(), AtFlags::empty());
+            }
+        }
+    }
+
+    /// Nobody works on it any more.
+    fn is_left(&self, name: &CStr) -> bool {
+        let Ok(stat) = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            return false;
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            // It gets its name in the moment in which it was made.
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+            return now.saturating_sub(stat.st_ctime) > MOMENT_SECS;
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&self.fd, name, flags, Mode::empty());
+        opened.is_ok_and(|fd| rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok())
+    }
+}
+
 impl Drop for OutDir {
     fn drop(&mut self) {
         if let Some(attrs) = self.attrs.take()
@@ -462,13 +501,48 @@ impl Pending {
 
     /// Looks before much is fetched; what counts is [`Temporary::become_name`].
     fn check_free(&self) -> Result<(), Failure> {
-        let found = rustix::fs::statat(&self.dir.fd, os(&self.name), AtFlags::SYMLINK_NOFOLLOW);
-        match found {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                Err(in_the_way(&self.shown(), "as a directory"))
+        let look = |flags| rustix::fs::statat(&self.dir.fd, os(&self.name), flags);
+        let Ok(stat) = look(AtFlags::SYMLINK_NOFOLLOW) else {
+            return Ok(());
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Directory {
+            return Err(in_the_way(&self.shown(), "as a directory"));
+        }
+        if !self.dir.shared.force {
+            return Err(in_the_way(&self.shown(), "already"));
+        }
+        // Whoever names /dev/null, or a link to a terminal, means what is behind it: replacing it helps nobody.
+        let behind = match kind {
+            FileType::Symlink => look(AtFlags::empty()).map(|stat| FileType::from_raw_mode(stat.st_mode)),
+            kind => Ok(kind),
+        };
+        match behind {
+            Ok(special) if is_special(special) && !self.is_like(kind, stat.st_rdev) => {
+                let what = match special {
+                    FileType::Fifo => "a fifo",
+                    FileType::Socket => "a socket",
+                    _ => "a device",
+                };
+                let link = if kind == FileType::Symlink { "a link to " } else { "" };
+                Err(in_the_way(&self.shown(), &format!("as {link}{what}")))
             }
-            Ok(_) if !self.dir.shared.force => Err(in_the_way(&self.shown(), "already")),
             _ => Ok(()),
+        }
+    }
+
+    /// What is to be made is what is there: a device, fifo or socket that was brought before.
+    fn is_like(&self, kind: FileType, device: u64) -> bool {
+        match &self.entry.body {
+            EntryBody::Fifo => kind == FileType::Fifo,
+            EntryBody::Socket => kind == FileType::Socket,
+            EntryBody::CharDev { major, minor } => {
+                kind == FileType::CharacterDevice && rustix::fs::makedev(*major, *minor) == device
+            }
+            EntryBody::BlockDev { major, minor } => {
+                kind == FileType::BlockDevice && rustix::fs::makedev(*major, *minor) == device
+            }
+            _ => false,
         }
     }
 
@@ -492,8 +566,26 @@ struct Temporary {
 
 impl Temporary {
     fn new(dir: Arc<OutDir>) -> Result<Temporary, Failure> {
-        let name = format!(".sailvol-get-{:016x}.tmp", u64::from_le_bytes(random()?));
+        let name = format!("{TEMPORARY}{:016x}{TEMPORARY_END}", u64::from_le_bytes(random()?));
         Ok(Temporary { dir, name })
+    }
+
+    /// A new file under a temporary name, locked.
+    fn file(dir: &Arc<OutDir>, shown: &Path) -> Result<(Temporary, File), Failure> {
+        let failed = |e: Errno| local_failure(shown, &e.into());
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        loop {
+            let temporary = Temporary::new(dir.clone())?;
+            let fd = rustix::fs::openat(&dir.fd, &temporary.name, flags, Mode::RUSR | Mode::WUSR);
+            let fd = fd.map_err(failed)?;
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                // Somebody looks for rests, and was faster.
+                Err(Errno::WOULDBLOCK) => continue,
+                // Where nothing can be locked, nobody removes anything either.
+                _ if rustix::fs::fstat(&fd).map_err(failed)?.st_nlink == 0 => continue,
+                _ => return Ok((temporary, File::from(fd))),
+            }
+        }
     }
 
     fn become_name(self, name: &Name, force: bool) -> rustix::io::Result<()> {
@@ -518,6 +610,20 @@ impl Drop for Temporary {
     }
 }
 
+fn is_temporary(name: &[u8]) -> bool {
+    let number = name
+        .strip_prefix(TEMPORARY.as_bytes())
+        .and_then(|rest| rest.strip_suffix(TEMPORARY_END.as_bytes()));
+    number.is_some_and(|number| number.len() == 16 && number.iter().all(u8::is_ascii_hexdigit))
+}
+
+fn is_special(kind: FileType) -> bool {
+    matches!(
+        kind,
+        FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket
+    )
+}
+
 fn os(name: &Name) -> &OsStr {
     OsStr::from_bytes(name.as_bytes())
 }
@@ -527,7 +633,7 @@ fn in_the_way(shown: &Path, how: &str) -> Failure {
         FailureKind::Exists,
         format!("{}: is there {how}", shown.display()),
     );
-    failure.hint("--force replaces files (never directories)")
+    failure.hint("--force replaces files and symbolic links, and nothing else; - is standard output")
 }
 
 fn place_failure(shown: &Path, error: Errno) -> Failure {
@@ -542,6 +648,53 @@ fn place_failure(shown: &Path, error: Errno) -> Failure {
 mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
+
+    fn out_dir(path: &Path) -> Arc<OutDir> {
+        let shared = Shared {
+            force: true,
+            root_user: false,
+            done: Arc::default(),
+            trouble: Mutex::default(),
+        };
+        Arc::new(OutDir {
+            fd: File::open(path).unwrap().into(),
+            shown: path.to_owned(),
+            attrs: None,
+            shared: Arc::new(shared),
+            above: None,
+        })
+    }
+
+    #[test]
+    fn rests_of_the_killed_go_and_work_under_way_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = out_dir(dir.path());
+        let (temporary, file) = Temporary::file(&out, dir.path()).unwrap();
+        let names = |wanted: &[&str]| {
+            let mut found: Vec<_> = std::fs::read_dir(dir.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            found.sort_unstable();
+            let mut wanted: Vec<_> = wanted.iter().map(|name| (*name).to_owned()).collect();
+            wanted.push(temporary.name.clone());
+            wanted.sort_unstable();
+            assert_eq!(found, wanted);
+        };
+        let left = format!("{TEMPORARY}0123456789abcdef{TEMPORARY_END}");
+        let others = [".sailvol-get-notes.tmp", ".sailvol-get-0123456789abcdef", "file.tmp"];
+        for name in others.into_iter().chain([left.as_str()]) {
+            std::fs::write(dir.path().join(name), b"x").unwrap();
+        }
+        // Made this moment: by somebody who lives.
+        let link = format!("{TEMPORARY}aaaaaaaaaaaaaaaa{TEMPORARY_END}");
+        std::os::unix::fs::symlink("nowhere", dir.path().join(&link)).unwrap();
+        out.clear_rests();
+        names(&[others[0], others[1], others[2], &link]);
+        drop(file);
+        out.clear_rests();
+        assert!(!dir.path().join(&temporary.name).exists());
+    }
 
     #[test]
     fn zero_blocks_are_not_written() {

@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use clap_complete::engine::ArgValueCompleter;
-use futures::future::BoxFuture;
 use futures::stream::StreamExt;
 use serde::Serialize;
+use tokio::signal::unix::SignalKind;
 
 use super::complete;
 use super::context::Context;
@@ -21,14 +21,17 @@ use super::remote::Remote;
 use super::table::count;
 use crate::config::format_bytes;
 use crate::model::{
-    ChunkRef, Content, DirTree, EXTENT_PAGE_CHUNKS, Entry, EntryBody, LinkId, Name, VolPath, chunk_count,
-    chunk_len, show,
+    ChunkRef, Content, EXTENT_PAGE_CHUNKS, Entry, EntryBody, LinkId, Name, VolPath, chunk_count, chunk_len, show,
 };
 use crate::mount::{Failure, FailureKind, Progress};
 use crate::tree;
 
 /// Time between two displays of progress.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
+/// Files and directories that are made on a disk that does not say how many it has room for.
+const NAMES_MAX: u64 = 1 << 32;
+/// Things that are looked at for holes, when the disk seems too small.
+const HOLES_LOOKS_MAX: u64 = 1_000_000;
 
 /// Copy files and directories of a volume to this machine without a mount
 ///
@@ -42,7 +45,7 @@ pub struct Args {
     /// Where to, or - for standard output
     #[arg(default_value = ".")]
     local: PathBuf,
-    /// Replace files that are there already
+    /// Replace files that are there already (never directories, devices, fifos and sockets)
     #[arg(short, long)]
     force: bool,
 }
@@ -71,14 +74,16 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         return to_stdout(&remote, &path, entry, context).await;
     }
     let (dir, name) = target(&args.local, path.0.last())?;
-    let totals = Size::of(&remote, &entry).await?;
-    check_room(&remote, &dir, &entry, totals).await?;
+    check_inodes(&dir, &entry)?;
+    let size = Size::of(&remote, &path, &entry).await?;
+    check_room(&remote, &path, &dir, &entry, size).await?;
     let started = Instant::now();
     let done = Arc::new(Done::default());
     let extractor = Extractor::new(&remote, args.force, done.clone());
     let view = ProgressView::new(context);
     let work = extractor.extract(&dir, name.clone(), &path, entry);
     let mut work = std::pin::pin!(work);
+    let mut ended = std::pin::pin!(told_to_end()?);
     let mut ticks = tokio::time::interval(SHOW_EVERY);
     loop {
         tokio::select! {
@@ -86,12 +91,12 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             _ = ticks.tick() => view.show(&Progress {
                 stage: "fetching".into(),
                 done_files: done.files.load(Relaxed),
-                total_files: totals.files,
+                total_files: size.files,
                 done_bytes: done.bytes.load(Relaxed),
-                total_bytes: totals.bytes,
+                total_bytes: size.bytes,
                 sent_bytes: 0,
             }),
-            _ = tokio::signal::ctrl_c() => {
+            () = &mut ended => {
                 return Err(Failure::new(FailureKind::Failed, "interrupted: files that are there are complete"));
             }
         }
@@ -126,6 +131,24 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             a.seconds,
             a.to
         )
+    })
+}
+
+/// Ends when this process is told to end: what it has under way is taken back then.
+fn told_to_end() -> Result<impl Future<Output = ()>, Failure> {
+    let signal = |kind| {
+        tokio::signal::unix::signal(kind)
+            .map_err(|e| Failure::new(FailureKind::Failed, format!("cannot watch for signals: {e}")))
+    };
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
     })
 }
 
@@ -190,7 +213,7 @@ struct Size {
 
 impl Size {
     /// Without opening directories that have no names of hard-linked files.
-    async fn of(remote: &Remote, entry: &Entry) -> Result<Size, Failure> {
+    async fn of(remote: &Remote, path: &VolPath, entry: &Entry) -> Result<Size, Failure> {
         let mut size = Size::default();
         let mut links: HashSet<LinkId> = HashSet::new();
         match entry.as_dir() {
@@ -202,19 +225,19 @@ impl Size {
             }
             None => size.files = 1,
         }
-        let mut open = vec![entry.clone()];
+        let mut open = vec![(path.clone(), entry.clone())];
         let mut top = true;
-        while let Some(entry) = open.pop() {
+        while let Some((path, entry)) = open.pop() {
             match &entry.body {
                 EntryBody::File { size: bytes, .. } if top => size.bytes = *bytes,
                 EntryBody::HardLink(id) if links.insert(*id) => {
                     if let EntryBody::File { size: bytes, .. } = remote.inode(entry).await?.body {
-                        size.bytes += bytes;
+                        size.bytes = size.bytes.saturating_add(bytes);
                     }
                 }
                 EntryBody::Dir { totals, tree } if totals.links > 0 => {
-                    let below = tree::entries(&remote.nodes, tree).await?;
-                    open.extend(below.into_iter().map(|(_, entry)| entry));
+                    let below = remote.listed(&path, totals, tree).await?;
+                    open.extend(below.into_iter().map(|(name, entry)| (path.join(&name), entry)));
                 }
                 _ => {}
             }
@@ -224,25 +247,44 @@ impl Size {
     }
 }
 
-/// The disk has room for that; when it does not seem so, holes are looked for.
-async fn check_room(remote: &Remote, dir: &Path, entry: &Entry, size: Size) -> Result<(), Failure> {
+/// The disk has room for so many names: asked before anything is counted that only a walk can count.
+fn check_inodes(dir: &Path, entry: &Entry) -> Result<(), Failure> {
+    let Some((totals, _)) = entry.as_dir() else {
+        return Ok(());
+    };
     let room = rustix::fs::statvfs(dir).map_err(|e| local_failure(dir, &e.into()))?;
-    // Some file systems do not count their inodes.
-    if room.f_files > 0 && size.files > room.f_favail {
-        let text = format!(
-            "{} are to be made, and the disk of {} has room for {}; nothing was written",
-            count(size.files, "file"),
-            dir.display(),
-            room.f_favail
-        );
-        return Err(Failure::new(FailureKind::Refused, text).hint("get less"));
+    let names = totals.files.saturating_add(totals.dirs);
+    // Some file systems do not count their inodes: no disk has room for that many.
+    let free = match room.f_files {
+        0 => NAMES_MAX,
+        _ => room.f_favail,
+    };
+    if names <= free {
+        return Ok(());
     }
+    let text = format!(
+        "{} are to be made, and the disk of {} has room for {free}; nothing was written",
+        count(names, "file"),
+        dir.display(),
+    );
+    Err(Failure::new(FailureKind::Refused, text).hint("get less"))
+}
+
+/// The disk has room for that; when it does not seem so, holes are looked for.
+async fn check_room(
+    remote: &Remote,
+    path: &VolPath,
+    dir: &Path,
+    entry: &Entry,
+    size: Size,
+) -> Result<(), Failure> {
+    let room = rustix::fs::statvfs(dir).map_err(|e| local_failure(dir, &e.into()))?;
     let bytes = size.bytes;
     let free = room.f_bavail.saturating_mul(room.f_frsize);
     if bytes <= free {
         return Ok(());
     }
-    let needed = bytes.saturating_sub(holes(remote, entry.clone()).await?);
+    let needed = bytes.saturating_sub(holes(remote, path.clone(), entry.clone()).await?);
     if needed <= free {
         return Ok(());
     }
@@ -255,31 +297,36 @@ async fn check_room(remote: &Remote, dir: &Path, entry: &Entry, size: Size) -> R
     Err(Failure::new(FailureKind::Refused, text).hint("make room, or get less"))
 }
 
-/// Bytes of chunks that are holes, below an entry.
-fn holes(remote: &Remote, entry: Entry) -> BoxFuture<'_, Result<u64, Failure>> {
-    Box::pin(async move {
-        let mut found = 0;
-        let mut links: HashSet<LinkId> = HashSet::new();
-        let mut open = vec![entry];
-        while let Some(entry) = open.pop() {
-            if let EntryBody::HardLink(id) = &entry.body
-                && !links.insert(*id)
-            {
-                continue;
-            }
-            match remote.inode(entry).await?.body {
-                EntryBody::File {
-                    size,
-                    content: content @ (Content::Chunks { .. } | Content::Paged { .. }),
-                } => {
-                    found += holes_of(remote, &content, size).await?;
-                }
-                EntryBody::Dir { tree, .. } => open.extend(entries(remote, &tree).await?),
-                _ => {}
-            }
+/// Bytes of chunks that are holes, below an entry; of a huge tree as far as it was looked at.
+async fn holes(remote: &Remote, path: VolPath, entry: Entry) -> Result<u64, Failure> {
+    let mut found = 0u64;
+    let mut looked = 0;
+    let mut links: HashSet<LinkId> = HashSet::new();
+    let mut open = vec![(path, entry)];
+    while let Some((path, entry)) = open.pop()
+        && looked < HOLES_LOOKS_MAX
+    {
+        looked += 1;
+        if let EntryBody::HardLink(id) = &entry.body
+            && !links.insert(*id)
+        {
+            continue;
         }
-        Ok(found)
-    })
+        match remote.inode(entry).await?.body {
+            EntryBody::File {
+                size,
+                content: content @ (Content::Chunks { .. } | Content::Paged { .. }),
+            } => {
+                found = found.saturating_add(holes_of(remote, &content, size).await?);
+            }
+            EntryBody::Dir { totals, tree } => {
+                let below = remote.listed(&path, &totals, &tree).await?;
+                open.extend(below.into_iter().map(|(name, entry)| (path.join(&name), entry)));
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 /// The same of one file, some chunks at a time: a list may have 2^24.
@@ -298,11 +345,6 @@ async fn holes_of(remote: &Remote, content: &Content, size: u64) -> Result<u64, 
         at += chunks.len() as u64;
     }
     Ok(found)
-}
-
-async fn entries(remote: &Remote, dir: &DirTree) -> Result<Vec<Entry>, Failure> {
-    let entries = tree::entries(&remote.nodes, dir).await?;
-    Ok(entries.into_iter().map(|(_, entry)| entry).collect())
 }
 
 #[cfg(test)]

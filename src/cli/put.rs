@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use clap_complete::engine::ArgValueCompleter;
@@ -16,6 +17,9 @@ use crate::commit::Edit;
 use crate::config::VolumePath;
 use crate::model::{Name, VolPath, show};
 use crate::mount::{Failure, FailureKind};
+
+/// Numbers of `/dev/null` on Linux.
+const NULL_DEVICE: (u32, u32) = (1, 3);
 
 /// Copy local files and directories into a volume without a mount
 ///
@@ -32,6 +36,9 @@ pub struct Args {
     /// Replace files that are there already
     #[arg(short, long)]
     force: bool,
+    /// Put a fifo or a device that is named as such, instead of refusing it
+    #[arg(long)]
+    special: bool,
     #[command(flatten)]
     publish: PublishArgs,
 }
@@ -76,8 +83,12 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             if remote.find(&path).await?.is_some() && !args.force {
                 return Err(in_the_way(&path));
             }
+            check_open(std::io::stdin())?;
             spooled = Some(put_stdin(&mut gatherer, path)?);
             continue;
+        }
+        if !args.special {
+            check_means_itself(source)?;
         }
         let path = target.path_of(source_name(source)?, source)?;
         gatherer.put(source, &path).await?;
@@ -153,6 +164,40 @@ fn source_name(source: &Path) -> Result<Option<Name>, Failure> {
         Some(name) if !contents => volume_name(name, source).map(Some),
         _ => Ok(None),
     }
+}
+
+/// Whoever names a fifo, a device or a link to one (`/dev/stdin`, what a shell makes of `<(...)`) means the bytes that come
+/// out of it, and those are not what would be stored. What lies in a directory is stored as what it is.
+fn check_means_itself(source: &Path) -> Result<(), Failure> {
+    // What is not there, or leads nowhere, is told elsewhere.
+    let Ok(kind) = std::fs::metadata(source).map(|metadata| metadata.file_type()) else {
+        return Ok(());
+    };
+    let what = match () {
+        () if kind.is_fifo() => "a fifo",
+        () if kind.is_char_device() || kind.is_block_device() => "a device",
+        () => return Ok(()),
+    };
+    let text = format!("{}: is {what}; nothing was published", source.display());
+    Err(Failure::new(FailureKind::Refused, text).hint(format!(
+        "its bytes become a file with `sailvol put - VOLUME:/path < {}`; --special stores {what} as such",
+        source.display()
+    )))
+}
+
+/// A standard input that is closed reads as an empty file: the runtime opens the null device in its place, for reading and
+/// writing, as do programs that start others without an input. A redirection from it is for reading only, and meant.
+fn check_open(input: impl std::os::fd::AsFd) -> Result<(), Failure> {
+    let failed = |e: rustix::io::Errno| Failure::new(FailureKind::Failed, format!("standard input: {e}"));
+    let stat = rustix::fs::fstat(&input).map_err(failed)?;
+    let flags = rustix::fs::fcntl_getfl(&input).map_err(failed)?;
+    let is_null = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
+        && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == NULL_DEVICE;
+    if !is_null || !flags.contains(rustix::fs::OFlags::RDWR) {
+        return Ok(());
+    }
+    let text = "standard input is closed; nothing was published";
+    Err(Failure::new(FailureKind::Refused, text).hint("`< /dev/null` makes an empty file"))
 }
 
 /// Standard input as a file; it goes through a temporary one, because its length must be known.
@@ -235,6 +280,39 @@ mod tests {
             dir.path_of(None, Path::new("-")).unwrap_err().kind,
             FailureKind::Usage
         );
+    }
+
+    #[test]
+    fn a_closed_input_is_refused_and_an_empty_one_is_not() {
+        let null = |write| {
+            let mut options = std::fs::File::options();
+            options.read(true).write(write).open("/dev/null").unwrap()
+        };
+        assert_eq!(check_open(null(true)).unwrap_err().kind, FailureKind::Refused);
+        check_open(null(false)).unwrap();
+        check_open(tempfile::tempfile().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_bytes_come_out_of_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, file) = (dir.path().join("fifo"), dir.path().join("file"));
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        std::fs::write(&file, b"x").unwrap();
+        for refused in [fifo.as_path(), Path::new("/dev/null"), Path::new("/dev/zero")] {
+            let error = check_means_itself(refused).unwrap_err();
+            assert_eq!(error.kind, FailureKind::Refused, "{error}");
+        }
+        for taken in [file.as_path(), dir.path(), Path::new("/not/there")] {
+            check_means_itself(taken).unwrap();
+        }
     }
 
     #[test]
