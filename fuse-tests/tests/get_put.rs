@@ -76,7 +76,11 @@ fn a_get_that_is_ended_leaves_nothing_and_one_that_is_killed_leaves_it_to_the_ne
     });
     let his = names(out.path());
     cluster.server.clear_faults();
-    pod.json(["get".as_ref(), "v:/large".as_ref(), out.path().join("second").as_os_str()]);
+    pod.json([
+        "get".as_ref(),
+        "v:/large".as_ref(),
+        out.path().join("second").as_os_str(),
+    ]);
     assert_eq!(names(out.path()), [his[0].as_str(), "second"]);
     cluster.server.release();
     assert!(living.wait().unwrap().success());
@@ -172,7 +176,10 @@ fn put_refuses_what_bytes_come_out_of_and_an_input_that_is_closed() {
     };
     let closed = shell("<&-");
     assert_eq!(closed.status.code(), Some(3), "{closed:?}");
-    assert!(String::from_utf8_lossy(&closed.stderr).contains("closed"), "{closed:?}");
+    assert!(
+        String::from_utf8_lossy(&closed.stderr).contains("closed"),
+        "{closed:?}"
+    );
     bench.pod.fails(8, ["cat", "v:/x"]);
     let empty = shell("</dev/null");
     assert!(empty.status.success(), "{empty:?}");

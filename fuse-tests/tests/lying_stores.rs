@@ -104,7 +104,9 @@ fn things() -> [(&'static str, Make); 6] {
         ("a link to a device that never ends", |at| {
             std::os::unix::fs::symlink("/dev/zero", at).unwrap();
         }),
-        ("a link to itself", |at| std::os::unix::fs::symlink(at, at).unwrap()),
+        ("a link to itself", |at| {
+            std::os::unix::fs::symlink(at, at).unwrap()
+        }),
     ]
 }
 
@@ -304,7 +306,10 @@ fn a_tree_that_says_it_is_small_is_refused_when_it_is_walked() {
         assert_eq!(bench.run(&["ls", &at]).0, 0);
         assert_eq!(bench.run(&["fsck", "v"]).0, 7);
     }
-    for command in [&["rm", "-r", "v:/links"][..], &["cp", "-r", "v:/links", "v:/copy"]] {
+    for command in [
+        &["rm", "-r", "v:/links"][..],
+        &["cp", "-r", "v:/links", "v:/copy"],
+    ] {
         let (code, text) = bench.run(command);
         assert_eq!(code, 7, "{command:?}: {text}");
     }

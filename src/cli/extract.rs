@@ -27,7 +27,8 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags,
+    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid,
+    XattrFlags,
 };
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
@@ -455,7 +456,9 @@ impl OutDir {
         let Ok(names) = rustix::fs::Dir::read_from(&self.fd) else {
             return;
         };
-        let rests = names.flatten().filter(|entry| is_temporary(entry.file_name().to_bytes()));
+        let rests = names
+            .flatten()
+            .filter(|entry| is_temporary(entry.file_name().to_bytes()));
         for rest in rests {
             if self.is_left(rest.file_name()) {
                 let _ = rustix::fs::unlinkat(&self.fd, rest.file_name(), AtFlags::empty());
@@ -524,7 +527,11 @@ impl Pending {
                     FileType::Socket => "a socket",
                     _ => "a device",
                 };
-                let link = if kind == FileType::Symlink { "a link to " } else { "" };
+                let link = if kind == FileType::Symlink {
+                    "a link to "
+                } else {
+                    ""
+                };
                 Err(in_the_way(&self.shown(), &format!("as {link}{what}")))
             }
             _ => Ok(()),
@@ -682,7 +689,11 @@ mod tests {
             assert_eq!(found, wanted);
         };
         let left = format!("{TEMPORARY}0123456789abcdef{TEMPORARY_END}");
-        let others = [".sailvol-get-notes.tmp", ".sailvol-get-0123456789abcdef", "file.tmp"];
+        let others = [
+            ".sailvol-get-notes.tmp",
+            ".sailvol-get-0123456789abcdef",
+            "file.tmp",
+        ];
         for name in others.into_iter().chain([left.as_str()]) {
             std::fs::write(dir.path().join(name), b"x").unwrap();
         }

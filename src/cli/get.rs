@@ -21,7 +21,8 @@ use super::remote::Remote;
 use super::table::count;
 use crate::config::format_bytes;
 use crate::model::{
-    ChunkRef, Content, EXTENT_PAGE_CHUNKS, Entry, EntryBody, LinkId, Name, VolPath, chunk_count, chunk_len, show,
+    ChunkRef, Content, EXTENT_PAGE_CHUNKS, Entry, EntryBody, LinkId, Name, VolPath, chunk_count, chunk_len,
+    show,
 };
 use crate::mount::{Failure, FailureKind, Progress};
 use crate::tree;

@@ -245,7 +245,9 @@ async fn delete(volume: &str, yes: bool, context: &Context) -> Result<(), Failur
             (opened.volume, format!("{url} ({}, {})", size.0, size.1))
         }
         ToDelete::Begun(volume) => {
-            context.note(format!("a deletion of {url} was begun and broken off: going on with it"));
+            context.note(format!(
+                "a deletion of {url} was begun and broken off: going on with it"
+            ));
             (volume, format!("what is left of {url}"))
         }
     };

@@ -21,7 +21,8 @@ pub use entry::{
     DirPage, DirTree, Entry, EntryBody, Kind, LinkInode, LinksTree, PageSlot, PageTree, Totals, TreeRoot,
 };
 pub use id::{
-    Epoch, FileId, FileIds, Hash, LOCAL_EPOCH, LeaseId, LinkId, PackRef, ParseIdError, Ptr, Seq, TxnId, VolumeId,
+    Epoch, FileId, FileIds, Hash, LOCAL_EPOCH, LeaseId, LinkId, PackRef, ParseIdError, Ptr, Seq, TxnId,
+    VolumeId,
 };
 pub use name::{NAME_BYTES_MAX, Name, NameError, PATH_DEPTH_MAX, SYMLINK_BYTES_MAX, VolPath};
 pub use quantity::{

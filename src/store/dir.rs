@@ -617,13 +617,19 @@ mod tests {
             let error = store.head("slot").await.unwrap_err();
             assert!(matches!(error, StoreError::Broken { .. }), "{what}: {error}");
             let listed = store.list("slot", None, 10).await.unwrap().objects;
-            assert!(listed.iter().all(|object| object.key != "slot"), "{what}: {listed:?}");
+            assert!(
+                listed.iter().all(|object| object.key != "slot"),
+                "{what}: {listed:?}"
+            );
             let body = Bytes::from_static(b"body");
             let error = store
                 .put("slot", body.clone(), PutMode::IfAbsent)
                 .await
                 .unwrap_err();
-            assert!(matches!(error, StoreError::AlreadyExists { .. }), "{what}: {error}");
+            assert!(
+                matches!(error, StoreError::AlreadyExists { .. }),
+                "{what}: {error}"
+            );
             match store.put("slot", body, PutMode::Overwrite).await {
                 // Replaced as a whole: what a link leads to stays.
                 Ok(_) => assert_eq!(store.get("slot", None).await.unwrap().bytes, "body", "{what}"),

@@ -50,7 +50,10 @@ impl LimitedStore {
             ends = self.ends(began);
             if ends <= Instant::now() {
                 let place = self.inner.describe();
-                return Err(given_up(format!("{place}: nothing arrived within {:?}", self.limit)));
+                return Err(given_up(format!(
+                    "{place}: nothing arrived within {:?}",
+                    self.limit
+                )));
             }
         }
     }

@@ -203,7 +203,9 @@ async fn put_new(store: &dyn ObjectStore, key: &str, bytes: Bytes) -> Result<(),
         }
         match get_whole(store, key, bytes.len() as u64).await {
             Ok(found) if found.bytes == bytes => return Ok(()),
-            Ok(_) | Err(StoreError::Broken { .. }) => return Err(StoreError::AlreadyExists { key: key.to_owned() }.into()),
+            Ok(_) | Err(StoreError::Broken { .. }) => {
+                return Err(StoreError::AlreadyExists { key: key.to_owned() }.into());
+            }
             Err(StoreError::NotFound { .. }) => last = Some(error),
             Err(error) => return Err(error.into()),
         }

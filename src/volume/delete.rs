@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use super::open::find_name;
-use super::{
-    Clock, Head, NextRecord, Opened, PublishOutcome, RemoteSource, Volume, VolumeError, VolumeRef,
-};
+use super::{Clock, Head, NextRecord, Opened, PublishOutcome, RemoteSource, Volume, VolumeError, VolumeRef};
 use crate::format::{Key, RecordKind, txn_id, volume_prefix};
 use crate::store::{LIST_LIMIT_MAX, ObjectStore, StoreError};
 

@@ -471,11 +471,7 @@ async fn a_deletion_that_is_killed_at_any_request_is_finished_by_the_next_one() 
             publish_ok(&volume, &head, 2).await;
             let stray = format!("{}/log/README", volume.id());
             let body = bytes::Bytes::from_static(b"by hand");
-            store
-                .memory
-                .put(&stray, body, PutMode::Overwrite)
-                .await
-                .unwrap();
+            store.memory.put(&stray, body, PutMode::Overwrite).await.unwrap();
             let name = VolumeRef::parse("data");
             let wanted = match by_id {
                 true => VolumeRef::Id(volume.id()),
@@ -517,16 +513,12 @@ async fn what_is_no_record_is_passed_over_in_the_log() {
     let head = publish_ok(&volume, &head, 1).await;
     let log = format!("{}/log", volume.id());
     // Before and behind all records, and more than one page of them.
-    let strays = (0..2100)
-        .map(|n| format!("{log}/0-copy-{n}"))
-        .chain(["README", "x.tmp", "fffffffffffffff", "0/ffffffffffffffff"].map(|name| format!("{log}/{name}")));
+    let strays = (0..2100).map(|n| format!("{log}/0-copy-{n}")).chain(
+        ["README", "x.tmp", "fffffffffffffff", "0/ffffffffffffffff"].map(|name| format!("{log}/{name}")),
+    );
     for key in strays {
         let body = bytes::Bytes::from_static(b"by hand");
-        store
-            .memory
-            .put(&key, body, PutMode::Overwrite)
-            .await
-            .unwrap();
+        store.memory.put(&key, body, PutMode::Overwrite).await.unwrap();
     }
     let opened = Volume::open(store.clone(), clock_of(&store), &VolumeRef::parse("data")).await;
     let opened = opened.unwrap();
@@ -535,7 +527,11 @@ async fn what_is_no_record_is_passed_over_in_the_log() {
     let report = volume.fsck(&head, FsckOptions::default(), &|_| ()).await.unwrap();
     assert_eq!(report.damaged, 0, "{:?}", report.damage);
     assert_eq!(report.warnings.len(), 100);
-    assert!(report.warnings[0].contains("is no record"), "{:?}", report.warnings);
+    assert!(
+        report.warnings[0].contains("is no record"),
+        "{:?}",
+        report.warnings
+    );
 }
 
 /// Whatever kind of object claims to be of a terabyte: it is refused before there is memory for it.

@@ -203,7 +203,10 @@ pub(super) fn of_success(url: &S3Url, answer: &HttpResponse) -> Option<Failure> 
     }
     let is_page = lower.starts_with("<html") || lower.starts_with("<!doctype html");
     is_page.then(|| {
-        let reason = format!("{} answers, but not as an object store does (a web page)", place(url));
+        let reason = format!(
+            "{} answers, but not as an object store does (a web page)",
+            place(url)
+        );
         Failure::new(Kind::Misconfigured, reason)
     })
 }
@@ -246,7 +249,15 @@ const KNOWN_REFUSALS: [(u16, &[&str]); 9] = [
             "XMinioInvalidObjectName",
         ],
     ),
-    (401, &["AccessDenied", "InvalidAccessKeyId", "Unauthorized", "UnauthorizedAccess"]),
+    (
+        401,
+        &[
+            "AccessDenied",
+            "InvalidAccessKeyId",
+            "Unauthorized",
+            "UnauthorizedAccess",
+        ],
+    ),
     (
         403,
         &[

@@ -130,7 +130,12 @@ impl Volume {
                 .await?;
             for object in &page.objects {
                 let Some(Key::Record(_, seq)) = Key::parse(&object.key) else {
-                    report.warn(|| format!("{}: is no record, and stands in the log; it is passed over", object.key));
+                    report.warn(|| {
+                        format!(
+                            "{}: is no record, and stands in the log; it is passed over",
+                            object.key
+                        )
+                    });
                     continue;
                 };
                 if seq >= head.seq() || !gc.protects(seq) {
