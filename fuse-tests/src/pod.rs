@@ -251,6 +251,17 @@ impl Pod {
         None
     }
 
+    /// The control socket of the one mount.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn socket(&self) -> PathBuf {
+        let entries = std::fs::read_dir(self.local_dir("run")).expect("a directory of our own");
+        let mut paths = entries.flatten().map(|entry| entry.path());
+        let socket = paths.find(|path| path.extension().is_some_and(|e| e == "sock"));
+        socket.expect("a mount has a socket")
+    }
+
     /// `kill -9` for the daemon; returns when it is gone.
     pub fn kill_daemon(&self) {
         self.signal_daemon(rustix::process::Signal::KILL);

@@ -3,12 +3,12 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
 
+use fuse_tests::mapping::Mapping;
 use fuse_tests::pod::{Cluster, Pod, wait_until};
 use fuse_tests::s3d::{Action, FaultRule, Verb};
 
@@ -67,48 +67,6 @@ fn bytes(seed: u64, len: usize) -> Vec<u8> {
             state.to_le_bytes()[3]
         })
         .collect()
-}
-
-/// A writable shared mapping of a whole file that is closed again.
-struct Mapping {
-    at: *mut libc::c_void,
-    len: usize,
-}
-
-impl Mapping {
-    fn of(path: &Path) -> Mapping {
-        let file = File::options().read(true).write(true).open(path).unwrap();
-        let len = usize::try_from(file.metadata().unwrap().len()).unwrap();
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping, used within its length only while this value lives.
-        let at = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                protection,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        assert_ne!(at, libc::MAP_FAILED);
-        Mapping { at, len }
-    }
-
-    fn store(&mut self, offset: usize, bytes: &[u8]) {
-        assert!(offset + bytes.len() <= self.len);
-        // SAFETY: inside the mapping, which nobody else in this process uses.
-        unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.cast::<u8>().add(offset), bytes.len());
-        }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: made by `of`.
-        assert_eq!(unsafe { libc::munmap(self.at, self.len) }, 0);
-    }
 }
 
 fn mounted() -> (Cluster, Pod) {

@@ -54,6 +54,18 @@ pub fn core_limit_restorer() -> impl FnMut() -> io::Result<()> + Send + Sync + '
     move || Ok(setrlimit(Resource::Core, Rlimit { current, ..limit })?)
 }
 
+/// Files may be as long as they may be at all: the limit of the shell that mounts is not meant for the volume's.
+pub(crate) fn raise_file_limit() {
+    let maximum = getrlimit(Resource::Fsize).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Fsize, limit) {
+        tracing::warn!(%error, "files of the volume are as long at most as the limit of the shell says");
+    }
+}
+
 /// Where a background daemon logs.
 pub fn log_path(settings: &MountSettings) -> PathBuf {
     settings.state_root.join(&settings.name).join("daemon.log")

@@ -62,6 +62,7 @@ pub fn run(
 ) -> Result<(), Failure> {
     super::keep_memory_private();
     let for_files = super::descriptors::raise_limit();
+    super::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("sailvol")
@@ -81,6 +82,11 @@ async fn serve(
 ) -> Result<(), Failure> {
     let device = take_device(&settings)?;
     let mut signals = Signals::listen()?;
+    // A body that gets too long for a limit of ours is an error of one write, not the end of the mount: once the signal was
+    // listened to it ends nothing.
+    if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
+        tracing::warn!(%error, "a limit on the length of files can end the mount");
+    }
     make_runtime_dir(&settings.runtime_root)?;
     let closed = super::own_dirs(&settings).map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
     let store_url = store::StoreUrl::parse(&settings.store_url)
@@ -120,7 +126,7 @@ async fn serve(
             return Err(failure);
         }
     };
-    mount.attach_kernel(Box::new(KernelLink(session.notifications())));
+    mount.attach_kernel(Box::new(KernelLink(session.notifications(), session.hearing())));
     mount.watch_passthrough(session.passthrough());
     let metrics = listener.as_ref().map(Listener::address);
     let scrapes = listener.map(|listener| {

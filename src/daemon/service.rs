@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::MountSettings;
 use crate::control::{Hello, PROTOCOL, Request, Service, UnmountAnswer, UnmountRequest};
-use crate::fuse::{self, MountPointError, Notifications, Unmount};
+use crate::fuse::{self, Hearing, MountPointError, Notifications, Unmount};
 use crate::model::show;
 use crate::mount::{
     CommitRequest, Event, Failure, FailureKind, Happening, KernelCaches, Mount, ProgressSink, StatusAnswer,
@@ -230,7 +230,7 @@ impl Service for MountService {
 
 /// The kernel's caches, as the mount knows them.
 #[derive(Debug)]
-pub struct KernelLink(pub Notifications);
+pub struct KernelLink(pub Notifications, pub Hearing);
 
 #[async_trait]
 impl KernelCaches for KernelLink {
@@ -244,5 +244,9 @@ impl KernelCaches for KernelLink {
             Ok(()) | Err(fuse::NotifyError::Gone) => Ok(()),
             Err(error) => Err(Failure::new(FailureKind::Failed, error.to_string())),
         }
+    }
+
+    async fn catch_up(&self) {
+        self.1.catch_up().await;
     }
 }

@@ -168,7 +168,10 @@ pub fn errno(operation: &'static str, ino: Ino, error: &ViewError) -> Errno {
     let number = error.errno();
     if matches!(error, ViewError::LeftBehind { .. }) {
         tracing::debug!(operation, ino, "looked up again");
-    } else if matches!(number, libc::EIO | libc::ENOSPC | libc::ESTALE) {
+    } else if matches!(
+        number,
+        libc::EIO | libc::ENOSPC | libc::EDQUOT | libc::ENFILE | libc::ENOMEM | libc::ESTALE
+    ) {
         let path = ANSWERING.with_borrow(|view| view.as_ref()?.path_of(ino));
         let path = path.map_or_else(String::new, |path| path.to_string());
         tracing::warn!(operation, path, ino, %error, "request failed");

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::hearing::LoopThreads;
+
 /// Requests of one kind since the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestCount {
@@ -72,16 +74,22 @@ const NAMES: [&str; 24] = [
 
 /// The counters of one session. Threads share them: a relaxed addition costs less than one hundredth of a request.
 #[derive(Debug, Default)]
-pub(super) struct RequestCounts([AtomicU64; NAMES.len()]);
+pub(super) struct RequestCounts {
+    counts: [AtomicU64; NAMES.len()],
+    /// Those that read the requests.
+    pub threads: LoopThreads,
+}
 
 impl RequestCounts {
+    /// One more, which the thread that has read it begins now.
     pub fn add(&self, operation: Operation) {
-        self.0[operation as usize].fetch_add(1, Relaxed);
+        self.threads.begin();
+        self.counts[operation as usize].fetch_add(1, Relaxed);
     }
 
     /// All of them, also those that are 0.
     pub fn snapshot(&self) -> Vec<RequestCount> {
-        let counts = NAMES.iter().zip(&self.0);
+        let counts = NAMES.iter().zip(&self.counts);
         counts
             .map(|(operation, count)| RequestCount {
                 operation,

@@ -24,11 +24,12 @@ use super::convert::{
     answering, caller, device_parts, errno, file_attr, file_type, negative_attr, permissions, set_time,
 };
 use super::counts::{Operation, RequestCounts};
+use super::hearing::Bell;
 use super::notify::{Notifications, kernel_has_epochs};
 use super::passthrough::{Closer, LocalPlaces, Registered};
 use crate::view::{
-    Allocate, Attr, Caller, CopySide, Ino, Invalidations, Known, NodeKind, OpenFile, OpenFlags, RenameMode,
-    Seek, SetAttr, View, ViewError, XattrMode,
+    Allocate, Attr, Caller, CopySide, Ino, Invalidations, Known, NodeKind, Offer, OpenFile, OpenFlags,
+    RenameMode, Seek, SetAttr, View, ViewError, XattrMode,
 };
 
 /// Bytes of directory lines that are prepared for one request. fuser does not tell how many the kernel asked for; the
@@ -45,6 +46,7 @@ pub struct Driver {
     view: Arc<View>,
     runtime: Handle,
     closer: Closer,
+    bell: Arc<Bell>,
     link: Link,
     /// Depth of file systems on top of each other that passthrough needs; `None`: it is not wanted.
     stack_depth: Option<u32>,
@@ -60,6 +62,7 @@ impl Driver {
         runtime: Handle,
         passthrough: Option<&LocalPlaces>,
         closer: Closer,
+        bell: Arc<Bell>,
         counts: Arc<RequestCounts>,
     ) -> Driver {
         let unnoted_ttl = if kernel_has_epochs() { TTL } else { Duration::ZERO };
@@ -67,6 +70,7 @@ impl Driver {
             view,
             runtime,
             closer,
+            bell,
             link: Link::default(),
             stack_depth: passthrough.map(LocalPlaces::stack_depth),
             unnoted_ttl,
@@ -230,8 +234,9 @@ fn reply_created(reply: ReplyCreate, known: &Known, file: &OpenFile, closer: &Cl
         offer.register(|fd, access| Registered::new(fd, access, closer, |fd| reply.open_backing(fd)))
     });
     // One TTL for name and attributes here: the name of a surrogate is asked again too. What is written from now on makes
-    // the kernel drop size and times by itself.
-    let ttl = if known.settled { TTL } else { Duration::ZERO };
+    // the kernel drop size and times by itself, but for stores through a mapping, of which an empty file has none.
+    let told = known.settled && !(known.attr.live && known.attr.size > 0);
+    let ttl = if told { TTL } else { Duration::ZERO };
     let attr = file_attr(&known.attr, known.ino);
     let fh = FileHandle(file.fh);
     match registered {
@@ -519,6 +524,8 @@ impl Filesystem for Driver {
         let flags = OpenFlags::from_bits(flags.0);
         let (closer, refuse) = (self.closer.clone(), self.refuse("open", ino.0));
         let (giver, link, runtime) = (view.clone(), self.link.clone(), self.runtime.clone());
+        // When it is cut the kernel asks anew by itself.
+        let kept = !flags.truncate;
         self.serve_cut(
             flags.truncate && self.cuts_much(&caller, ino.0),
             async move { view.open(&caller, ino.0, flags).await },
@@ -528,6 +535,10 @@ impl Filesystem for Driver {
                     let Some(notifications) = notifications else {
                         return reply_opened(reply, &file, &closer);
                     };
+                    if kept && matches!(file.offer, Some(Offer::Write(_))) {
+                        // Stores through a mapping are told by nobody: the times are asked for from now on.
+                        notifications.forget_attributes_now(ino.0);
+                    }
                     if file.keep_cache {
                         giver.give_small(ino.0, file.fh, |bytes| notifications.fill(ino.0, bytes));
                         return reply_opened(reply, &file, &closer);
@@ -673,6 +684,9 @@ impl Filesystem for Driver {
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: RawOpenFlags, reply: ReplyOpen) {
         self.counts.add(Operation::Opendir);
+        if let Some(fh) = self.bell.opened(ino.0, request.pid()) {
+            return reply.opened(FileHandle(fh), open_flags(true));
+        }
         let (view, caller) = (self.view.clone(), caller(request, 0));
         self.serve(
             async move { view.opendir(&caller, ino.0).await },
@@ -739,7 +753,9 @@ impl Filesystem for Driver {
 
     fn releasedir(&self, _: &Request, ino: INodeNo, fh: FileHandle, _flags: RawOpenFlags, reply: ReplyEmpty) {
         self.counts.add(Operation::Releasedir);
-        self.view.releasedir(ino.0, fh.0);
+        if !self.bell.closed(fh.0) {
+            self.view.releasedir(ino.0, fh.0);
+        }
         reply.ok();
     }
 

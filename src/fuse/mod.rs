@@ -9,6 +9,9 @@
 //! from a handler, or while a handler waits for a lock of the sender, deadlocks beyond kill -9. (The second one may have to
 //! wait for readers of a directory, who wait for us.)
 //!
+//! The kernel does not tell all at once: what it holds back of closes and of stores through mappings is asked for before a
+//! commit (`hearing.rs`).
+//!
 //! # Passthrough
 //! What the view offers is registered with the kernel (`passthrough.rs`), which then reads and writes the file without us.
 //! An answer to OPEN with such a file never lets the kernel keep cached pages of the inode: writes do not reach them.
@@ -37,6 +40,7 @@ mod counts;
 mod device;
 mod driver;
 mod flags;
+mod hearing;
 mod holders;
 mod mountpoint;
 mod notify;
@@ -46,6 +50,7 @@ mod session;
 pub use counts::RequestCount;
 pub use device::{FuseDevice, device_mount_point, device_number};
 pub use flags::{KernelFlag, Remount, remount};
+pub use hearing::Hearing;
 pub use mountpoint::{
     MountPointError, Unmount, clear_stale, is_dead_mount, is_sailvol_mount, mounts_by_privilege,
     prepare_mount_point, sailvol_mounts, unmount,

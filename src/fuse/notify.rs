@@ -170,6 +170,14 @@ impl Notifications {
         }
     }
 
+    /// The kernel forgets size and times of an inode, on this thread. May be said while an opening of it is answered: who opens
+    /// an inode holds it, so that the kernel waits for nothing to find it.
+    pub fn forget_attributes_now(&self, ino: u64) {
+        if let Err(error) = ignore_unknown(self.notifier.inval_inode(INodeNo(ino), -1, 0)) {
+            tracing::debug!(ino, %error, "the times of a file");
+        }
+    }
+
     async fn queue(&self, what: Message) -> Told {
         let (done, told) = oneshot::channel();
         let jobs = self.jobs.clone();

@@ -11,6 +11,7 @@ use super::counts::{RequestCount, RequestCounts};
 use super::device::FuseDevice;
 use super::driver::Driver;
 use super::flags::{KernelFlag, set_after_mounting};
+use super::hearing::{Bell, Hearing};
 use super::mountpoint::{SOURCE_PREFIX, mounts_by_privilege};
 use super::notify::Notifications;
 use super::passthrough::{Closer, Found, LocalPlaces, probe};
@@ -72,6 +73,7 @@ pub struct FuseSession {
     lacks: Vec<String>,
     ended: tokio::sync::watch::Receiver<Option<String>>,
     notifications: Notifications,
+    hearing: Hearing,
     passthrough: String,
 }
 
@@ -103,20 +105,22 @@ impl FuseSession {
         };
         let counts = Arc::new(RequestCounts::default());
         let closer = Closer::start().map_err(failed)?;
+        let (bell, threads) = (Arc::new(Bell::default()), loop_threads());
         let driver = Driver::new(
             view.clone(),
             runtime.clone(),
             options.passthrough.as_ref(),
             closer,
+            bell.clone(),
             counts.clone(),
         );
         let link = driver.link();
         let mut lacks = Vec::new();
         let given = device.is_some();
         let session = match device {
-            None => Session::new(driver, dir, &config(options)),
+            None => Session::new(driver, dir, &config(options, threads)),
             Some(device) => {
-                let mut config = config(options);
+                let mut config = config(options, threads);
                 // Each thread's own queue needs the device to be opened again.
                 config.clone_fd = check_device().is_ok();
                 if !config.clone_fd {
@@ -132,6 +136,14 @@ impl FuseSession {
         let device = session.as_fd().try_clone_to_owned().map_err(failed)?;
         let device_of_probe = device.try_clone().map_err(failed)?;
         let notifications = Notifications::start(session.notifier(), device).map_err(failed)?;
+        let hearing = Hearing::new(
+            view.clone(),
+            dir,
+            session.notifier(),
+            counts.clone(),
+            bell,
+            threads,
+        );
         let (tell, ended) = tokio::sync::watch::channel(None);
         std::thread::Builder::new()
             .name("fuse-session".into())
@@ -172,6 +184,7 @@ impl FuseSession {
             lacks,
             ended,
             notifications,
+            hearing,
             passthrough: found.explained,
         })
     }
@@ -196,6 +209,11 @@ impl FuseSession {
         self.notifications.clone()
     }
 
+    /// The way to hear what programs did before now.
+    pub fn hearing(&self) -> Hearing {
+        self.hearing.clone()
+    }
+
     /// Waits until the mount is gone; the text is empty, or what ended it.
     pub async fn ended(&self) -> String {
         let mut ended = self.ended.clone();
@@ -206,10 +224,14 @@ impl FuseSession {
     }
 }
 
-fn config(options: &FuseOptions) -> Config {
-    let threads = std::thread::available_parallelism()
+/// Threads that read requests.
+fn loop_threads() -> usize {
+    std::thread::available_parallelism()
         .map_or(2, usize::from)
-        .clamp(2, THREADS_MAX);
+        .clamp(2, THREADS_MAX)
+}
+
+fn config(options: &FuseOptions, threads: usize) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(format!("{SOURCE_PREFIX}{}", options.volume)),

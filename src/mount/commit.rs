@@ -162,6 +162,7 @@ impl Mount {
         let overlay = self.writable()?.clone();
         let started = Instant::now();
         if request.dry_run {
+            self.catch_up().await;
             return self.preview(&overlay);
         }
         let settled = self.settle_commit(patience(request)).await?;
@@ -175,6 +176,7 @@ impl Mount {
             },
             None => CommitAnswer::default(),
         };
+        self.catch_up().await;
         self.view.settle().map_err(failed)?;
         if overlay.read().is_clean() {
             return Ok(nothing_else());

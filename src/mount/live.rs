@@ -294,6 +294,16 @@ impl Mount {
         kernel.invalidate(what).await
     }
 
+    /// Said before anything is decided by what is dirty or open, holding no lock but the command's turn: what programs have done
+    /// before is known from then on.
+    pub(super) async fn catch_up(&self) {
+        if self.overlay.is_some()
+            && let Some(kernel) = self.kernel.get()
+        {
+            kernel.catch_up().await;
+        }
+    }
+
     pub(super) fn adopt_task(&self, task: JoinHandle<()>) {
         self.tasks.lock().push(task);
     }

@@ -136,4 +136,8 @@ pub trait KernelCaches: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The kernel was not told.
     async fn invalidate(&self, what: Invalidations) -> Result<(), Failure>;
+
+    /// Returns when the view knows what programs stored through mappings, and what they closed, before this was asked: as far as
+    /// the kernel tells it in bounded time. What it does not tell counts as open. Called without any lock.
+    async fn catch_up(&self);
 }

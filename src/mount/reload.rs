@@ -118,6 +118,7 @@ impl Mount {
         let brought = self.brought(named.as_ref(), &target).await;
         // It holds the base, which goes when the view has left it.
         drop(named);
+        self.catch_up().await;
         self.view.settle().map_err(failed)?;
         let from = self.base_ref();
         let dirty = !overlay.read().is_clean();
@@ -376,6 +377,7 @@ impl Mount {
         let overlay = self.writable()?.clone();
         let turn = self.exclusive("a stash restore", false, None).await?;
         self.settle_commit(SETTLE_TIME).await?;
+        self.catch_up().await;
         let (known, _) = self.known_head();
         for _ in 0..TRIES {
             self.view.settle().map_err(failed)?;

@@ -156,6 +156,7 @@ impl Mount {
             self.place(below, (&base, &base)).await?;
             return Ok(DiffAnswer::default());
         };
+        self.catch_up().await;
         self.view.settle().map_err(failed)?;
         let Standing { base, state } = self.view.standing();
         let mine = local_tree(&*self.source, overlay, &base, &state, overlay.number()).await?;

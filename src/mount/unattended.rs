@@ -197,6 +197,7 @@ impl Mount {
         let Some(overlay) = &self.overlay else {
             return Turn::Idle;
         };
+        self.catch_up().await;
         if overlay.read().is_clean() && overlay.read().frozen.is_none() {
             return Turn::Idle;
         }

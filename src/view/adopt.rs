@@ -1,7 +1,10 @@
 //! Clean inodes become overlay nodes, and inodes lose their last name.
 
+use std::sync::atomic::Ordering;
+
 use super::ViewError;
 use super::edit::Edit;
+use super::file::FileData;
 use super::inodes::What;
 use super::space::{Ask, BaseDir, Child, lost};
 use super::types::Ino;
@@ -115,28 +118,31 @@ impl Edit<'_> {
         if let Some(inode) = self.space.inodes.get_mut(ino)
             && let What::Gone(entry) = &mut inode.what
         {
-            change(&mut entry.attrs);
+            let file = inode.file.clone();
+            let attrs = &mut entry.attrs;
+            let written = take_in_writes(attrs, file.as_deref());
+            change(attrs);
+            match file {
+                // Its body is a stash's, and stays as it is.
+                Some(file) if file.frozen.load(Ordering::Acquire) => file.settled(written),
+                Some(file) => settle_or_retime(&file, written, attrs.mtime),
+                None => {}
+            }
             return Ok(());
         }
         let id = self.adopt(ino)?;
         let mut attrs = self.look().node(id)?.attrs.clone();
         let file = self.space.inodes.get(ino).and_then(|inode| inode.file.clone());
-        // Writes that are not settled yet come first: the change may overrule them.
-        if let Some(written) = file.as_ref().and_then(|file| file.unsettled()) {
-            attrs.mtime = written;
-            attrs.ctime = attrs.ctime.max(written);
-        }
-        let written = attrs.mtime;
+        let written = take_in_writes(&mut attrs, file.as_deref());
         change(&mut attrs);
         let mtime = attrs.mtime;
         if attrs != self.look().node(id)?.attrs {
             self.apply(&Op::SetAttrs { id, attrs })?;
         }
         match file {
-            Some(file) if mtime != written => file.retimed(mtime),
-            Some(file) if file.unsettled().is_some() => file.settled(written),
+            Some(file) => settle_or_retime(&file, written, mtime),
             None if mtime != written => self.retime(id, mtime),
-            _ => {}
+            None => {}
         }
         Ok(())
     }
@@ -151,5 +157,23 @@ impl Edit<'_> {
         if let Err(error) = overlay.body(body).and_then(|body| body.set_mtime(mtime)) {
             tracing::warn!(%body, %error, "the time of a body");
         }
+    }
+}
+
+/// Writes that are not settled yet come first: a change of attributes may overrule them. Gives the time of the last write.
+fn take_in_writes(attrs: &mut Attrs, file: Option<&FileData>) -> Timestamp {
+    if let Some(written) = file.and_then(FileData::unsettled) {
+        attrs.mtime = written;
+        attrs.ctime = attrs.ctime.max(written);
+    }
+    attrs.mtime
+}
+
+/// The attributes say `mtime` now, in which the writes up to `written` are contained.
+fn settle_or_retime(file: &FileData, written: Timestamp, mtime: Timestamp) {
+    if mtime != written {
+        file.retimed(mtime);
+    } else if file.unsettled().is_some() {
+        file.settled(written);
     }
 }

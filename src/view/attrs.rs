@@ -4,15 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::file::FileData;
+use super::inodes::Touched;
 use super::open::Opened;
+use super::setid::{Credentials, drop_setid, has_setid};
 use super::types::{Attr, Caller, Ino, SetAttr, SetTime};
 use super::{View, ViewError};
-use crate::model::{Attrs, Kind, MODE_MASK};
-
-const SUID: u16 = 0o4000;
-const SGID: u16 = 0o2000;
-/// Group execute: without it setgid means something else (mandatory locking, of old) and stays.
-const GROUP_EXEC: u16 = 0o010;
+use crate::model::{Kind, MODE_MASK};
 
 impl View {
     /// Changes attributes and size.
@@ -21,11 +18,6 @@ impl View {
         if let Some(size) = set.size {
             self.set_size(caller, ino, set, size).await?;
         }
-        let now = self.now();
-        let moment = |time: SetTime| match time {
-            SetTime::Now => now,
-            SetTime::At(time) => time,
-        };
         let nothing = *set
             == SetAttr {
                 fh: set.fh,
@@ -36,7 +28,13 @@ impl View {
         let gid = set.gid.filter(|gid| Some(*gid) != shown.gid);
         let changes = set.mode.is_some() || uid.is_some() || gid.is_some() || set.mtime.is_some();
         let owner = set.uid.is_some() || set.gid.is_some();
+        let credentials = self.credentials(caller, ino, nothing || owner).await?;
         self.edit(|src, edit| {
+            let now = self.now();
+            let moment = |time: SetTime| match time {
+                SetTime::Now => now,
+                SetTime::At(time) => time,
+            };
             let look = edit.look();
             let kind = look.kind(ino)?;
             if kind == Kind::Symlink && set.mode.is_some() {
@@ -50,12 +48,13 @@ impl View {
             let kill = (nothing || owner) && kind != Kind::Dir;
             if changes || kill {
                 edit.set_attrs(ino, |attrs| {
+                    let member = credentials.as_ref().is_none_or(|who| who.is_member(attrs.gid));
                     if let Some(mode) = set.mode {
                         attrs.mode = mode & MODE_MASK;
                     }
                     attrs.uid = uid.unwrap_or(attrs.uid);
                     attrs.gid = gid.unwrap_or(attrs.gid);
-                    let cleared = kill && drop_suid(attrs);
+                    let cleared = kill && drop_setid(attrs, member);
                     if let Some(time) = set.mtime {
                         attrs.mtime = moment(time);
                     }
@@ -65,7 +64,10 @@ impl View {
                 })?;
             }
             if let (Some(time), Some(inode)) = (set.atime, edit.space.inodes.get_mut(ino)) {
-                inode.atime = Some(Box::new(moment(time)));
+                inode.touched = Some(Box::new(Touched {
+                    atime: moment(time),
+                    ctime: now,
+                }));
             }
             edit.look().attr(src, ino)
         })
@@ -100,27 +102,40 @@ impl View {
 
     /// The size was set: times are stamped even if it was the same before, and who is not root takes the setuid bit off.
     pub(super) async fn cut_by(&self, caller: &Caller, ino: Ino) -> Result<(), ViewError> {
-        let now = self.now();
+        let credentials = self.credentials(caller, ino, true).await?;
         self.edit(|_, edit| {
+            let now = self.now();
             edit.set_attrs(ino, |attrs| {
                 (attrs.mtime, attrs.ctime) = (now, now);
-                if caller.uid != 0 {
-                    drop_suid(attrs);
+                if let Some(who) = credentials.as_ref().filter(|who| !who.is_privileged()) {
+                    drop_setid(attrs, who.is_member(attrs.gid));
                 }
             })
         })
         .await
     }
 
+    /// Whose change it is, if it may take setuid or setgid off. Looked for only where there is such a bit.
+    async fn credentials(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        may_take: bool,
+    ) -> Result<Option<Credentials>, ViewError> {
+        let needed = may_take && self.look(|_, look| Ok(has_setid(look.attrs(ino)?))).await?;
+        Ok(needed.then(|| Credentials::of(caller)))
+    }
+
     /// setuid and setgid go because of a write.
     pub(super) async fn kill_suid(&self, ino: Ino) -> Result<(), ViewError> {
-        let now = self.now();
         self.edit(|_, edit| {
-            if edit.look().attrs(ino)?.mode & (SUID | SGID) == 0 {
+            if !has_setid(edit.look().attrs(ino)?) {
                 return Ok(());
             }
+            let now = self.now();
             edit.set_attrs(ino, |attrs| {
-                if drop_suid(attrs) {
+                // The kernel has asked for a stranger's setgid by itself before.
+                if drop_setid(attrs, true) {
                     attrs.ctime = now;
                 }
             })
@@ -159,16 +174,6 @@ impl View {
             Ok(())
         }
     }
-}
-
-/// Takes setuid and an effective setgid off; true if there was one.
-fn drop_suid(attrs: &mut Attrs) -> bool {
-    let before = attrs.mode;
-    attrs.mode &= !SUID;
-    if attrs.mode & GROUP_EXEC != 0 {
-        attrs.mode &= !SGID;
-    }
-    attrs.mode != before
 }
 
 impl FileData {

@@ -86,7 +86,7 @@ impl View {
                     let whole = offset == 0 && len == source.size() && local.present.is_none();
                     // The lock of the source is held: it is copied as of one moment.
                     if whole && target.size() == 0 {
-                        self.reflink(&local.body)?.map(Found::Body)
+                        self.reflink(&local.body, len)?.map(Found::Body)
                     } else {
                         None
                     }
@@ -95,7 +95,10 @@ impl View {
         };
         match found {
             None => Ok(0),
-            Some(Found::Body(body)) => self.take_body(target, body, len).await,
+            Some(Found::Body(body)) => {
+                let len = body.len()?;
+                self.take_body(target, body, len).await
+            }
             Some(Found::Clean((size, content))) => {
                 let end = match offset + len {
                     end if end >= size => size,
@@ -137,6 +140,10 @@ impl View {
             if !local.body.reflink_from(&body)? {
                 return Ok(Step::Done(0));
             }
+            // The source may have grown since it was looked at, by the kernel alone.
+            if local.body.len()? > len {
+                local.body.set_len(len)?;
+            }
             let copied = local.body.len()?;
             self.resized(target, copied);
             target.stamp(self.now());
@@ -145,11 +152,18 @@ impl View {
         .await
     }
 
-    /// A body with the same blocks, where the disk can.
-    fn reflink(&self, source: &Body) -> Result<Option<Arc<Body>>, ViewError> {
+    /// A body with the same blocks, where the disk can, up to `len` bytes: what the kernel by itself has added to the source
+    /// since that was looked at is not asked for.
+    fn reflink(&self, source: &Body, len: u64) -> Result<Option<Arc<Body>>, ViewError> {
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
         let clone = overlay.create_body()?;
-        match clone.reflink_from(source) {
+        let cloned = clone.reflink_from(source).and_then(|done| {
+            if done && clone.len()? > len {
+                clone.set_len(len)?;
+            }
+            Ok(done)
+        });
+        match cloned {
             Ok(true) => Ok(Some(clone)),
             other => {
                 overlay.discard_body(clone);

@@ -166,20 +166,30 @@ fn tree_errno(error: &TreeError) -> i32 {
         TreeError::Unreachable { .. } => libc::EIO,
         // Not EACCES: that speaks of the file's mode, and git or tar would skip the file and call it success.
         TreeError::Denied { .. } => libc::EIO,
-        TreeError::Local { errno, .. } => local_errno(*errno),
+        TreeError::Local { errno, .. } => cache_errno(*errno),
         // A directory that can take no more entries, say: ext4 answers the same when an index is full.
         TreeError::Limit { .. } => libc::ENOSPC,
     }
 }
 
-/// Of the errors of our own files only "no room" and "no descriptors" mean something to the program: ENOENT or EACCES of a body or cache
-/// file would read as if they were about its own file.
+/// Of the errors of our own files a program is told what is true of its own file too: no room, no quota, no length beyond what
+/// the local file system has, no descriptors or memory in this machine. ENOENT, EACCES or EROFS of a body would read as if it
+/// were about its own file.
 fn local_errno(errno: i32) -> i32 {
     match errno {
-        libc::ENOSPC | libc::EDQUOT => libc::ENOSPC,
-        // Ours, not the program's: as when the machine has none.
-        libc::EMFILE | libc::ENFILE => libc::ENFILE,
+        libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::ENOMEM | libc::ENFILE => errno,
+        // Of the daemon, not of the program.
+        libc::EMFILE => libc::ENFILE,
         _ => libc::EIO,
+    }
+}
+
+/// The same of files of the cache. How long they can be is no matter of the program.
+fn cache_errno(errno: i32) -> i32 {
+    match local_errno(errno) {
+        libc::EFBIG => libc::EIO,
+        libc::EDQUOT => libc::ENOSPC,
+        errno => errno,
     }
 }
 
@@ -231,6 +241,20 @@ mod tests {
                 errno,
             };
             assert_eq!(error.errno(), libc::EIO);
+        }
+        for (below, told) in [
+            (libc::EFBIG, libc::EFBIG),
+            (libc::ENOSPC, libc::ENOSPC),
+            (libc::EDQUOT, libc::EDQUOT),
+            (libc::ENOMEM, libc::ENOMEM),
+            (libc::EMFILE, libc::ENFILE),
+        ] {
+            let error = ViewError::Local {
+                path: "b/1".into(),
+                reason: String::new(),
+                errno: below,
+            };
+            assert_eq!(error.errno(), told);
         }
         let denied = ViewError::Tree(TreeError::Denied { reason: "key".into() });
         assert_eq!(denied.errno(), libc::EIO);

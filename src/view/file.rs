@@ -293,11 +293,16 @@ impl FileData {
         Some(written)
     }
 
-    /// The overlay knows that it was written then.
+    /// The overlay knows that it was written then. What was written since, which takes no lock of the space, stays to be told.
     pub fn settled(&self, written: Timestamp) {
         match &mut *self.live.lock() {
             Some(live) => live.seen = written,
-            None => *self.stamp.lock() = None,
+            None => {
+                let mut stamp = self.stamp.lock();
+                if *stamp == Some(written) {
+                    *stamp = None;
+                }
+            }
         }
     }
 
@@ -305,9 +310,12 @@ impl FileData {
     pub fn retimed(&self, mtime: Timestamp) {
         *self.stamp.lock() = None;
         let Some(body) = self.current_body() else { return };
-        // The next write is told by another time than this one, also after a crash.
-        let seen = body.set_mtime(mtime).and_then(|()| body.stat());
-        match (seen, &mut *self.live.lock()) {
+        // The next write is told by another time than this one, also after a crash. A body that keeps its time must not tell that
+        // as the time of a later write.
+        if let Err(error) = body.set_mtime(mtime) {
+            tracing::warn!(ino = self.ino, %error, "the time of a body");
+        }
+        match (body.stat(), &mut *self.live.lock()) {
             (Ok(seen), Some(live)) => live.seen = seen.mtime,
             (Err(error), _) => tracing::warn!(ino = self.ino, %error, "the time of a body"),
             _ => {}

@@ -84,6 +84,14 @@ pub(super) struct LocalSize {
     pub blocks: u64,
 }
 
+/// What setting the time of last access has moved. Nothing of it is kept: it lives as long as the inode is in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Touched {
+    pub atime: Timestamp,
+    /// When it was set.
+    pub ctime: Timestamp,
+}
+
 /// One inode.
 #[derive(Debug)]
 pub(super) struct Inode {
@@ -102,8 +110,8 @@ pub(super) struct Inode {
     pub what: What,
     /// Where a clean entry hangs. Others have none: links have many, nodes have theirs in the overlay.
     pub place: Option<(Ino, Name)>,
-    /// When it was set.
-    pub atime: Option<Box<Timestamp>>,
+    /// Since its time of last access was set.
+    pub touched: Option<Box<Touched>>,
     /// While the file is open. Changed by [`Inodes::set_file`] only.
     pub file: Option<Arc<FileData>>,
     /// Of a local body while the file is closed, once it was asked for.
@@ -528,7 +536,7 @@ impl Inode {
             shown: 0,
             what,
             place: None,
-            atime: None,
+            touched: None,
             file: None,
             local: Mutex::new(None),
             dir: None,

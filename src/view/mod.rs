@@ -56,6 +56,7 @@ mod refresh;
 mod reload;
 mod rename;
 mod seek;
+mod setid;
 mod space;
 mod standing;
 #[cfg(test)]

@@ -165,9 +165,9 @@ impl View {
     pub async fn link(&self, _caller: &Caller, ino: Ino, dir: Ino, name: &[u8]) -> Result<Known, ViewError> {
         self.check_writable()?;
         let name = Name::new(name)?;
-        let now = self.now();
         let drawn = random_link_id()?;
         self.edit(|src, edit| {
+            let now = self.now();
             let look = edit.look();
             if look.kind(ino)? == Kind::Dir {
                 return Err(ViewError::NotPermitted.into());
@@ -220,8 +220,8 @@ impl View {
     async fn remove(&self, dir: Ino, name: &[u8], directory: bool) -> Result<(), ViewError> {
         self.check_writable()?;
         let name = Name::new(name)?;
-        let now = self.now();
         self.edit(|src, edit| {
+            let now = self.now();
             let look = edit.look();
             let child = look
                 .child(src, dir, name.as_bytes())?

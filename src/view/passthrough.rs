@@ -28,7 +28,7 @@ use super::descriptors::FOR_THE_KERNEL;
 use super::edit::Edit;
 use super::file::{FileBytes, FileData, Local, Route};
 use super::inodes::{LocalSize, What};
-use super::types::OpenFlags;
+use super::types::{Ino, OpenFlags};
 use super::{View, ViewError};
 use crate::cache::has_no_writer;
 use crate::model::{Content, Timestamp};
@@ -217,9 +217,10 @@ impl View {
     /// something else meanwhile.
     fn grant_writing(&self, file: &FileData, local: &mut Local) -> Result<bool, ViewError> {
         let fresh = std::mem::take(&mut local.fresh);
-        let seen = local.body.stat()?.mtime;
         let granted = self.with_edit(|edit| {
             edit.settle(file)?;
+            // Here, where nobody gives the body another time.
+            let seen = local.body.stat()?.mtime;
             let Some(id) = file.node_now(local) else {
                 return Ok(false);
             };
@@ -359,13 +360,7 @@ impl View {
                     continue;
                 }
             }
-            match look_at_closed(file) {
-                Ok(look) => looked.push((file, look)),
-                Err(error) => {
-                    tracing::warn!(ino = file.ino, %error, "a file that was closed");
-                    left.push(file.clone());
-                }
-            }
+            looked.push((file, look_at_closed(file)));
         }
         match self.with_edit(|edit| edit.close_all(&looked)) {
             Ok(still) => left.extend(still),
@@ -375,6 +370,29 @@ impl View {
                 left.extend(looked.into_iter().map(|(file, _)| file.clone()));
             }
         }
+    }
+
+    /// Files that somebody has open for writing through the daemon: the kernel may hold back what is stored through a mapping of
+    /// one.
+    pub fn written_through_daemon(&self) -> Vec<Ino> {
+        let files = self.files_with_writers();
+        let through = files.iter().filter(|file| file.live().is_none());
+        through.map(|file| file.ino).collect()
+    }
+
+    /// True if a program may have closed a file that it could write, and the kernel has not told. Of a file that the kernel
+    /// writes by itself a lease tells when it has not.
+    pub fn may_have_closed(&self) -> bool {
+        self.files_with_writers().iter().any(|file| {
+            let body = file.live().and_then(|_| file.current_body());
+            body.is_none_or(|body| body.ask(has_no_writer))
+        })
+    }
+
+    fn files_with_writers(&self) -> Vec<Arc<FileData>> {
+        let space = self.space.read();
+        let open = space.inodes.open().map(|(_, file)| file);
+        open.filter(|file| file.writers() > 0).cloned().collect()
     }
 
     /// Waits until a file that the kernel could write was closed.
@@ -392,18 +410,25 @@ impl Edit<'_> {
     /// A live file whose handles for writing are closed is settled, and no longer live if nobody can write it. False: it
     /// may still be written through a mapping.
     pub fn close_live(&mut self, file: &Arc<FileData>) -> Result<bool, ViewError> {
-        let look = look_at_closed(file)?;
+        let look = look_at_closed(file);
         Ok(self.close_all(&[(file, look)])?.is_empty())
     }
 
     /// The same of several that were looked at with their locks held; gives those that may still be written.
+    ///
+    /// What a body says of its size and time is asked here, under the locks of the space. Asked before, the time of the last
+    /// write would overrule one that a program has set meanwhile, as unpacking and copying programs do right after a close.
     fn close_all(&mut self, files: &[(&Arc<FileData>, ClosedLook)]) -> Result<Vec<Arc<FileData>>, ViewError> {
         let mut ops = Vec::new();
         let mut written = Vec::new();
+        let mut stats = Vec::with_capacity(files.len());
         for (file, look) in files {
-            let ClosedLook::Body { stat, .. } = look else {
+            let ClosedLook::Body { body, .. } = look else {
+                stats.push(None);
                 continue;
             };
+            let stat = body.stat()?;
+            stats.push(Some(stat));
             let seen = file.live().map(|live| live.seen);
             if file.writers() == 0 && seen.is_some_and(|seen| seen != stat.mtime) {
                 saw_written(stat.mtime);
@@ -417,14 +442,13 @@ impl Edit<'_> {
             file.settled(mtime);
         }
         let mut left = Vec::new();
-        for (file, look) in files {
-            match look {
-                ClosedLook::NotLive => self.unretain(file, None),
-                ClosedLook::NoBody => {}
+        for ((file, look), stat) in files.iter().zip(&stats) {
+            match (look, stat) {
+                (ClosedLook::NotLive, _) => self.unretain(file, None),
                 // Its next close brings it here again.
-                ClosedLook::Body { .. } if file.writers() > 0 => {}
-                ClosedLook::Body { closed: false, .. } => left.push((*file).clone()),
-                ClosedLook::Body { stat, closed: true } => {
+                (ClosedLook::Body { .. }, _) if file.writers() > 0 => {}
+                (ClosedLook::Body { closed: false, .. }, _) => left.push((*file).clone()),
+                (ClosedLook::Body { closed: true, .. }, Some(stat)) => {
                     // Nothing can come after this look: who wants to write gets his handle under the file's lock.
                     file.set_size(stat.len);
                     self.space.observe_size(file, stat.len);
@@ -432,6 +456,7 @@ impl Edit<'_> {
                     self.space.live_files.remove(&file.ino);
                     self.unretain(file, Some(stat));
                 }
+                (ClosedLook::NoBody, _) | (ClosedLook::Body { .. }, None) => {}
             }
         }
         Ok(left)
@@ -483,22 +508,20 @@ enum ClosedLook {
     NotLive,
     /// A commit took its body.
     NoBody,
-    /// `closed`: nobody can write it, and what `stat` says is the last.
-    Body { stat: BodyStat, closed: bool },
+    /// `closed`: nobody can write it, and what the body says from now on is the last.
+    Body { body: Arc<Body>, closed: bool },
 }
 
 /// With the file's lock held, or the space's.
-fn look_at_closed(file: &FileData) -> Result<ClosedLook, ViewError> {
+fn look_at_closed(file: &FileData) -> ClosedLook {
     if file.live().is_none() {
-        return Ok(ClosedLook::NotLive);
+        return ClosedLook::NotLive;
     }
     let Some(body) = file.current_body() else {
-        return Ok(ClosedLook::NoBody);
+        return ClosedLook::NoBody;
     };
-    // In this order: what was written before the lease is seen.
     let closed = file.writers() == 0 && body.ask(has_no_writer);
-    let stat = body.stat()?;
-    Ok(ClosedLook::Body { stat, closed })
+    ClosedLook::Body { body, closed }
 }
 
 /// True if somebody can still write to an open file: by a handle, or by a mapping.

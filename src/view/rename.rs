@@ -33,8 +33,7 @@ impl View {
             dir: to.0,
             name: &to_name,
         };
-        let now = self.now();
-        self.edit(|src, edit| edit.rename(src, &from, &to, mode, now))
+        self.edit(|src, edit| edit.rename(src, &from, &to, mode, self.now()))
             .await
     }
 }

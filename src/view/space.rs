@@ -464,6 +464,8 @@ impl<'a> Look<'a> {
         if let Some(written) = inode.file.as_ref().and_then(|file| file.unsettled()) {
             (mtime, ctime) = (written, ctime.max(written));
         }
+        let touched = inode.touched.as_deref();
+        ctime = touched.map_or(ctime, |touched| ctime.max(touched.ctime));
         let shown = self.space.shown_owner;
         Ok(Attr {
             ino: inode.shown,
@@ -475,7 +477,7 @@ impl<'a> Look<'a> {
             rdev,
             size,
             blocks: blocks.unwrap_or(size.div_ceil(512)),
-            atime: inode.atime.as_deref().copied().unwrap_or(mtime),
+            atime: touched.map_or(mtime, |touched| touched.atime),
             mtime,
             ctime,
             live: inode.file.as_ref().is_some_and(|file| file.live().is_some()),

@@ -82,9 +82,9 @@ impl View {
     ) -> Result<(), ViewError> {
         loop {
             let (found, map) = self.xattrs(ino).await?;
-            let now = self.now();
             let done = self
                 .edit(|_, edit| {
+                    let now = self.now();
                     // Somebody else may have changed them while ours were fetched.
                     if edit.look().attrs(ino)?.xattrs != found {
                         return Ok(false);
