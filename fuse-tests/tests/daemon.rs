@@ -425,7 +425,7 @@ fn descriptors() {
             let mut mount = Command::new("sh");
             mount.args([
                 "-c",
-                "ulimit -Hn \"$0\" && ulimit -Sn 256 && exec \"$@\"",
+                "ulimit -Sn 256 && ulimit -Hn \"$0\" && exec \"$@\"",
                 &limit.to_string(),
             ]);
             let words = ["mount", "--passthrough", passthrough, "v"].map(OsString::from);

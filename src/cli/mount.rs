@@ -185,6 +185,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
 
 /// The background process: settings come on standard input, the answer goes out as one line.
 pub fn run_daemon() -> Result<(), Failure> {
+    hear_all_signals();
     let mut text = String::new();
     let usage = |e: String| {
         Failure::new(
@@ -212,6 +213,19 @@ pub fn run_daemon() -> Result<(), Failure> {
     }
     // The parent has been told, or is long gone and the log has it.
     outcome
+}
+
+/// Whoever started it may hold signals back (`sailvol run` does), which is inherited; this one has to hear them.
+fn hear_all_signals() {
+    // SAFETY: an empty set on the stack, for this thread, before there are others.
+    let set = unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+    };
+    if set != 0 {
+        tracing::warn!(error = %std::io::Error::from_raw_os_error(set), "signals are held back");
+    }
 }
 
 fn answer_parent(value: &serde_json::Value) {

@@ -188,9 +188,13 @@ impl Job<'_> {
         if let Some(dir) = self.working_directory(&ready.dir) {
             command.current_dir(dir);
         }
-        let restore = crate::daemon::core_limit_restorer();
-        // SAFETY: it calls setrlimit(2) and nothing else between fork and exec.
-        unsafe { command.pre_exec(restore) };
+        let mut restore = crate::daemon::core_limit_restorer();
+        let as_it_was = move || {
+            restore()?;
+            signals::as_before()
+        };
+        // SAFETY: it calls setrlimit(2) and sigprocmask(2), and nothing else, between fork and exec.
+        unsafe { command.pre_exec(as_it_was) };
         let child = command.spawn()?;
         // It is waited for together with all others.
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);

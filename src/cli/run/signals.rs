@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -23,6 +24,22 @@ const LEFT_ALONE: [i32; 9] = [
 
 /// Sent by the kernel itself, as for keys of a terminal (`SI_KERNEL` of sigaction(2)).
 const BY_KERNEL: i32 = 0x80;
+
+/// Signals that were held back when this process began.
+static BEFORE: OnceLock<libc::sigset_t> = OnceLock::new();
+
+/// Holds back in a child what was held back before [`Signals::take`]; to be called between fork and exec.
+///
+/// # Errors
+/// What the system says.
+pub fn as_before() -> io::Result<()> {
+    let Some(before) = BEFORE.get() else { return Ok(()) };
+    // SAFETY: sigprocmask(2) with a set that lives as long as the process.
+    match unsafe { libc::sigprocmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
 
 /// A signal that came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,8 +76,8 @@ pub enum Signals {
 }
 
 impl Signals {
-    /// Holds them back, in this thread and in those that it starts. (Commands that are started get none held back: the
-    /// standard library sees to that.)
+    /// Holds them back, in this thread and in those that it starts. Processes that are started inherit that: see
+    /// [`as_before`].
     ///
     /// # Errors
     /// No more descriptors.
@@ -72,10 +89,12 @@ impl Signals {
             for signal in LEFT_ALONE {
                 libc::sigdelset(&raw mut set, signal);
             }
-            let held = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            let held = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before);
             if held != 0 {
                 return Err(io::Error::from_raw_os_error(held));
             }
+            BEFORE.get_or_init(|| before);
             libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
         };
         if fd < 0 {
