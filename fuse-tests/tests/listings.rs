@@ -560,3 +560,37 @@ fn readers_meet_one_record_at_a_time() {
         readers_and_reloads(way, 800, 10);
     }
 }
+
+/// A stash is restored beside local changes in a directory that somebody has open, and all is committed before anybody asks
+/// for the directory again: it is still that directory.
+#[test]
+fn an_open_directory_is_the_same_after_a_restored_stash_and_a_commit() {
+    for way in WAYS {
+        let volume = mounted(way);
+        let pod = &volume.pod;
+        fs::create_dir(pod.path("open")).unwrap();
+        fs::create_dir(pod.path("other")).unwrap();
+        fs::write(pod.path("open/first"), "first").unwrap();
+        pod.commit("first");
+        let open = File::open(pod.path("open")).unwrap();
+        fs::write(pod.path("other/stashed"), "stashed").unwrap();
+        let stash = pod.reload(&[])["stash"]["id"].to_string();
+        fs::write(pod.path("open/local"), "local").unwrap();
+        let dir = pod.mount_dir();
+        pod.json([
+            "stash".as_ref(),
+            "restore".as_ref(),
+            stash.as_ref(),
+            dir.as_os_str(),
+        ]);
+        pod.commit("both");
+        let names = |path: &Path| -> BTreeSet<_> {
+            let lines = fs::read_dir(path).unwrap();
+            lines.map(|line| line.unwrap().file_name()).collect()
+        };
+        let wanted = names(&pod.path("open"));
+        assert_eq!(wanted.len(), 2, "{way:?}");
+        let held = PathBuf::from(format!("/proc/self/fd/{}/.", open.as_raw_fd()));
+        assert_eq!(names(&held), wanted, "{way:?}");
+    }
+}

@@ -337,16 +337,46 @@ impl super::space::Space {
             node.names.first().filter(|_| unknown).map(|(dir, _)| *dir)
         };
         let dirs: Vec<NodeId> = self.inodes.nodes().filter_map(without).collect();
-        for mut dir in dirs {
-            while self.inodes.of_node(dir).is_none() {
-                let Some(node) = before.get(&dir) else { break };
-                let (what, file_id) = (What::Node(dir), node.attrs.file_id);
-                self.inodes.insert(what, file_id, None, self.generation);
+        for dir in dirs {
+            // Up to the first that the table has, then down again: what the table has of an older generation is found by
+            // its place.
+            let mut way = Vec::new();
+            let (mut at, mut needed) = (dir, true);
+            while self.inodes.of_node(at).is_none() {
+                let Some(node) = before.get(&at) else { break };
+                way.push((at, node, needed));
+                needed &= leaves(at);
                 match node.names.first() {
-                    Some((parent, _)) if leaves(dir) => dir = *parent,
-                    _ => break,
+                    Some((parent, _)) => at = *parent,
+                    None => break,
                 }
             }
+            for (id, node, needed) in way.into_iter().rev() {
+                self.know_dir(id, node, needed);
+            }
+        }
+    }
+
+    /// Enters a directory. What its path led to before a reload or a restored stash, and nobody has asked for since, goes on as
+    /// it: with a second inode at its place, whoever has the first one open or works in it would find it removed.
+    fn know_dir(&mut self, id: NodeId, node: &OverlayNode, needed: bool) {
+        let place = self.place_of(node);
+        let former = place.and_then(|(dir, name)| self.inodes.clean_child(dir, name.as_bytes()));
+        let is_dir = |ino: &Ino| {
+            self.inodes
+                .get(*ino)
+                .is_some_and(|inode| inode.what.is_clean_dir())
+        };
+        match former.filter(is_dir) {
+            Some(ino) => {
+                self.inodes.become_(ino, What::Node(id), None, self.generation);
+                self.inodes.show(ino, node.attrs.file_id, self.generation);
+            }
+            None if needed => {
+                let (what, file_id) = (What::Node(id), node.attrs.file_id);
+                self.inodes.insert(what, file_id, None, self.generation);
+            }
+            None => {}
         }
     }
 

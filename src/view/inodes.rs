@@ -71,7 +71,7 @@ impl What {
         }
     }
 
-    fn is_clean_dir(&self) -> bool {
+    pub(super) fn is_clean_dir(&self) -> bool {
         matches!(self, What::Clean(entry) | What::Gone(entry) if entry.is_dir())
     }
 }
