@@ -556,6 +556,9 @@ fn is_lasting(path: &str) -> bool {
 
 fn copied(path: &std::path::Path) -> Result<Found, String> {
     let meta = fs::symlink_metadata(path).map_err(|e| e.to_string())?;
+    if meta.is_dir() {
+        return Ok(Found::Dir);
+    }
     if meta.is_symlink() {
         let target = fs::read_link(path).map_err(|e| e.to_string())?;
         let text = target.to_string_lossy().into_owned();
