@@ -352,7 +352,12 @@ fn warnings_about_recovery(recovery: &Recovery) -> Vec<String> {
             format_count(lost as u64, "file")
         ));
     }
-    if recovery.cut_bytes > 0 && recovery.rebooted {
+    if recovery.taken_back > 0 {
+        out.push(format!(
+            "the machine stopped without warning: the last {} changes, none of which was synced, are undone, because bytes that they put in the place of others did not reach the disk",
+            recovery.taken_back
+        ));
+    } else if recovery.cut_bytes > 0 && recovery.rebooted {
         out.push(format!(
             "{} bytes of the journal's unsynced end were cut off",
             recovery.cut_bytes

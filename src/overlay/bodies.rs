@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -16,6 +17,9 @@ use super::state::BodyId;
 
 /// Bodies that are made one after the other in one directory.
 const BODIES_PER_SHARD: u64 = 4096;
+/// So long an op that shows bytes may wait for them to be on disk: what came after it would be lost with it (J9). As long as
+/// ext4 keeps a transaction open.
+const SHOWN_DELAY: Duration = Duration::from_secs(5);
 
 pub(super) struct Bodies {
     dir: PathBuf,
@@ -34,8 +38,10 @@ struct Work {
     ahead: Vec<Arc<Body>>,
     /// Bodies to remove once the journal is on disk up to the position.
     doomed: Vec<(BodyId, u64)>,
-    /// Bodies on disk that no op named yet (J7).
+    /// Bodies on disk that no op named yet.
     durable: HashSet<BodyId>,
+    /// When a sync is due that nobody asked for.
+    sync_by: Option<Instant>,
     stop: bool,
 }
 
@@ -137,10 +143,33 @@ impl Bodies {
         meta.map(|meta| BodyStat::of(&meta)).at(&path)
     }
 
-    /// The name of a new body on disk (J4).
-    pub(super) fn sync_name(&self, id: BodyId) -> Result<(), OverlayError> {
-        sync_dir(&self.shard(id))?;
+    /// The names of new bodies on disk (J4).
+    pub(super) fn sync_names(&self, ids: &[BodyId]) -> Result<(), OverlayError> {
+        let shards: HashSet<PathBuf> = ids.iter().map(|id| self.shard(*id)).collect();
+        if shards.is_empty() {
+            return Ok(());
+        }
+        shards.iter().try_for_each(|shard| sync_dir(shard))?;
         sync_dir(&self.dir)
+    }
+
+    /// Everything that is said by now is to be on disk a few seconds from now.
+    pub(super) fn want_sync(&self) {
+        let mut work = self.work.lock();
+        if work.sync_by.is_none() {
+            work.sync_by = Some(Instant::now() + SHOWN_DELAY);
+            self.wake.notify_one();
+        }
+    }
+
+    /// True, once, when that time has come.
+    pub(super) fn take_sync_due(&self) -> bool {
+        let mut work = self.work.lock();
+        let due = work.sync_by.is_some_and(|by| by <= Instant::now());
+        if due {
+            work.sync_by = None;
+        }
+        due
     }
 
     pub(super) fn set_durable(&self, id: BodyId) {
@@ -206,19 +235,25 @@ impl Bodies {
     }
 
     /// Waits until there is something to do; false when it is time to stop.
-    pub(super) fn wait_for_work(&self, at_most: std::time::Duration) -> bool {
+    pub(super) fn wait_for_work(&self, at_most: Duration) -> bool {
         let mut work = self.work.lock();
-        if !work.stop && work.doomed.is_empty() && work.ahead.len() >= self.ahead_max / 2 {
-            self.wake.wait(&mut work);
-        } else if !work.stop && work.ahead.len() >= self.ahead_max / 2 {
-            // A little later there is more to remove after the same sync.
-            self.wake.wait_for(&mut work, at_most);
+        if !work.stop && work.ahead.len() >= self.ahead_max / 2 {
+            match (work.doomed.is_empty(), work.sync_by) {
+                (true, None) => self.wake.wait(&mut work),
+                (true, Some(by)) => {
+                    self.wake.wait_until(&mut work, by);
+                }
+                // A little later there is more to remove after the same sync.
+                (false, _) => {
+                    self.wake.wait_for(&mut work, at_most);
+                }
+            }
         }
         !work.stop
     }
 
     /// Waits after an error, so that it is not met again at once.
-    pub(super) fn pause(&self, time: std::time::Duration) {
+    pub(super) fn pause(&self, time: Duration) {
         let mut work = self.work.lock();
         if !work.stop {
             self.wake.wait_for(&mut work, time);

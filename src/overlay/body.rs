@@ -274,7 +274,7 @@ impl Body {
 
     /// fdatasync. To say so in the journal too, use [`super::Overlay::sync_bodies`].
     pub fn sync(&self) -> Result<(), OverlayError> {
-        rustix::fs::fdatasync(&self.handle).at(&self.path)
+        super::disk::sync_data(&self.handle, &self.path)
     }
 
     /// Becomes a copy of `source` as it is now: by reflink where the filesystem can, else of what is no hole.

@@ -5,10 +5,12 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use super::disk::sync_data;
 use super::error::{AtPath, OverlayError};
 use super::frame::{MARKER, NOTHING, Tail};
 use super::journal::Journal;
 use super::overlay::{Overlay, overlay_dir};
+use super::state::BodyId;
 
 /// Smaller journals are left alone, bytes.
 const COMPACT_FROM_BYTES: u64 = 32 << 20;
@@ -29,27 +31,27 @@ impl Overlay {
 
     /// Writes the journal anew.
     pub fn compact(&self) -> Result<(), OverlayError> {
-        let (state, unsynced, mut copied, file) = {
+        let (state, unsynced, dropped, mut copied, file) = {
             // No sync is under way here: those that come later speak of sequence numbers behind the snapshot.
             let _syncing = self.syncing.write();
             let state = self.state.read();
-            let mut journal = self.journal.lock();
+            let journal = self.journal.lock();
             let bodies = state.bodies();
-            journal.unsynced.retain(|body| bodies.contains(&body));
-            (
-                state.clone(),
-                journal.unsynced.clone(),
-                journal.tail(),
-                journal.file(),
-            )
+            let mut unsynced = journal.unsynced.clone();
+            unsynced.retain(|body| bodies.contains(&body));
+            let is_gone = |body: &BodyId| !bodies.contains(body);
+            let dropped: Vec<BodyId> = journal.unsynced.bodies().into_iter().filter(is_gone).collect();
+            (state.clone(), unsynced, dropped, journal.tail(), journal.file())
         };
         let number = self.number();
         let path = overlay_dir(&self.options.dir, number).join("journal.new");
         let mut new = Journal::create(&path, &self.header(number), &state, unsynced, copied.sequence)?;
         drop(state);
+        // What the snapshot shows is on disk before the snapshot takes the place of the frames that showed it (J9).
+        self.sync()?;
         let end = self.journal.lock().tail().offset;
         copy_frames(&file, &path, &mut copied, end, &mut new)?;
-        new.file().sync_data().at(&path)?;
+        sync_data(new.file(), &path)?;
 
         let _syncing = self.syncing.write();
         let _turn = self.flush.lock();
@@ -60,12 +62,16 @@ impl Overlay {
         }
         let end = journal.tail().offset;
         copy_frames(&file, &path, &mut copied, end, &mut new)?;
-        new.file().sync_data().at(&path)?;
+        sync_data(new.file(), &path)?;
+        // Just what a replay of it would find: whether an op shows something follows from that.
         new.unsynced = journal.unsynced.clone();
-        new.rename_over(&journal)?;
+        new.unsynced.forget(&dropped);
+        new.rename_over(journal.path())?;
         *journal = new;
-        self.synced
-            .fetch_max(self.appended.load(Ordering::Acquire), Ordering::AcqRel);
+        let appended = self.appended.load(Ordering::Acquire);
+        let settled = journal.unsynced.position_shown().unwrap_or(appended);
+        self.synced.fetch_max(appended, Ordering::AcqRel);
+        self.settled.fetch_max(settled, Ordering::AcqRel);
         Ok(())
     }
 }

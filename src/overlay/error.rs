@@ -60,10 +60,6 @@ pub enum OverlayError {
     /// A value that cannot be written down: a bug of the caller, or a limit.
     #[error("the change cannot be recorded: {0}")]
     Encode(String),
-    /// The new body of a file would take the place of one that was synced, and is not on disk itself (J7); see
-    /// [`super::Overlay::make_durable`]. Nothing was changed.
-    #[error("the body would take the place of a synced one, and is not on disk")]
-    MustBeDurable,
     /// The journal could not be put on disk, so that it is unknown what of it is there; nothing more is accepted until the
     /// state directory is opened again.
     #[error("the journal {} is not usable after an earlier error; mount again", path.display())]

@@ -7,8 +7,11 @@ use crate::model::VolumeId;
 /// Identity of one boot of the machine.
 pub type BootId = [u8; 16];
 
-/// Version of the journal that this program writes, and the newest that it reads.
-pub(super) const JOURNAL_VERSION: u32 = 1;
+/// Version of the journal that this program writes, and the newest that it reads. In one of version 1 an op may show bytes
+/// that no frame says to be on disk (J9).
+pub(super) const JOURNAL_VERSION: u32 = 2;
+/// The first version that keeps J9.
+pub(super) const SHOWS_VERSION: u32 = 2;
 
 const MAGIC: &[u8; 4] = b"SVJ1";
 const MARKER_MAGIC: &[u8; 8] = b"SVSYNCED";
@@ -27,6 +30,8 @@ const MARKER_BYTES: usize = 1 + 8 + 8 + 8 + 8 + 4;
 /// What a journal begins with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
+    /// Version of the journal.
+    pub version: u32,
     /// Whose state it is.
     pub volume: VolumeId,
     /// Number of the overlay in its state directory.
@@ -48,7 +53,7 @@ impl Header {
     pub(super) fn encode(&self) -> (Vec<u8>, u32) {
         let mut w = Writer::new();
         w.raw(MAGIC);
-        w.u32(JOURNAL_VERSION);
+        w.u32(self.version);
         w.raw(&self.volume.0);
         w.u64(self.overlay);
         w.raw(&self.boot);
@@ -85,6 +90,7 @@ impl Header {
             )?;
             Ok(Ok((
                 Header {
+                    version,
                     volume,
                     overlay,
                     boot,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::disk::sync_data;
 use super::error::{AtPath, OverlayError};
 use super::frame::{Header, Tail};
 use super::reserve::Reserve;
@@ -69,7 +70,7 @@ impl Journal {
             at += batch.len() as u64;
             Ok::<(), OverlayError>(())
         })?;
-        file.sync_data().at(path)?;
+        sync_data(&file, path)?;
         sync_dir(path.parent().unwrap_or(Path::new(".")))?;
         Ok(Journal {
             path: path.to_owned(),
@@ -190,10 +191,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Takes the place of `old` in the file system: same name, on disk.
-    pub(super) fn rename_over(&mut self, old: &Journal) -> Result<(), OverlayError> {
-        std::fs::rename(&self.path, &old.path).at(&old.path)?;
-        self.path.clone_from(&old.path);
+    /// Takes the place of the journal at `old` in the file system: same name, on disk.
+    pub(super) fn rename_over(&mut self, old: &Path) -> Result<(), OverlayError> {
+        std::fs::rename(&self.path, old).at(old)?;
+        self.path = old.to_owned();
         sync_dir(self.path.parent().unwrap_or(Path::new(".")))
     }
 }

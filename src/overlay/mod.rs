@@ -15,6 +15,7 @@ mod codec;
 mod compact;
 mod descriptors;
 mod dir;
+mod disk;
 mod error;
 mod frame;
 mod journal;

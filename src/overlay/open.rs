@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use super::bodies::{Bodies, remove_file};
 use super::dir::{Bases, DirLock, check_dir, make_dir};
+use super::disk::sync_filesystem;
 use super::error::{AtPath, OverlayError};
-use super::frame::OPENED;
+use super::frame::{JOURNAL_VERSION, OPENED};
 use super::journal::{Journal, sync_dir};
 use super::manifest::Manifest;
 use super::op::Op;
 use super::overlay::{Overlay, OverlayOptions, Parts, header_of, overlay_dir};
-use super::replay::{ReplayError, Replayed, replay};
+use super::replay::{ReplayError, Replayed, replay_in};
 use super::reserve::Reserve;
 use super::stash::read_body_list;
 use super::state::{BaseRef, BodyId, NodeId, OverlayNode, OverlayState};
@@ -47,6 +48,9 @@ pub struct Recovery {
     pub ops: u64,
     /// Bytes of an unfinished or unsynced end of the journal that were cut off.
     pub cut_bytes: u64,
+    /// Changes in them that could be read: the first of them had put bytes in the place of others, and the power cut had
+    /// taken those bytes.
+    pub taken_back: u64,
     /// Files whose last writes may be missing: never synced before the machine stopped.
     pub incomplete: Vec<NodeId>,
     /// Files that went back to the bytes of the base, since nothing written to them had been synced.
@@ -159,7 +163,7 @@ impl Overlay {
                 bodies,
             }));
         };
-        let replayed = read_journal(&options.dir, number)?;
+        let replayed = read_journal(&options, number)?;
         check_header(&options, number, &replayed)?;
         take_up(
             Locked {
@@ -199,16 +203,16 @@ struct Locked {
 }
 
 /// Replays the journal of an overlay or stash.
-pub(super) fn read_journal(state_dir: &Path, number: u64) -> Result<Replayed, OverlayError> {
-    let path = overlay_dir(state_dir, number).join("journal");
+pub(super) fn read_journal(options: &OverlayOptions, number: u64) -> Result<Replayed, OverlayError> {
+    let path = overlay_dir(&options.dir, number).join("journal");
     let bytes = fs::read(&path).at(&path)?;
-    replay(&bytes).map_err(|e| {
+    replay_in(&bytes, options.boot).map_err(|e| {
         let (offset, reason) = match e {
             ReplayError::TooNew(version) => {
                 return OverlayError::TooNew {
                     path,
                     version,
-                    known: super::frame::JOURNAL_VERSION,
+                    known: JOURNAL_VERSION,
                 };
             }
             ReplayError::NoState { offset, reason } | ReplayError::Damaged { offset, reason, .. } => {
@@ -219,7 +223,7 @@ pub(super) fn read_journal(state_dir: &Path, number: u64) -> Result<Replayed, Ov
             path,
             offset,
             reason,
-            dir: state_dir.to_owned(),
+            dir: options.dir.clone(),
         }
     })
 }
@@ -254,9 +258,11 @@ fn take_up(parts: Locked, mut replayed: Replayed) -> Result<Opened, OverlayError
         rebooted,
         ops: replayed.ops,
         cut_bytes: replayed.cut_bytes,
+        taken_back: replayed.taken_back,
         ..Recovery::default()
     };
-    let mut tail = replayed.tail;
+    let tail = replayed.tail;
+    let old_version = replayed.header.version < JOURNAL_VERSION;
     let voided = replayed.open_in(options.boot);
     recovery.incomplete = voided.incomplete;
     recovery.reverted = voided.reverted;
@@ -264,7 +270,19 @@ fn take_up(parts: Locked, mut replayed: Replayed) -> Result<Opened, OverlayError
 
     let path = overlay_dir(&options.dir, number).join("journal");
     remove_file(&path.with_extension("new"))?;
-    let mut journal = Journal::open(&path, tail, unsynced)?;
+    let mut journal = if recovery.taken_back > 0 || old_version {
+        // In one step: were the end cut off first, frames in it that tell what is on disk could be lost to the next power
+        // cut. And all that is shown from now on is on disk (J9).
+        sync_filesystem(fs::File::open(&options.dir).at(&options.dir)?, &options.dir)?;
+        let header = header_of(&options, number);
+        let new = path.with_extension("new");
+        let mut journal = Journal::create(&new, &header, &state, unsynced.with_shown(true), tail.sequence)?;
+        journal.rename_over(&path)?;
+        journal
+    } else {
+        Journal::open(&path, tail, unsynced)?
+    };
+    let mut tail = journal.tail();
     let mut frames = Vec::new();
     let mut payload = vec![OPENED];
     payload.extend_from_slice(&options.boot);
@@ -290,8 +308,8 @@ fn take_up(parts: Locked, mut replayed: Replayed) -> Result<Opened, OverlayError
         journal,
     })?;
     overlay.write().apply_all(&mend)?;
-    // J8: what the replay says is on disk before anything that it does not name goes.
-    overlay.force_flush()?;
+    // J8: what the replay says is on disk, and what it shows, before anything that it does not name goes.
+    overlay.force_sync()?;
     // Of those that were there before: by now there are some that were created ahead.
     recovery.bodies_removed = remove_unreferenced(&dir, &kept, &all, on_disk, referenced)?;
     Ok(Opened { overlay, recovery })

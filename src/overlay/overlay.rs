@@ -1,6 +1,6 @@
 //! The owner of a state directory while it is open.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,8 +13,9 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use super::bodies::Bodies;
 use super::body::{Body, BodyStat};
 use super::dir::{Bases, DirLock, boot_id};
+use super::disk::{sync_data, sync_filesystem};
 use super::error::OverlayError;
-use super::frame::{BootId, CLOSED, Header};
+use super::frame::{BootId, CLOSED, Header, JOURNAL_VERSION};
 use super::journal::{Journal, sync_dir};
 use super::manifest::Manifest;
 use super::op::Op;
@@ -25,8 +26,8 @@ use crate::model::{Hash, VolumeId};
 
 /// How long removals wait for company before the journal is synced for them.
 const REMOVAL_DELAY: Duration = Duration::from_secs(1);
-/// Most bodies that wait for the next sync because they replaced others by rename.
-const RENAMED_MAX: usize = 256;
+/// Most bodies that wait for the next sync because an op shows them (J9).
+const SHOWN_MAX: usize = 256;
 
 /// How a state directory is opened.
 #[derive(Clone, Debug)]
@@ -86,8 +87,10 @@ pub struct Overlay {
     /// Appends so far, and how many of them are on disk.
     pub(super) appended: AtomicU64,
     pub(super) synced: AtomicU64,
-    /// Bodies that replaced others by rename since the last sync (J9).
-    pub(super) renamed: Mutex<HashSet<BodyId>>,
+    /// Appends that no power cut takes back: on disk, with the bytes that they show (J8, J9).
+    pub(super) settled: AtomicU64,
+    /// Bodies that go to disk with every sync, whatever it is for (J9b); true: with the next one for the last time.
+    pub(super) along: Mutex<HashMap<BodyId, bool>>,
     pub(super) number: AtomicU64,
     closed: AtomicBool,
     worker: Mutex<Option<JoinHandle<()>>>,
@@ -127,7 +130,8 @@ impl Overlay {
             flush: Mutex::new(()),
             appended: AtomicU64::new(0),
             synced: AtomicU64::new(0),
-            renamed: Mutex::default(),
+            settled: AtomicU64::new(0),
+            along: Mutex::default(),
             number: AtomicU64::new(parts.number),
             closed: AtomicBool::new(false),
             worker: Mutex::new(None),
@@ -203,7 +207,7 @@ impl Overlay {
         self.bodies.stat(id)
     }
 
-    /// A body with the bytes that another has now. Not on disk yet: it must not take the place of one that was synced (J7).
+    /// A body with the bytes that another has now. Not on disk yet.
     pub fn copy_body(&self, body: &Body) -> Result<Arc<Body>, OverlayError> {
         let copy = self.bodies.create()?;
         match copy.copy_from(body) {
@@ -215,7 +219,7 @@ impl Overlay {
         }
     }
 
-    /// A copy, on disk when this returns, so that it may take the place of what was synced (J7).
+    /// A copy, on disk when this returns: an op that names it shows nothing that a power cut could take (J9).
     pub fn clone_body(&self, body: &Body) -> Result<Arc<Body>, OverlayError> {
         let copy = self.copy_body(body)?;
         match self.make_durable(&copy) {
@@ -227,11 +231,10 @@ impl Overlay {
         }
     }
 
-    /// A body that no op names yet is on disk when this returns, with its bytes and its name: it may take the place of one
-    /// that was synced (J7). Blocks on the disk.
-    pub fn make_durable(&self, body: &Body) -> Result<(), OverlayError> {
+    /// A body that no op names yet is on disk when this returns, with its bytes and its name. Blocks on the disk.
+    fn make_durable(&self, body: &Body) -> Result<(), OverlayError> {
         body.sync()?;
-        self.bodies.sync_name(body.id())?;
+        self.bodies.sync_names(&[body.id()])?;
         self.bodies.set_durable(body.id());
         Ok(())
     }
@@ -243,6 +246,19 @@ impl Overlay {
         take: impl FnOnce(&std::path::Path) -> bool,
     ) -> Result<Option<Arc<Body>>, OverlayError> {
         self.bodies.take_in(take)
+    }
+
+    /// The bytes of a body go to disk with every sync of anything from now on, the first of which comes by itself after a few
+    /// seconds: they are written in the place of bytes that were on disk (J9b). `closed`: that is done, so the next one is the
+    /// last.
+    pub fn sync_along(&self, body: BodyId, closed: bool) {
+        self.along.lock().insert(body, closed);
+        self.bodies.want_sync();
+    }
+
+    /// True if the bytes of a body of this overlay were on disk once: a power cut leaves them, or what was written later.
+    pub fn was_synced(&self, body: BodyId) -> bool {
+        !self.journal.lock().unsynced.is_fresh(body)
     }
 
     /// Keeps bytes (a base record, a prepared tree's node pack) by hash, on disk when this returns.
@@ -301,11 +317,12 @@ impl Overlay {
             return Ok(());
         }
         let wanted = self.bodies.wanted_position();
-        let behind = wanted.is_some_and(|position| position > self.synced.load(Ordering::Acquire));
-        if behind || self.renamed.lock().len() > RENAMED_MAX {
-            self.sync()?;
+        let behind = wanted.is_some_and(|position| position > self.settled.load(Ordering::Acquire));
+        let due = self.bodies.take_sync_due();
+        if behind || due || self.journal.lock().unsynced.shown_count() > SHOWN_MAX {
+            self.sync().inspect_err(|_| self.bodies.want_sync())?;
         }
-        self.bodies.remove_doomed(self.synced.load(Ordering::Acquire))?;
+        self.bodies.remove_doomed(self.settled.load(Ordering::Acquire))?;
         Reserve::of(&self.options.dir).fill();
         self.bodies.refill()?;
         self.compact_if_large()
@@ -316,7 +333,7 @@ impl Overlay {
         if self.bodies.wanted_position().is_some() {
             self.sync()?;
         }
-        self.bodies.remove_doomed(self.synced.load(Ordering::Acquire))
+        self.bodies.remove_doomed(self.settled.load(Ordering::Acquire))
     }
 
     /// Ends it: everything is put on disk; an overlay without changes leaves nothing but a small directory. Nothing can be
@@ -340,13 +357,13 @@ impl Overlay {
             return self.leave_nothing(&state);
         }
         // In this order: the frame says that all bodies are on disk.
-        rustix::fs::syncfs(&*journal.file()).map_err(|e| self.io(e.into()))?;
+        sync_filesystem(journal.file(), &self.options.dir)?;
         let mut tail = journal.tail();
         let mut frames = Vec::new();
         tail.frame(&mut frames, &[CLOSED]);
         journal.append(&frames, tail, false)?;
         journal.poison();
-        journal.file().sync_data().map_err(|e| self.io(e))?;
+        sync_data(journal.file(), journal.path())?;
         self.bodies.drop_ahead()?;
         self.bodies.remove_doomed(u64::MAX)?;
         Ok(())
@@ -396,6 +413,7 @@ impl Overlay {
 
 pub(super) fn header_of(options: &OverlayOptions, number: u64) -> Header {
     Header {
+        version: JOURNAL_VERSION,
         volume: options.volume,
         overlay: number,
         boot: options.boot,

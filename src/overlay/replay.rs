@@ -1,7 +1,9 @@
 //! From a journal's bytes to the state that it tells of.
 
 use super::codec::decode_op;
-use super::frame::{BootId, CLOSED, Header, HeaderError, MARKER, NOTHING, OPENED, SYNCED, Tail};
+use super::frame::{
+    BootId, CLOSED, Header, HeaderError, MARKER, NOTHING, OPENED, SHOWS_VERSION, SYNCED, Tail,
+};
 use super::snapshot::Builder;
 use super::state::OverlayState;
 use super::unsynced::{Unsynced, Voided};
@@ -16,8 +18,10 @@ pub struct Replayed {
     pub state: OverlayState,
     /// Ops applied, the snapshot not counted.
     pub ops: u64,
-    /// Bytes behind the last good frame: an unfinished end.
+    /// Bytes behind the last good frame, or the last that counts: an unfinished end.
     pub cut_bytes: u64,
+    /// Ops that do not count although they can be read: the first of them showed bytes that a power cut took (J9).
+    pub taken_back: u64,
     /// It ends with the frame of a clean stop.
     pub closed: bool,
     /// The boot in which it was opened last.
@@ -57,26 +61,7 @@ pub enum ReplayError {
 /// # Errors
 /// See [`ReplayError`]. An unfinished end is no error.
 pub fn replay(bytes: &[u8]) -> Result<Replayed, ReplayError> {
-    let (header, len, crc) = Header::decode(bytes).map_err(|e| match e {
-        HeaderError::TooNew(version) => ReplayError::TooNew(version),
-        HeaderError::Bad(reason) => ReplayError::NoState {
-            offset: 0,
-            reason: reason.into(),
-        },
-    })?;
-    let mut tail = Tail::of_header(len, crc);
-    let (state, unsynced) = snapshot(bytes, &mut tail)?;
-    let boot = header.boot;
-    let mut replayed = Replayed {
-        header,
-        state,
-        ops: 0,
-        cut_bytes: 0,
-        closed: false,
-        boot,
-        unsynced,
-        tail,
-    };
+    let mut replayed = begin(bytes)?;
     loop {
         let mut next = replayed.tail;
         let reason = match next.next(bytes, 0) {
@@ -101,6 +86,72 @@ pub fn replay(bytes: &[u8]) -> Result<Replayed, ReplayError> {
         replayed.cut_bytes = bytes.len() as u64 - offset;
         return Ok(replayed);
     }
+}
+
+/// As [`replay`], for going on in this boot of the machine. After a power cut the ops from the first one on that shows bytes
+/// which are not on disk did not happen (J9).
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_in(bytes: &[u8], boot: BootId) -> Result<Replayed, ReplayError> {
+    let whole = replay(bytes)?;
+    match whole.unsynced.first_shown() {
+        Some(first) if whole.boot != boot => before(bytes, first, &whole),
+        _ => Ok(whole),
+    }
+}
+
+/// The state before the frame of that number. What frames behind it say to be on disk is, all the same.
+fn before(bytes: &[u8], sequence: u64, whole: &Replayed) -> Result<Replayed, ReplayError> {
+    let mut replayed = begin(bytes)?;
+    let mut tail = replayed.tail;
+    while tail.offset < whole.tail.offset
+        && let Some(payload) = tail.next(bytes, 0)
+    {
+        let counts = tail.sequence < sequence;
+        if !counts && payload.first() != Some(&SYNCED) {
+            continue;
+        }
+        let offset = replayed.tail.offset;
+        let no_state = |reason| ReplayError::NoState { offset, reason };
+        // The whole was replayed without an error.
+        replayed.step(payload, &tail).map_err(no_state)?;
+        if counts {
+            replayed.tail = tail;
+        }
+    }
+    replayed.cut_bytes = bytes.len() as u64 - replayed.tail.offset;
+    replayed.taken_back = whole.ops - replayed.ops;
+    replayed.closed = false;
+    // Numbers of frames go on behind those that were taken back.
+    replayed.tail.sequence = whole.tail.sequence;
+    Ok(replayed)
+}
+
+/// Header and snapshot.
+fn begin(bytes: &[u8]) -> Result<Replayed, ReplayError> {
+    let (header, len, crc) = Header::decode(bytes).map_err(|e| match e {
+        HeaderError::TooNew(version) => ReplayError::TooNew(version),
+        HeaderError::Bad(reason) => ReplayError::NoState {
+            offset: 0,
+            reason: reason.into(),
+        },
+    })?;
+    let mut tail = Tail::of_header(len, crc);
+    let (state, unsynced) = snapshot(bytes, &mut tail)?;
+    let boot = header.boot;
+    let unsynced = unsynced.with_shown(header.version >= SHOWS_VERSION);
+    Ok(Replayed {
+        header,
+        state,
+        ops: 0,
+        cut_bytes: 0,
+        taken_back: 0,
+        closed: false,
+        boot,
+        unsynced,
+        tail,
+    })
 }
 
 fn snapshot(bytes: &[u8], tail: &mut Tail) -> Result<(OverlayState, Unsynced), ReplayError> {
@@ -133,7 +184,7 @@ impl Replayed {
                 self.open_in(boot);
             }
             MARKER | NOTHING => {}
-            CLOSED => self.unsynced = Unsynced::default(),
+            CLOSED => self.unsynced.all_synced(),
             SYNCED => {
                 let synced = super::codec::get_runs(&mut r).map_err(|e| e.to_string())?;
                 r.finish().map_err(|e| e.to_string())?;
@@ -145,7 +196,7 @@ impl Replayed {
                 let op = decode_op(kind, &mut r).map_err(|e| e.to_string())?;
                 let op = op.ok_or("a frame out of place")?;
                 r.finish().map_err(|e| e.to_string())?;
-                self.unsynced.note(&self.state, &op, tail.sequence);
+                self.unsynced.note(&self.state, &op, tail.sequence, 0);
                 self.state.apply(&op).map_err(|e| e.to_string())?;
                 self.ops += 1;
             }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
+use super::disk::sync_data;
 use super::error::{AtPath, OverlayError};
 use super::journal::sync_dir;
 use super::manifest::{Manifest, StashInfo, StashLine};
@@ -67,6 +68,8 @@ impl Overlay {
     }
 
     fn exchange(&self, state: OverlayState, exchange: Exchange<'_>) -> Result<Stashed, OverlayError> {
+        // Most of what has to be on disk, while others go on.
+        self.sync()?;
         let _syncing = self.syncing.write();
         let _turn = self.flush.lock();
         let mut current = self.state.write();
@@ -75,6 +78,8 @@ impl Overlay {
         if current.frozen.is_some() || state.frozen.is_some() {
             return Err(super::ApplyError::Rule(super::ROOT_NODE, "a commit is under way").into());
         }
+        // What the two states show is on disk before their snapshots take the place of the frames that showed it (J9).
+        self.cover_shown(&mut journal)?;
         let dir = &self.options.dir;
         let mut next = manifest.clone();
         let number = next.next_overlay;
@@ -93,7 +98,7 @@ impl Overlay {
             if worth_keeping(&without) {
                 let id = if kept.is_empty() {
                     let file = journal.file();
-                    file.sync_data().at(journal.path())?;
+                    sync_data(file, journal.path())?;
                     self.number()
                 } else {
                     let id = next.next_overlay;
@@ -143,9 +148,10 @@ impl Overlay {
         *journal = new;
         let old_number = self.number.swap(number, Ordering::AcqRel);
         *current = state;
-        self.synced
-            .fetch_max(self.appended.load(Ordering::Acquire), Ordering::AcqRel);
-        self.renamed.lock().retain(|body| bodies.contains(body));
+        let appended = self.appended.load(Ordering::Acquire);
+        self.synced.fetch_max(appended, Ordering::AcqRel);
+        self.settled.fetch_max(appended, Ordering::AcqRel);
+        self.along.lock().retain(|body, _| bodies.contains(body));
 
         // What nothing names any more.
         let freed = known
@@ -235,7 +241,7 @@ impl Overlay {
         if !manifest.stashes.iter().any(|stash| stash.id == id) {
             return Err(OverlayError::NoStash(id));
         }
-        let mut replayed = read_journal(&self.options.dir, id)?;
+        let mut replayed = read_journal(&self.options, id)?;
         check_header(&self.options, id, &replayed)?;
         replayed.open_in(self.options.boot);
         let unlinked = replayed

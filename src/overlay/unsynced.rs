@@ -1,4 +1,4 @@
-//! Which marks of presence a power cut would make untrue (J4, J6).
+//! Which marks of presence a power cut would make untrue (J4, J6), and which ops show bytes that it could take (J9).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,10 +11,27 @@ pub(super) type Run = (u64, u64, u64);
 /// A body with what is not synced of it: the op that gave it, unless it was synced since, and marks.
 pub(super) type Listed = (BodyId, Option<u64>, Vec<Run>);
 
+/// Stands for all bodies, in the frame that says which are on disk: no body has this number.
+pub(super) const EVERYTHING: BodyId = 0;
+
 /// What is not known to be on disk.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unsynced {
     bodies: HashMap<BodyId, Marks>,
+    /// Bodies that ops show, until they are on disk with all that was written before the op (J9).
+    shown: HashMap<BodyId, Shown>,
+    /// A journal of a version that did not keep J9.
+    blind: bool,
+}
+
+/// Ops that show one body, or [`EVERYTHING`].
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    /// Sequence numbers: none of these ops is earlier, none later.
+    first: u64,
+    last: u64,
+    /// Appends of this process before the first of them (0: an earlier one's).
+    position: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -33,8 +50,27 @@ pub(super) struct Voided {
 }
 
 impl Unsynced {
-    /// Takes note of an op that is about to be applied.
-    pub(super) fn note(&mut self, state: &OverlayState, op: &Op, sequence: u64) {
+    /// Takes note of an op that is about to be applied, after `position` appends. True: it shows bytes that may not be on
+    /// disk.
+    pub(super) fn note(&mut self, state: &OverlayState, op: &Op, sequence: u64, position: u64) -> bool {
+        let shown = if self.blind {
+            [None, None]
+        } else {
+            self.shown_by(state, op)
+        };
+        for body in shown.into_iter().flatten() {
+            let new = Shown {
+                first: sequence,
+                last: sequence,
+                position,
+            };
+            self.shown.entry(body).or_insert(new).last = sequence;
+        }
+        self.note_marks(state, op, sequence);
+        shown != [None, None]
+    }
+
+    fn note_marks(&mut self, state: &OverlayState, op: &Op, sequence: u64) {
         match op {
             Op::GiveBody { body, .. } => {
                 self.bodies.insert(
@@ -66,8 +102,54 @@ impl Unsynced {
         }
     }
 
-    /// The body's bytes are on disk, with its marks up to `sequence`.
+    /// Bodies whose bytes an op shows at a name that had others, or to whoever takes a name for the sign that a file is whole.
+    fn shown_by(&self, state: &OverlayState, op: &Op) -> [Option<BodyId>; 2] {
+        match op {
+            // A name of the base that was removed before counts as replaced, too.
+            Op::Rename {
+                node, replaced, to, ..
+            } => [
+                self.shown_at_name(state, *node, replaced.is_some() || to.base.is_some()),
+                None,
+            ],
+            Op::Exchange { a, b, .. } => [a.0, b.0].map(|node| self.shown_at_name(state, node, true)),
+            Op::Link { id, place, .. } => [self.shown_at_name(state, *id, place.base.is_some()), None],
+            Op::GiveBody { id, body, .. } => {
+                let file = state.nodes.get(id).and_then(|node| node.body.as_file());
+                let old = file.filter(|file| file.dirty).and_then(|file| file.body);
+                let counts =
+                    |old: &BodyId| old != body && (!self.is_fresh(*old) || self.shown.contains_key(old));
+                [old.filter(counts).map(|_| *body), None]
+            }
+            _ => [None, None],
+        }
+    }
+
+    /// `over`: there was something else at that name. What was never synced is shown at a new name, too; what was counts as
+    /// whole there.
+    fn shown_at_name(&self, state: &OverlayState, node: NodeId, over: bool) -> Option<BodyId> {
+        let everything = || (!self.bodies.is_empty()).then_some(EVERYTHING);
+        match &state.nodes.get(&node)?.body {
+            NodeBody::File(file) if file.dirty => file.body.filter(|body| over || self.is_fresh(*body)),
+            // Whatever can be reached through it.
+            NodeBody::Dir(_) => everything(),
+            NodeBody::Symlink(_) if over => everything(),
+            _ => None,
+        }
+    }
+
+    /// The body's bytes are on disk, with its marks up to `sequence`; or all bodies' ([`EVERYTHING`]), as far as ops show
+    /// them.
     pub(super) fn synced(&mut self, body: BodyId, sequence: u64) {
+        if body == EVERYTHING {
+            self.shown.retain(|_, shown| shown.reach_behind(sequence));
+            return;
+        }
+        if let Some(shown) = self.shown.get_mut(&body)
+            && !shown.reach_behind(sequence)
+        {
+            self.shown.remove(&body);
+        }
         if let Some(marks) = self.bodies.get_mut(&body) {
             marks.fresh = marks.fresh.filter(|given| *given > sequence);
             marks.runs.retain(|(marked, ..)| *marked > sequence);
@@ -82,14 +164,53 @@ impl Unsynced {
         self.bodies.get(&body).is_some_and(|marks| marks.fresh.is_some())
     }
 
-    /// True if anything of the body is not known to be on disk.
+    /// True if it is news that the body is on disk.
     pub(super) fn is_known(&self, body: BodyId) -> bool {
-        self.bodies.contains_key(&body)
+        let shown = || !self.shown.is_empty() && (body == EVERYTHING || self.shown.contains_key(&body));
+        self.bodies.contains_key(&body) || shown()
+    }
+
+    /// Bodies that ops show and that are not known to be on disk; [`EVERYTHING`] may be among them.
+    pub(super) fn shown(&self) -> Vec<BodyId> {
+        self.shown.keys().copied().collect()
+    }
+
+    /// How many.
+    pub(super) fn shown_count(&self) -> usize {
+        self.shown.len()
+    }
+
+    /// Sequence number of the first op that shows bytes that are not known to be on disk.
+    pub(super) fn first_shown(&self) -> Option<u64> {
+        self.shown.values().map(|shown| shown.first).min()
+    }
+
+    /// Appends of this process before that op.
+    pub(super) fn position_shown(&self) -> Option<u64> {
+        self.shown.values().map(|shown| shown.position).min()
+    }
+
+    /// It is of a journal that keeps J9, or not.
+    pub(super) fn with_shown(self, kept: bool) -> Unsynced {
+        Unsynced { blind: !kept, ..self }
+    }
+
+    /// Everything is on disk.
+    pub(super) fn all_synced(&mut self) {
+        self.bodies.clear();
+        self.shown.clear();
     }
 
     /// Forgets bodies that are in no state any more.
     pub(super) fn retain(&mut self, keep: impl Fn(BodyId) -> bool) {
         self.bodies.retain(|body, _| keep(*body));
+    }
+
+    /// Forgets these bodies' marks.
+    pub(super) fn forget(&mut self, bodies: &[BodyId]) {
+        for body in bodies {
+            self.bodies.remove(body);
+        }
     }
 
     /// Takes over what another journal knew of bodies.
@@ -141,7 +262,7 @@ impl Unsynced {
             self.void_nodes(frozen, &mut Voided::default());
         }
         self.void_nodes(state, &mut voided);
-        self.bodies.clear();
+        self.all_synced();
         voided.incomplete.sort_unstable();
         voided.reverted.sort_unstable();
         voided
@@ -179,6 +300,14 @@ impl Unsynced {
                 }
             }
         }
+    }
+}
+
+impl Shown {
+    /// The body is on disk with all that was there at `sequence`. False: so no later op shows it.
+    fn reach_behind(&mut self, sequence: u64) -> bool {
+        self.first = self.first.max(sequence.saturating_add(1));
+        self.last > sequence
     }
 }
 
@@ -265,7 +394,7 @@ mod tests {
             },
         ];
         for (op, sequence) in ops.iter().zip(10..) {
-            unsynced.note(&state, op, sequence);
+            unsynced.note(&state, op, sequence, 0);
             state.apply(op).unwrap();
         }
         assert_eq!(unsynced.list(), [(7, Some(10), vec![(11, 0, 3), (12, 3, 1)])]);

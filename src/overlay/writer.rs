@@ -18,7 +18,6 @@ use super::op::Op;
 use super::overlay::Overlay;
 use super::snapshot::CONTENTS_PER_FRAME;
 use super::state::{BodyId, NodeId, OverlayState};
-use super::unsynced::Unsynced;
 use crate::format::wire::Writer;
 
 /// The state under its lock.
@@ -59,12 +58,6 @@ impl StateWriter<'_> {
         freed: &mut Vec<(BodyId, NodeId)>,
     ) -> Result<(), OverlayError> {
         let mut journal = self.overlay.journal.lock();
-        if ops
-            .iter()
-            .any(|op| self.takes_a_synced_place(op, &journal.unsynced))
-        {
-            return Err(OverlayError::MustBeDurable);
-        }
         let mut tail = journal.tail();
         let mut frames = Vec::with_capacity(128 * ops.len());
         // Where the journal ends before each op.
@@ -88,11 +81,13 @@ impl StateWriter<'_> {
             }
         }
         journal.append(&frames, tail, ops.iter().any(Op::grows))?;
-        self.overlay.appended.fetch_add(1, Ordering::AcqRel);
+        let position = self.overlay.appended.fetch_add(1, Ordering::AcqRel);
         for (op, before) in ops.iter().zip(before) {
             let had = candidates(&self.state, op);
             let sequence = before.sequence + 1;
-            journal.unsynced.note(&self.state, op, sequence);
+            if journal.unsynced.note(&self.state, op, sequence, position) {
+                self.overlay.bodies.want_sync();
+            }
             if let Err(e) = self.state.apply(op) {
                 journal.cut(before)?;
                 return Err(e.into());
@@ -102,43 +97,9 @@ impl StateWriter<'_> {
             {
                 journal.unsynced.synced(*body, sequence);
             }
-            self.note_rename(op);
             collect_freed(&self.state, op, had, freed);
         }
         Ok(())
-    }
-
-    /// J7: after a power cut a file whose new body was not synced goes back to its base, behind what fsync confirmed of
-    /// the old one.
-    fn takes_a_synced_place(&self, op: &Op, unsynced: &Unsynced) -> bool {
-        let Op::GiveBody { id, body, .. } = op else {
-            return false;
-        };
-        let file = self.state.nodes.get(id).and_then(|node| node.body.as_file());
-        file.is_some_and(|file| {
-            file.base.is_some()
-                && file.dirty
-                && file
-                    .body
-                    .is_some_and(|old| old != *body && !unsynced.is_fresh(old))
-                && !self.overlay.bodies.is_durable(*body)
-        })
-    }
-
-    /// J9: the new bytes must not be on disk later than the name that shows them instead of the old ones.
-    fn note_rename(&self, op: &Op) {
-        if let Op::Rename {
-            node, replaced, to, ..
-        } = op
-            && (replaced.is_some() || to.base.is_some())
-            && let Some(body) = self
-                .state
-                .nodes
-                .get(node)
-                .and_then(|node| node.body.as_file()?.body)
-        {
-            self.overlay.renamed.lock().insert(body);
-        }
     }
 }
 

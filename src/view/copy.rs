@@ -186,20 +186,18 @@ impl View {
                     Step::Need(need) => return Ok(Step::Need(need)),
                     Step::Again => return Ok(Step::Again),
                 };
-                self.give_durably(&clone, || {
-                    self.with_edit(|edit| {
-                        if let Some(id) = target.node_now(local) {
-                            edit.apply(&Op::GiveBody {
-                                id,
-                                body: clone.id(),
-                                present: None,
-                                base_valid: 0,
-                                dirty: true,
-                            })?;
-                        }
-                        target.uses(Some((clone.clone(), false)));
-                        Ok(())
-                    })
+                self.with_edit(|edit| {
+                    if let Some(id) = target.node_now(local) {
+                        edit.apply(&Op::GiveBody {
+                            id,
+                            body: clone.id(),
+                            present: None,
+                            base_valid: 0,
+                            dirty: true,
+                        })?;
+                    }
+                    target.uses(Some((clone.clone(), false)));
+                    Ok::<_, ViewError>(())
                 })?;
                 local.body = clone.clone();
                 (local.present, local.base, local.base_valid) = (None, None, 0);
@@ -305,10 +303,7 @@ impl View {
                 Ok(Some(id))
             })
         };
-        let given = body
-            .set_len(end)
-            .map_err(ViewError::from)
-            .and_then(|()| self.give_durably(&body, give));
+        let given = body.set_len(end).map_err(ViewError::from).and_then(|()| give());
         match given {
             Ok(Some(id)) => Ok(Some(Local {
                 node: Some(id),

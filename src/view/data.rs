@@ -26,10 +26,6 @@ use crate::overlay::{Body, NodeId, Op};
 /// are chunks, which can be had frame by frame).
 const WHOLE_BYTES_MAX: u64 = 4 << 20;
 
-/// Up to this many bytes a body that a commit reads is rather copied than replaced by an empty one, which would have to be
-/// on disk first (J7): two syncs take longer than the copy.
-const COPY_BYTES_MAX: u64 = 1 << 20;
-
 /// Bytes of the base that a change needs and does not have.
 #[derive(Debug)]
 pub(super) struct Needed {
@@ -246,6 +242,11 @@ impl View {
             }
             self.check_quota(file, before, size)?;
             let fill = if size == 0 { Fill::Cut } else { Fill::Kept };
+            let replaces = size == 0
+                && match &*bytes {
+                    FileBytes::Clean { .. } => true,
+                    FileBytes::Local(local) => local.base.is_some() || self.has_durable_bytes(local),
+                };
             let local = match self.localize(file, bytes, fill, brought)? {
                 Step::Done(local) => local,
                 Step::Need(need) => return Ok(Step::Need(need)),
@@ -256,6 +257,12 @@ impl View {
             local.base_valid = local.base_valid.min(size);
             self.resized(file, size);
             file.stamp(self.now());
+            if replaces {
+                file.replacing.store(true, Ordering::Relaxed);
+                if let Some(overlay) = self.overlay() {
+                    overlay.sync_along(local.body.id(), false);
+                }
+            }
             self.with_edit(|edit| match file.node_now(local) {
                 Some(id) => edit.apply(&Op::SetSize { id, size }),
                 None => Ok(()),
@@ -278,11 +285,13 @@ impl View {
     ) -> Result<Step<&'b mut Local>, ViewError> {
         if let FileBytes::Local(local) = &*bytes
             && fill == Fill::Cut
-            && file.frozen.load(Ordering::Acquire)
+            && file.size() > 0
             && file.backing().is_none()
-            && local.body.len()? > COPY_BYTES_MAX
+            && file.live().is_none()
+            && (file.frozen.load(Ordering::Acquire) || self.has_durable_bytes(local))
         {
-            // Nothing of the body that the commit reads is needed: an empty one takes its place.
+            // Nothing of the body is needed here: an empty one takes its place. The commit goes on with the old one, or a
+            // power cut brings it back until what is written now is on disk (J9).
             match self.give_body(file, 0, &Content::empty(), fill, Some(Bytes::new()))? {
                 Some(local) => *bytes = FileBytes::Local(local),
                 None => return Ok(Step::Again),
@@ -393,7 +402,7 @@ impl View {
                 Ok(Some(node))
             })
         };
-        let given = filled.and_then(|()| self.give_durably(&body, give));
+        let given = filled.and_then(|()| give());
         match given {
             Ok(Some(node)) => Ok(Some(Local {
                 node,
@@ -414,19 +423,10 @@ impl View {
         }
     }
 
-    /// Names a new body in the overlay by `give`, which is asked again once the body is on disk, if that is needed (J7).
-    pub(super) fn give_durably<T>(
-        &self,
-        body: &Body,
-        give: impl Fn() -> Result<T, ViewError>,
-    ) -> Result<T, ViewError> {
-        match give() {
-            Err(ViewError::MustBeDurable) => {
-                self.overlay().ok_or(ViewError::ReadOnly)?.make_durable(body)?;
-                give()
-            }
-            given => given,
-        }
+    /// True if bytes of a file's body were on disk once, so that a power cut must not leave less of the file.
+    fn has_durable_bytes(&self, local: &Local) -> bool {
+        let overlay = self.overlay().filter(|_| local.node.is_some());
+        overlay.is_some_and(|overlay| overlay.was_synced(local.body.id()))
     }
 
     /// Copies a body that a commit reads, so that it may be changed: the commit reads the copy from then on. False: look

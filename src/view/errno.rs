@@ -36,9 +36,6 @@ pub enum ViewError {
         /// It has other names, which the kernel knows by the old number.
         others: bool,
     },
-    /// A new body has to be on disk before the overlay takes it.
-    #[error("a new body is not on disk yet")]
-    MustBeDurable,
     /// The file is being executed.
     #[error("text file busy")]
     TextBusy,
@@ -151,7 +148,6 @@ impl ViewError {
             ViewError::NoSuchOffset => libc::ENXIO,
             ViewError::TooManyLinks => libc::EMLINK,
             ViewError::Tree(error) => tree_errno(error),
-            ViewError::MustBeDurable => libc::EIO,
             ViewError::Local { errno, .. } => local_errno(*errno),
         }
     }
@@ -202,7 +198,6 @@ impl From<OverlayError> for ViewError {
             | OverlayError::TooNew { path, .. }
             | OverlayError::Poisoned { path } => path.display().to_string(),
             OverlayError::Busy { dir, .. } => dir.display().to_string(),
-            OverlayError::MustBeDurable => return ViewError::MustBeDurable,
             OverlayError::Apply(_) | OverlayError::Encode(_) | OverlayError::NoStash(_) => {
                 "overlay".to_owned()
             }

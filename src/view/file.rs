@@ -46,6 +46,9 @@ pub(super) struct FileData {
     pub accounted: AtomicU64,
     /// It is kept, with a pin of its own, although all handles are closed, because it is live.
     pub retained: AtomicBool,
+    /// It was cut to nothing, of bytes that a power cut had to leave, and not closed since: what is written goes to disk soon
+    /// after the close.
+    pub replacing: AtomicBool,
     /// It waits to be looked at after a close.
     pub queued: AtomicBool,
     /// Not to be read from a clean content's own file: a writer is on his way.
@@ -163,6 +166,7 @@ impl FileData {
             executing: AtomicU32::new(0),
             accounted: AtomicU64::new(size),
             retained: AtomicBool::new(false),
+            replacing: AtomicBool::new(false),
             queued: AtomicBool::new(false),
             shy: AtomicBool::new(false),
             taken: Mutex::default(),

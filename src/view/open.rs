@@ -27,6 +27,10 @@ impl View {
         if flags.write || flags.truncate {
             self.check_writable()?;
         }
+        if flags.truncate && self.is_retained(ino) {
+            // What was closed a moment ago need not count as open: a body that nobody has open can give way to another.
+            self.settle_closed();
+        }
         let file = self
             .edit(|_, edit| edit.open_file(ino, flags.write, None))
             .await?;
@@ -52,6 +56,13 @@ impl View {
         }
         let offer = self.offer(&file, flags).await?;
         Ok(self.new_handle(ino, flags, opened.keep(), offer))
+    }
+
+    /// True if nobody has the file open any more, as far as is known, and nobody has looked yet whether a mapping is left.
+    fn is_retained(&self, ino: Ino) -> bool {
+        let space = self.space.read();
+        let file = space.inodes.get(ino).and_then(|inode| inode.file.as_ref());
+        file.is_some_and(|file| file.retained.load(Ordering::Relaxed))
     }
 
     /// Makes and opens a file. One that is there is opened, unless `flags.exclusive`.
@@ -266,6 +277,13 @@ impl View {
     }
 
     pub(super) fn close(&self, file: &Arc<FileData>, writer: bool) {
+        if writer
+            && file.writers() == 1
+            && file.replacing.swap(false, Ordering::Relaxed)
+            && let (Some(overlay), Some(body)) = (self.overlay(), file.current_body())
+        {
+            overlay.sync_along(body.id(), true);
+        }
         self.with_edit(|edit| {
             // A live file is settled when it is known to be closed, or when a commit asks.
             let live = file.live().is_some();

@@ -26,6 +26,7 @@ pub fn bytes_of(state: &OverlayState) -> Vec<u8> {
 /// A journal of ops in memory; gives its bytes, and where each op ends with the state after it.
 pub fn journal_of(start: &OverlayState, ops: &[Op]) -> (Vec<u8>, Vec<(usize, Vec<u8>)>) {
     let header = Header {
+        version: crate::overlay::frame::JOURNAL_VERSION,
         volume: crate::model::VolumeId([9; 16]),
         overlay: 1,
         boot: [1; 16],
@@ -157,7 +158,7 @@ fn replay_takes_any_bytes() {
     }
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
     for entry in fs::read_dir(from).unwrap() {

@@ -5,12 +5,22 @@ use crate::overlay::replay;
 
 /// Written by version 1. Never changes.
 const JOURNAL_V1: &[u8] = include_bytes!("../testdata/journal-v1.bin");
+/// Written by version 2. Never changes.
+const JOURNAL_V2: &[u8] = include_bytes!("../testdata/journal-v2.bin");
 
 #[test]
 fn a_journal_of_version_1_decodes_for_ever() {
     assert_eq!(
         describe(JOURNAL_V1),
         include_str!("../testdata/journal-v1.txt").trim_end()
+    );
+}
+
+#[test]
+fn a_journal_of_version_2_decodes_for_ever() {
+    assert_eq!(
+        describe(JOURNAL_V2),
+        include_str!("../testdata/journal-v2.txt").trim_end()
     );
 }
 
@@ -37,6 +47,6 @@ fn write_golden_files() {
     program.step();
     let (bytes, _) = super::crash::journal_of(&start, &program.ops);
     let dir = std::path::Path::new("src/overlay/testdata");
-    std::fs::write(dir.join("journal-v1.bin"), &bytes).unwrap();
-    std::fs::write(dir.join("journal-v1.txt"), describe(&bytes) + "\n").unwrap();
+    std::fs::write(dir.join("journal-v2.bin"), &bytes).unwrap();
+    std::fs::write(dir.join("journal-v2.txt"), describe(&bytes) + "\n").unwrap();
 }

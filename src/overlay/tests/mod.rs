@@ -2,6 +2,7 @@
 
 mod crash;
 mod golden;
+mod power;
 mod program;
 mod stash;
 mod store;
