@@ -2,6 +2,8 @@
 //!
 //! Blocks marked `sh` of one document are run in order by one shell, in a mount namespace in which `/tmp`, `/shared` and the
 //! program's own directories are empty. A block that cannot be run here is marked `sh,no-run`.
+//!
+//! The namespace follows what is unmounted outside: a private copy of another test's mount would keep it alive.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -77,7 +79,7 @@ fn run(document: &Path) {
         script.push_str(&format!("set -x\n{block}\n{{ set +x; }} 2>/dev/null\n"));
     }
     let output = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "bash", "-c", &script])
+        .args(["--mount", "--propagation", "slave", "bash", "-c", &script])
         .env("PROGRAM", program())
         .stdin(Stdio::null())
         .output()
