@@ -167,10 +167,8 @@ impl Union {
 
 impl Drop for Union {
     fn drop(&mut self) {
-        drop(rustix::mount::unmount(
-            self.dirs.path().join("all"),
-            rustix::mount::UnmountFlags::DETACH,
-        ));
+        let all = self.dirs.path().join("all");
+        let _ = rustix::mount::unmount(all, rustix::mount::UnmountFlags::DETACH);
     }
 }
 

@@ -5,6 +5,7 @@ mod cases;
 pub mod harness;
 mod listings;
 pub mod model;
+mod numbers;
 mod passthrough;
 mod posix;
 pub mod programs;
