@@ -5,19 +5,28 @@ use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().expect("fuse-tests lies in the repository").to_path_buf()
+    own.parent()
+        .expect("fuse-tests lies in the repository")
+        .to_path_buf()
 }
 
 fn files(dir: &Path, endings: &[&str], out: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if name.starts_with('.') || name == "target" {
             continue;
         }
         if path.is_dir() {
             files(&path, endings, out);
-        } else if path.extension().is_some_and(|e| endings.iter().any(|ending| e == *ending)) {
+        } else if path
+            .extension()
+            .is_some_and(|e| endings.iter().any(|ending| e == *ending))
+        {
             out.push(path);
         }
     }
@@ -30,7 +39,9 @@ fn numbers(text: &str) -> BTreeSet<String> {
     let mut section = String::new();
     for line in text.lines() {
         let number = |text: &str| -> String {
-            let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+            let end = text
+                .find(|c: char| !c.is_ascii_digit() && c != '.')
+                .unwrap_or(text.len());
             text[..end].trim_end_matches('.').to_owned()
         };
         if line.starts_with('#') {
@@ -42,7 +53,9 @@ fn numbers(text: &str) -> BTreeSet<String> {
             found.insert(format!("{section}.{item}"));
         }
         for part in line.split("**").skip(1).step_by(2) {
-            if part.starts_with(|c: char| c.is_ascii_uppercase()) && part.ends_with(|c: char| c.is_alphanumeric()) {
+            if part.starts_with(|c: char| c.is_ascii_uppercase())
+                && part.ends_with(|c: char| c.is_alphanumeric())
+            {
                 found.insert(part.to_owned());
             }
         }
@@ -55,16 +68,20 @@ fn cited(text: &str) -> Vec<(String, Option<String>)> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices(".md") {
         let head = &text[..at];
-        let start = head.rfind(|c: char| !c.is_ascii_uppercase() && c != '_' && c != '-').map_or(0, |i| i + 1);
+        let start = head
+            .rfind(|c: char| !c.is_ascii_uppercase() && c != '_' && c != '-')
+            .map_or(0, |i| i + 1);
         let name = &head[start..];
         if name.len() < 3 {
             continue;
         }
         let tail = &text[at + ".md".len()..];
-        let behind = tail.trim_start_matches(|c: char| c == ' ' || c == '`');
+        let behind = tail.trim_start_matches([' ', '`']);
         let is_number = tail.len() != behind.len() && behind.starts_with(|c: char| c.is_ascii_digit());
         let number = is_number.then(|| {
-            let end = behind.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(behind.len());
+            let end = behind
+                .find(|c: char| !c.is_ascii_digit() && c != '.')
+                .unwrap_or(behind.len());
             behind[..end].trim_end_matches('.').to_owned()
         });
         found.push((format!("{name}.md"), number));
@@ -79,7 +96,11 @@ fn every_cited_rule_exists() {
     let mut texts = Vec::new();
     files(&root, &["md"], &mut texts);
     for path in &texts {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let text = std::fs::read_to_string(path).unwrap();
         documents.entry(name).or_default().extend(numbers(&text));
     }
@@ -97,12 +118,19 @@ fn every_cited_rule_exists() {
                 (Some(numbers), Some(number)) => numbers.contains(number),
             };
             if !known {
-                wrong.push(format!("{}: {document} {}", path.display(), number.unwrap_or_default()));
+                wrong.push(format!(
+                    "{}: {document} {}",
+                    path.display(),
+                    number.unwrap_or_default()
+                ));
             }
         }
     }
     assert!(wrong.is_empty(), "cited, and not there:\n{}", wrong.join("\n"));
-    assert!(counted > 50, "only {counted} citations were found: are they read right?");
+    assert!(
+        counted > 50,
+        "only {counted} citations were found: are they read right?"
+    );
 }
 
 #[test]
@@ -112,7 +140,15 @@ fn what_counts_as_a_citation_and_as_a_number() {
         assert!(told.contains(number), "{number} of {told:?}");
     }
     assert!(!told.contains("2.3"));
-    let found = cited("as LOG.md 2.1, step 3 (SPEC.md 7). See `MERGE.md`; readme.md 4 is no document of rules");
+    let found =
+        cited("as LOG.md 2.1, step 3 (SPEC.md 7). See `MERGE.md`; readme.md 4 is no document of rules");
     let shown: Vec<(&str, Option<&str>)> = found.iter().map(|(d, n)| (d.as_str(), n.as_deref())).collect();
-    assert_eq!(shown, [("LOG.md", Some("2.1")), ("SPEC.md", Some("7")), ("MERGE.md", None)]);
+    assert_eq!(
+        shown,
+        [
+            ("LOG.md", Some("2.1")),
+            ("SPEC.md", Some("7")),
+            ("MERGE.md", None)
+        ]
+    );
 }

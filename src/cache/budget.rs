@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-/// Most of it, bytes: nine groups of frames ahead, at 30 ms three times what a link of 1 GB/s has under way. With the 128 MiB of
-/// DESIGN.md 5 a copy was no faster (32, 64 and 96 took less processor time), and took 50 MiB more.
+/// Most of it, bytes: nine groups of frames ahead, at 30 ms three times what a link of 1 GB/s has under way. With 128 MiB
+/// a copy was no faster (32, 64 and 96 took less processor time), and took 50 MiB more.
 const BYTES_MAX: u64 = 96 << 20;
 /// Least of it, bytes: two groups of frames.
 const BYTES_MIN: u64 = 16 << 20;

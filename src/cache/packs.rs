@@ -37,7 +37,7 @@ use super::space::{Room, charge};
 use crate::model::PackRef;
 use crate::tree::TreeError;
 
-/// Bytes of a window by the misses that its pack has seen (FORMAT.md 4.6).
+/// Bytes of a window by the misses that its pack has seen (SPEC.md 10).
 const WINDOW_BYTES: [(u32, u64); 3] = [(5, 8 << 20), (2, 1 << 20), (0, 256 << 10)];
 /// Bytes of a window, and of a guess when the cache is full.
 const WINDOW_BYTES_MIN: u64 = WINDOW_BYTES[2].1;

@@ -1,10 +1,10 @@
-//! From an overlay to a tree: base plus changes give M (FORMAT.md 6.1 step 3). The cost follows the dirty names.
+//! From an overlay to a tree: base plus changes give M (LOG.md 4, step 3). The cost follows the dirty names.
 //!
 //! 1. Only nodes that can be reached from the root through changes are in M; what hangs nowhere (unlinked and still
 //!    open) is not.
 //! 2. A directory that is here only because something below it changed keeps its stored pages where they are.
 //! 3. Moves are *net*: where an entry of the base is now, whatever happened in between, and only the outermost ones
-//!    (FORMAT.md 7).
+//!    (MERGE.md).
 
 use std::collections::{HashMap, HashSet};
 

@@ -52,7 +52,7 @@ impl CommitJournal for NoJournal {
 }
 
 impl Attempt {
-    /// The base when `record`, this attempt's, is in the log (FORMAT.md 6.1, the table of B and S).
+    /// The base when `record`, this attempt's, is in the log (LOG.md 3).
     pub fn base_at(&self, record: &LoggedRecord) -> NewBase {
         let at = |prepared, sources| BaseRef {
             seq: record.seq(),

@@ -1,4 +1,4 @@
-//! Commit: freeze, upload, publish (FORMAT.md 6).
+//! Commit: freeze, upload, publish (LOG.md 4).
 //!
 //! A pipeline of types: [`Frozen`] changes become [`Uploaded`] when their bytes are in the store, and a [`CommitDone`]
 //! when the record is in the log. Until then nobody else sees anything, and dropping any of them leaves unreferenced
@@ -9,7 +9,7 @@
 //! - `publish`: merge, store the nodes, create the record; `rehome`: what R2 demands; `settle`: after a crash.
 //! - `edit`: changes without a mount, through the same code.
 //!
-//! Not there yet: drafts and combining of commits under contention (FORMAT.md 6.3).
+//! Not there yet: drafts and combining of commits under contention (LOG.md 7).
 
 mod build;
 mod edit;

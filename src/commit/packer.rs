@@ -11,9 +11,9 @@ use crate::format::{EncodedBlob, FinishedPack, PackBuilder, Resolve};
 use crate::model::{BlobRef, ChunkRef, Epoch, PackRef};
 use crate::volume::{Volume, VolumeError};
 
-/// A data pack is finished at this many bytes (FORMAT.md 4.6).
+/// A data pack is finished at this many bytes (SPEC.md 10).
 pub(super) const PACK_TARGET_BYTES: u64 = 16 << 20;
-/// Up to this many bytes of blobs share the pack of the nodes (FORMAT.md 4.6).
+/// Up to this many bytes of blobs share the pack of the nodes (SPEC.md 10).
 pub(super) const SHARED_BYTES_MAX: u64 = 4 << 20;
 /// Packs in flight: with the one being filled, 5 x 16 MiB of memory.
 const UPLOADS_MAX: usize = 4;

@@ -1,12 +1,12 @@
 //! The second half of a commit: merging with what others published, storing the nodes, and making the next record
-//! (FORMAT.md 6.1 steps 3 to 9).
+//! (LOG.md 4, steps 3 to 9).
 //!
 //! 1. One transaction id through all attempts; it is journaled, with the number up to which the log cannot hold it,
 //!    before anything that may publish it is sent.
 //! 2. As long as the outcome of an attempt is not known, every error is [`CommitError::Unknown`].
 //! 3. A lost race costs nothing but the merge and the nodes: chunks and data packs stay where they are.
 //!
-//! Drafts and combining (FORMAT.md 6.3) come later: under contention every committer retries by itself, at once after
+//! Drafts and combining (LOG.md 7) come later: under contention every committer retries by itself, at once after
 //! the first loss, then after growing random waits.
 
 use std::collections::BTreeSet;
@@ -56,7 +56,7 @@ pub struct CommitDone {
     pub contents: Vec<PublishedContent>,
 }
 
-/// The base after a commit: M (FORMAT.md 6.1, the table of B and S).
+/// The base after a commit: M (LOG.md 3).
 #[derive(Clone, Debug)]
 pub struct NewBase {
     /// If nothing was written since the freeze.

@@ -1,4 +1,4 @@
-//! R2: what a commit adds to the head must be kept by the volume (FORMAT.md 6.1).
+//! R2: what a commit adds to the head must be kept by the volume (LOG.md 4.2).
 //!
 //! When the sources of the view are not all protected (a pod that slept for days without a lease), each reference that R
 //! adds to H is looked at: what is young, or stands in H at the same path, may stay; everything else is read once more

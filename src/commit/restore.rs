@@ -1,6 +1,6 @@
 //! From a tree to an overlay: the inverse of [`super::build`]. Given the tree H that the view moves to and the tree R
 //! that it shall show, makes the overlay that turns the one into the other. It serves `reload --keep`, stash restore
-//! and taking up a parked overlay (FORMAT.md 6.1, 7).
+//! and taking up a parked overlay (LOG.md 3, MERGE.md).
 //!
 //! 1. `build(restore(H, R)) == R`, and nodes whose bytes are local keep their numbers, bodies and marks.
 //! 2. Entries that a used hint moved are the entries of H, adopted and renamed: never copied name by name, and they
@@ -73,7 +73,7 @@ pub struct CarriedOver {
 /// Puts the changes of an overlay on top of another tree: `reload --keep`, and taking up an overlay whose base the
 /// volume does not keep any more. `base` is the tree that `overlay` stands on, `onto` the new one; `contents` holds the
 /// files with bodies as [`Content::Local`]. The sources become S and that of the new base; without local changes those
-/// of the new base alone (FORMAT.md 6.1).
+/// of the new base alone (LOG.md 3).
 ///
 /// # Errors
 /// As [`restore`] and [`tree::merge`].

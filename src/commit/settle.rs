@@ -4,7 +4,7 @@
 //! that was given up as "not published" and came into the log afterwards would be a stranger's to the mount that made it:
 //! the next merge would take what it made for changes of others, and bring back what was deleted meanwhile. So a commit is
 //! given up only when its number is another's: while it is free the same bytes are sent again ([`finish`]), which is always
-//! allowed, because the number fixes the record before it (FORMAT.md 6.1 step 8).
+//! allowed, because the number fixes the record before it (LOG.md 4, step 8).
 
 use super::error::CommitError;
 use crate::model::{Seq, TxnId};

@@ -1,4 +1,4 @@
-//! Which of its sources a view still needs (FORMAT.md 6.1): S grows by one with every commit amid others' and with every
+//! Which of its sources a view still needs (LOG.md 3): S grows by one with every commit amid others' and with every
 //! `reload --keep`, and a lease has to name all of it.
 //!
 //! 1. A record is left out only when everything in the store that base and overlay refer to stands, at the same path and
@@ -8,7 +8,7 @@
 //! 3. The cost follows the nodes of the base that only this machine has, and the records that are looked at; those come
 //!    in the order in which few of them are likely to be enough.
 //!
-//! FORMAT.md says which of the mount's own records may go by the paths they wrote. That is not enough for a directory
+//! A first rule said which of the mount's own records may go by the paths they wrote. That is not enough for a directory
 //! node that the base has in common with one of them alone, because another mount has changed the directory since.
 
 use std::collections::{BTreeSet, HashMap, HashSet};

@@ -1,4 +1,4 @@
-//! Bringing the bytes of dirty files into the store (FORMAT.md 6.1 step 2).
+//! Bringing the bytes of dirty files into the store (LOG.md 4, step 2).
 //!
 //! 1. A file is read once: the bytes that are hashed are the bytes that are sent.
 //! 2. Nothing is named before it is stored: whoever holds [`UploadedFiles`] may publish it.
@@ -70,7 +70,7 @@ impl ChunkHints for NoHints {
     fn learn(&self, _id: &Hash, _epoch: Epoch) {}
 }
 
-/// The largest chunk (FORMAT.md): it must go through in any case.
+/// The largest chunk (SPEC.md 14): it must go through in any case.
 const READ_BYTES_MIN: u64 = 64 << 20;
 
 /// How much an upload may do at a time.

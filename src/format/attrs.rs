@@ -1,4 +1,4 @@
-//! Attributes and extended attributes (SPEC.md, "Attributes").
+//! Attributes and extended attributes (SPEC.md 7.1).
 
 use super::content::{decode_blob_ref, encode_blob_ref};
 use super::limits::{XATTR_BLOB_BYTES_MAX, XATTR_NAME_BYTES_MAX};

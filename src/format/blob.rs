@@ -1,4 +1,4 @@
-//! Blobs: small contents, tail chunks and large xattrs inside packs (SPEC.md, "Blobs").
+//! Blobs: small contents, tail chunks and large xattrs inside packs (SPEC.md 9).
 
 use super::codec;
 use super::content::content_id;

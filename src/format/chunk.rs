@@ -1,5 +1,5 @@
 //! Chunk objects: up to 64 MiB of a file in frames of 1 MiB, each of which can be read and verified alone
-//! (SPEC.md, "Chunks").
+//! (SPEC.md 11).
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Contents of files: identities, references and descriptors (SPEC.md, "Contents"), and the contexts that keep hashes
+//! Contents of files: identities, references and descriptors (SPEC.md 8), and the contexts that keep hashes
 //! of different things apart.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The volume descriptor, features, and the names index (SPEC.md, "Descriptor").
+//! The volume descriptor, features, and the names index (SPEC.md 5).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Entries and dir pages (SPEC.md, "Entries").
+//! Entries and dir pages (SPEC.md 7.1).
 
 use std::sync::Arc;
 

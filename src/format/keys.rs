@@ -1,4 +1,4 @@
-//! Keys of the objects of a volume, relative to the root of the store (SPEC.md, "Keys").
+//! Keys of the objects of a volume, relative to the root of the store (SPEC.md 4).
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Leases: what keeps the records that a mount stands on from being collected (SPEC.md, "Leases").
+//! Leases: what keeps the records that a mount stands on from being collected (SPEC.md 12).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! Limits of the format (SPEC.md, "Limits"). Writers stay within them, readers refuse what exceeds them.
+//! Limits of the format (SPEC.md 14). Writers stay within them, readers refuse what exceeds them.
 
 /// Raw (decompressed) bytes of a node.
 pub const NODE_RAW_BYTES_MAX: u32 = 1 << 20;

@@ -1,4 +1,4 @@
-//! Sizes that the partition rule goes by (SPEC.md, "Partition"): lengths of entries as a function of the entry alone.
+//! Sizes that the partition rule goes by (SPEC.md 7.4): lengths of entries as a function of the entry alone.
 //!
 //! What an entry really takes depends on its node's tables and neighbours. These measures count a table slot as one
 //! byte, a time as the difference to a base of its century, and a file id as three bytes; the real length is at most

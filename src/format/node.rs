@@ -1,4 +1,4 @@
-//! Nodes: the stored pieces of the tree (SPEC.md, "Nodes").
+//! Nodes: the stored pieces of the tree (SPEC.md 7).
 
 use std::sync::Arc;
 

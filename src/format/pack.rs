@@ -1,4 +1,4 @@
-//! Packs: objects that hold many nodes and blobs (SPEC.md, "Packs").
+//! Packs: objects that hold many nodes and blobs (SPEC.md 10).
 
 use std::collections::HashMap;
 use std::ops::Range;

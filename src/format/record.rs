@@ -1,4 +1,4 @@
-//! Records of the log (SPEC.md, "Records"): one JSON line, then binary sections.
+//! Records of the log (SPEC.md 6): one JSON line, then binary sections.
 //!
 //! Reading has two steps. [`UnverifiedRecord::parse`] gives what the bytes say; [`UnverifiedRecord::verify`] compares
 //! it with the place where it was found and with the hashes in it, and gives a [`Record`].

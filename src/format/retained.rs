@@ -1,4 +1,4 @@
-//! Sets of record numbers as sorted intervals (SPEC.md, "Records", section `retained`).
+//! Sets of record numbers as sorted intervals (SPEC.md 6, section `retained`).
 
 use super::limits::RETAINED_INTERVALS_MAX;
 use super::tables::{EncodeError, limit};

@@ -1,4 +1,4 @@
-//! The super node: the root of everything that one record says (SPEC.md, "Super node").
+//! The super node: the root of everything that one record says (SPEC.md 7.3).
 
 use super::content::{decode_ptr, encode_ptr};
 use super::entry::{decode_entry_at, encode_entry_at};

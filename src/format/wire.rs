@@ -1,4 +1,4 @@
-//! Primitives of the binary structures (SPEC.md, "Primitives"): a bounded reader over a slice and a writer into a vector.
+//! Primitives of the binary structures (SPEC.md 3): a bounded reader over a slice and a writer into a vector.
 //!
 //! The reader never allocates for a length that its remaining input could not hold, accepts one encoding of each
 //! value only, and reports where in which object a rule was broken.

@@ -7,9 +7,9 @@ use super::{BlobRef, FileId};
 
 /// The permission bits that are stored: rwx for three classes, setuid, setgid, sticky.
 pub const MODE_MASK: u16 = 0o7777;
-/// Most bytes of names and values of all xattrs of one entry (FORMAT.md 11).
+/// Most bytes of names and values of all xattrs of one entry (SPEC.md 14).
 pub const XATTR_BYTES_MAX: usize = 64 * 1024;
-/// Above this many bytes, names and values counted, xattrs are stored out of line as a blob (FORMAT.md 0a.8).
+/// Above this many bytes, names and values counted, xattrs are stored out of line as a blob (SPEC.md 7.1).
 pub const XATTR_INLINE_BYTES_MAX: usize = 1024;
 
 /// Seconds and nanoseconds since 1970-01-01 UTC; `nanos` is below 10^9, also for negative seconds.

@@ -11,16 +11,16 @@ pub const TINY_BYTES_MAX: u64 = 256;
 pub const ITEM_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of a frame, the piece of a chunk that can be fetched and verified alone.
 pub const FRAME_BYTES: u64 = 1 << 20;
-/// Zero blocks of this size, aligned, are holes when bytes are written to a cache file or body (FORMAT.md 0a.9).
+/// Zero blocks of this size, aligned, are holes when bytes are written to a cache file or body (SPEC.md 8).
 pub const HOLE_BYTES: u64 = 4096;
 /// More chunks than this and the list moves into extent pages.
 pub const CHUNKS_INLINE_MAX: u64 = 32;
 /// Chunk references in one extent page; page `i` holds chunks `1024 i ..= 1024 i + 1023`.
 pub const EXTENT_PAGE_CHUNKS: u64 = 1024;
-/// Most chunks of one file (FORMAT.md 11).
+/// Most chunks of one file (SPEC.md 14).
 pub const CHUNKS_MAX: u64 = 1 << 24;
 
-/// Tier table 0 (FORMAT.md 4.3): from this offset on, chunks have this size.
+/// Tier table 0 (SPEC.md 5): from this offset on, chunks have this size.
 const TIERS: [(u64, u64); 3] = [(0, 8 << 20), (1 << 30, 32 << 20), (16 << 30, 64 << 20)];
 /// Chunks below the second and third tier.
 const TIER1_FIRST: u64 = (1 << 30) / (8 << 20);
@@ -170,7 +170,7 @@ pub enum Content {
         tier: u8,
         /// One for each chunk of the size.
         chunks: Arc<[ChunkRef]>,
-        /// Canonical content id (FORMAT.md 4.7).
+        /// Canonical content id (SPEC.md 8).
         cid: Hash,
     },
     /// More chunks, in extent pages.
@@ -193,7 +193,7 @@ impl Content {
     }
 
     /// Equal bytes, as far as descriptors can tell: never looks at locations. Sizes are compared by the caller; forms
-    /// that differ count as different, which a merge takes for a change (harmless, FORMAT.md 4.7).
+    /// that differ count as different, which a merge takes for a change (harmless, SPEC.md 8).
     pub fn same(&self, other: &Content) -> bool {
         match (self, other) {
             (Content::Tiny(a), Content::Tiny(b)) => a == b,

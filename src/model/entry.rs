@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Attrs, Content, LinkId, Name, Ptr};
 
-/// Kinds of entries. The numbers are those of the remote format (FORMAT.md 4.5).
+/// Kinds of entries. The numbers are those of the remote format (SPEC.md 7.1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum Kind {
@@ -171,7 +171,7 @@ impl DirTree {
     }
 
     /// True when both are the same piece of memory or the same stored node. False says nothing: equality is used to
-    /// skip work only, never to decide that something changed (FORMAT.md 4.5).
+    /// skip work only, never to decide that something changed (SPEC.md 2).
     pub fn same_pointer(&self, other: &DirTree) -> bool {
         match (self, other) {
             (DirTree::Inline(a), DirTree::Inline(b)) => {
@@ -207,7 +207,7 @@ pub struct PageSlot {
 /// An inode with several names: the value of the links tree.
 #[derive(Clone, Debug)]
 pub struct LinkInode {
-    /// Names in the tree; counted by whoever edits the tree, never merged (FORMAT.md 4.8).
+    /// Names in the tree; counted by whoever edits the tree, never merged (SPEC.md 7.3).
     pub nlink: u64,
     /// Attributes and body; never a directory and never [`EntryBody::HardLink`].
     pub entry: Entry,
@@ -251,7 +251,7 @@ impl TreeRoot {
         }
     }
 
-    /// Logical bytes of the volume (FORMAT.md 4.4, `usage.bytes`).
+    /// Logical bytes of the volume (SPEC.md 6, `usage.bytes`).
     pub fn bytes(&self) -> u64 {
         self.totals.bytes + self.links.bytes
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Number of a record in the log; 0 is the record that created the volume.
 pub type Seq = u64;
 
-/// Number of the collector's fence under which an object was uploaded; part of every object key (FORMAT.md 4.1).
+/// Number of the collector's fence under which an object was uploaded; part of every object key (SPEC.md 4).
 pub type Epoch = u32;
 
 /// The epoch of packs that exist only in the local state directory (nodes of a tree that was prepared but never
@@ -176,7 +176,7 @@ pub struct PackRef {
 
 impl PackRef {
     /// Stands for "the pack that is being written": its id is not known until it is complete. Encoders turn it into
-    /// slot 0 (FORMAT.md 4.5); it must not outlive the pack's writer.
+    /// slot 0 (SPEC.md 7); it must not outlive the pack's writer.
     pub const fn open(epoch: Epoch) -> PackRef {
         PackRef {
             epoch,

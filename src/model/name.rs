@@ -6,7 +6,7 @@ use std::fmt;
 pub const NAME_BYTES_MAX: usize = 255;
 /// Longest symlink target, bytes (PATH_MAX without its NUL).
 pub const SYMLINK_BYTES_MAX: usize = 4095;
-/// Deepest path, directories (FORMAT.md 11).
+/// Deepest path, directories (SPEC.md 14).
 pub const PATH_DEPTH_MAX: usize = 1024;
 
 /// Why bytes cannot be a name.

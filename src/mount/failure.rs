@@ -244,7 +244,7 @@ fn check_text(what: &str, text: &str, bytes_max: usize) -> Result<(), Failure> {
     Err(Failure::new(FailureKind::Usage, text).hint("put long texts into a file of the volume"))
 }
 
-/// A command gives up after this long without the store unless told otherwise (DESIGN.md 2, "offline").
+/// A command gives up after this long without the store unless told otherwise (README, "offline").
 pub const STORE_TIME: Duration = Duration::from_secs(30);
 
 /// The store did not answer in time.

@@ -1,4 +1,4 @@
-//! When the mount leases what it draws from (FORMAT.md 5, "Lease").
+//! When the mount leases what it draws from (LOG.md 6).
 //!
 //! Every record stays protected for a day after it was superseded, and for as long as the volume's retention says; so
 //! a short-lived mount needs no lease, and mounting costs no request for one.
@@ -20,7 +20,7 @@ const LEASE_AFTER: Duration = Duration::from_secs(12 * 3600);
 /// How often the lease is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(900);
 
-/// Sources of a view that are named without asking whether they are still needed (FORMAT.md 6.1).
+/// Sources of a view that are named without asking whether they are still needed (LOG.md 3).
 pub(super) const SOURCES_MAX: usize = 64;
 
 /// The lease of a mount, written or not.

@@ -308,7 +308,7 @@ impl Mount {
         self.tasks.lock().push(task);
     }
 
-    /// Records that everything which this mount may still need was drawn from (S of FORMAT.md 6.1, stashes included).
+    /// Records that everything which this mount may still need was drawn from (S of LOG.md 3, stashes included).
     pub(super) fn sources(&self) -> std::collections::BTreeSet<Seq> {
         let mut all: std::collections::BTreeSet<Seq> = self.base_ref().sources.into_iter().collect();
         if let Some(overlay) = &self.overlay {

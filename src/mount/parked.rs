@@ -1,5 +1,5 @@
 //! An overlay that was parked for so long that the volume does not keep its base any more: it is taken up as by
-//! `reload --keep` (FORMAT.md 6.1), so that nothing clean in the view depends on objects that may be gone.
+//! `reload --keep` (LOG.md 3), so that nothing clean in the view depends on objects that may be gone.
 //!
 //! What cannot be moved, because nodes of the old base that the move needs are gone, stays on the old base: it can still
 //! be read as far as it is here, and salvaged, which beats a mount that refuses.

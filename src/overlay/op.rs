@@ -177,7 +177,7 @@ pub enum Op {
         /// The inode.
         id: NodeId,
     },
-    /// S (FORMAT.md 6.1) is now this: sorted, without repetition.
+    /// S (LOG.md 3) is now this: sorted, without repetition.
     SetSources {
         /// Records.
         sources: Vec<Seq>,
@@ -194,7 +194,7 @@ pub enum Op {
         /// The files.
         contents: Vec<PublishedContent>,
     },
-    /// The commit is about to publish under this transaction id (FORMAT.md 6.1 step 3).
+    /// The commit is about to publish under this transaction id (LOG.md 4, step 3).
     Prepared {
         /// The frozen commit.
         commit: u64,

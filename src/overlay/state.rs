@@ -14,7 +14,7 @@ pub type BodyId = u64;
 /// The root directory. It is adopted from the start.
 pub const ROOT_NODE: NodeId = 1;
 
-/// The tree that the overlay stands on (B of FORMAT.md 6.1).
+/// The tree that the overlay stands on (B of LOG.md 3).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BaseRef {
     /// The newest record among the sources: what `status` shows as the base.

@@ -1,4 +1,4 @@
-//! Contents of files as lists of chunks: reading a list, and making the one form that a size has (FORMAT.md 4.7).
+//! Contents of files as lists of chunks: reading a list, and making the one form that a size has (SPEC.md 8).
 //!
 //! Extent pages hold fixed ranges of 1,024 chunks, and index pages above them fixed ranges of [`INDEX_PAGES`] extent
 //! pages, so that equal files have equal pages and a rewritten chunk changes one of each.

@@ -12,7 +12,7 @@ use super::{Missing, NodeSource, TreeError};
 use crate::format::{IndexPage, Node};
 use crate::model::{BlobRef, DirPage, DirTree, Hash, PackRef, PageSlot, PageTree, Ptr};
 
-/// Nodes of one walk that are fetched at the same time. A first byte takes 20-100 ms whatever the size (FORMAT.md 1),
+/// Nodes of one walk that are fetched at the same time. A first byte takes 20-100 ms whatever the size,
 /// so this many in flight bring some hundred nodes a second; more would only crowd out other readers of the source.
 pub const FETCHES_MAX: usize = 32;
 
@@ -89,7 +89,7 @@ pub(crate) fn damaged(ptr: &Ptr, rule: &str) -> TreeError {
     }
 }
 
-/// Key of a pack below the volume's own (FORMAT.md 4.1).
+/// Key of a pack below the volume's own (SPEC.md 4).
 pub(crate) fn pack_key(pack: &PackRef) -> String {
     format!("p/{:08x}/{:02x}/{}", pack.epoch, pack.id.0[0], pack.id)
 }

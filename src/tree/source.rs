@@ -46,7 +46,7 @@ pub enum TreeError {
         /// errno, for the caller of a system call.
         errno: i32,
     },
-    /// A limit of the format (FORMAT.md 11) would be exceeded.
+    /// A limit of the format (SPEC.md 14) would be exceeded.
     #[error("{what} is over the limit of {limit}")]
     Limit {
         /// What was counted.

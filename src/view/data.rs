@@ -22,7 +22,7 @@ use super::{View, ViewError};
 use crate::model::{Content, FILE_BYTES_MAX, FRAME_BYTES, data_runs};
 use crate::overlay::{Body, NodeId, Op};
 
-/// Contents up to this many bytes are brought into their body whole at the first write (DESIGN.md 5: from 4 MiB on they
+/// Contents up to this many bytes are brought into their body whole at the first write (SPEC.md 8: from 4 MiB on they
 /// are chunks, which can be had frame by frame).
 const WHOLE_BYTES_MAX: u64 = 4 << 20;
 
@@ -589,7 +589,7 @@ impl View {
     }
 
     /// Brings bytes of the base into a body, from the beginning of a block on: what is a hole there stays one
-    /// (FORMAT.md 0a.9).
+    /// (SPEC.md 8).
     fn bring(&self, body: &Body, bytes: &[u8], offset: u64) -> Result<(), ViewError> {
         let end = offset.saturating_add(bytes.len() as u64);
         if body.next_data(offset)?.is_some_and(|at| at < end) {

@@ -1,7 +1,7 @@
 //! lseek: where data begins, and where a hole does.
 //!
 //! Of what lies in a body the local filesystem tells. In clean bytes a hole is what every writer of bodies and cache files
-//! leaves out (FORMAT.md 0a.9): an aligned block of [`HOLE_BYTES`] zeros, or a chunk of nothing but zeros. So the same
+//! leaves out (SPEC.md 8): an aligned block of [`HOLE_BYTES`] zeros, or a chunk of nothing but zeros. So the same
 //! offsets are holes in every mount, whether the zeros were ever written or not.
 //!
 //! Blocks are found by looking at the bytes, and that has an end: what a call does not look at counts as data, which is

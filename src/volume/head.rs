@@ -76,7 +76,7 @@ const HEAD_TRIES: usize = 8;
 const RECORDS_AT_ONCE: usize = 16;
 
 impl Volume {
-    /// The newest record by LIST and GET: two requests (FORMAT.md 5, "Head by LIST").
+    /// The newest record by LIST and GET: two requests (LOG.md 2.1).
     ///
     /// # Errors
     /// [`VolumeError::Deleted`], [`VolumeError::Features`]; damage; what the store says.
@@ -135,7 +135,7 @@ impl Volume {
         }
     }
 
-    /// What is new since `known`: one GET that finds nothing when there is nothing (FORMAT.md 5, "Reload"), and beside it
+    /// What is new since `known`: one GET that finds nothing when there is nothing (LOG.md 2.2), and beside it
     /// a HEAD of `known` when that was looked at a while ago.
     ///
     /// # Errors

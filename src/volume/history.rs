@@ -1,6 +1,6 @@
 //! Looking for transactions: in the records from the newest fence on, and below it in the head's history tree.
 //!
-//! Slots below the fence are never asked by number: one of them may be a re-used one (FORMAT.md 6.1).
+//! Slots below the fence are never asked by number: one of them may be a re-used one (LOG.md 2.3).
 //!
 //! The history tree is a directory tree like any other: a name for each record, 16 hexadecimal digits of its number, and
 //! what is known of the record as target of a symbolic link, as that is the kind of entry that carries up to 4,095 bytes

@@ -1,4 +1,4 @@
-//! Leases: what keeps the records that a view draws from (FORMAT.md 5, "Lease").
+//! Leases: what keeps the records that a view draws from (LOG.md 6).
 //!
 //! 1. One object names all of them; it is only ever replaced by its owner.
 //! 2. A record is *held* only after a head was read that protects it, after the PUT that first named it was answered.

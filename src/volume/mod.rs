@@ -1,6 +1,6 @@
 //! One remote volume: what every other part means by "the remote".
 //!
-//! A volume is a log of records over immutable objects (FORMAT.md 4). Here it is created, found by name, read at its
+//! A volume is a log of records over immutable objects (LOG.md 1). Here it is created, found by name, read at its
 //! newest end, searched for transactions, leased, published to and deleted; the tree that a record describes is read
 //! through a [`crate::tree::NodeSource`].
 //!

@@ -15,7 +15,7 @@ use crate::model::{BlobRef, Epoch, Hash, PackRef, Ptr};
 use crate::store::{Fetched, ObjectStore, PutMode, StoreError};
 use crate::tree::{NodeSource, TreeError};
 
-/// Bytes around a wanted item that are fetched with it (FORMAT.md 4.6): neighbours in the tree are neighbours in the
+/// Bytes around a wanted item that are fetched with it (SPEC.md 10): neighbours in the tree are neighbours in the
 /// pack.
 const WINDOW_BYTES: u64 = 256 << 10;
 /// Nodes that a [`RemoteSource`] holds in memory.

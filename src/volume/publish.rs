@@ -1,7 +1,7 @@
 //! Making the next record: the one step of a commit that others can see.
 //!
 //! The record of number n is created once, by put-if-absent, in a single request that nobody repeats blindly. Whatever
-//! the answer is, what counts is what the slot holds (FORMAT.md 6.1 step 8) and that the slot was really the log's
+//! the answer is, what counts is what the slot holds (LOG.md 4, step 8) and that the slot was really the log's
 //! next one (R4).
 
 use super::rules;

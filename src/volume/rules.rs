@@ -1,4 +1,4 @@
-//! The rules that publishing and reading rest on (FORMAT.md 4.4, 5, 6.1), as predicates over values: so that one can
+//! The rules that publishing and reading rest on (LOG.md 2, 4, 6), as predicates over values: so that one can
 //! read each, test each, and run a collector against them.
 
 use std::collections::BTreeSet;
@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use crate::format::GcState;
 use crate::model::{Epoch, Seq, Timestamp};
 
-/// Answers of the LIST and the GET of one head must lie within this, seconds by the store's clock (FORMAT.md 5).
+/// Answers of the LIST and the GET of one head must lie within this, seconds by the store's clock (LOG.md 2.1).
 pub const HEAD_SECS_MAX: i64 = 3600;
 /// For this long after a confirmed look at the log the next number cannot have been trimmed, so "not there" means
-/// "nothing new", seconds (FORMAT.md 5).
+/// "nothing new", seconds (LOG.md 2.1).
 pub const LOOK_SECS_MAX: i64 = 3600;
 /// Answers of one store come from several servers, whose clocks may differ by this, seconds; far more than those of one
 /// service do, and nothing beside [`LOOK_SECS_MAX`].
@@ -19,7 +19,7 @@ const CLOCKS_APART_SECS: i64 = 60;
 pub const RECHECK_SECS: i64 = 60;
 /// R4 may be skipped when the PUT was answered within this after the head was read, seconds by the store's clock.
 pub const CONFIRM_SECS_MAX: i64 = 600;
-/// Records may carry a time at most this far ahead of the store's clock, seconds (FORMAT.md 0a.12).
+/// Records may carry a time at most this far ahead of the store's clock, seconds (LOG.md 4.6).
 pub const TIME_AHEAD_SECS_MAX: i64 = 300;
 /// Numbers that a look at the log walks one by one before it lists instead.
 pub const STEPS_MAX: u64 = 8;

@@ -132,7 +132,7 @@ async fn small_files_share_packs() {
     small_files(20, 250, 4).await;
 }
 
-/// FORMAT.md 6.4. `cargo test --lib -- --ignored hundred_thousand`.
+/// `cargo test --lib -- --ignored hundred_thousand`.
 #[tokio::test]
 #[ignore = "takes 10 s and 1 GiB of memory"]
 async fn a_hundred_thousand_files_cost_forty_puts() {

@@ -1,4 +1,4 @@
-//! The three-way merge (FORMAT.md 7): commit, `reload --keep`, taking up a parked overlay, and stash restore.
+//! The three-way merge (MERGE.md): commit, `reload --keep`, taking up a parked overlay, and stash restore.
 //!
 //! `base` is the tree that `mine` was made from, `head` the tree to merge onto; `mine` is the later writer. The result
 //! is the head's tree with what `mine` changed relative to `base`.
@@ -17,7 +17,7 @@
 //! 4. Contents or attributes that only the head has are in the result, or reported as overwritten.
 //! 5. Link counts are those of the names in the result; an inode without a name is not in the links tree.
 //!
-//! What building added to FORMAT.md 7, where its table leaves a choice:
+//! What MERGE.md 6 leaves to be told:
 //! - A name that mine left alone while the head unlinked or replaced it stays as the head has it, also when mine wrote
 //!   through it: the write goes to the inode, under its other names. Only when no name would be left do all names come
 //!   back that mine had (the merge runs again with this inode among the *revived*).

@@ -1,7 +1,7 @@
 //! The reference model of the merge, over plain maps: what "correct" means here. Hard links aside, whose rules are
 //! checked by scenarios and invariants.
 //!
-//! Written from the rules (FORMAT.md 7), not from the code beside it. [`merge`] goes name by name; [`replay`] is the
+//! Written from the rules (MERGE.md), not from the code beside it. [`merge`] goes name by name; [`replay`] is the
 //! flat rule, register by register, and does not know of directories inside one another: where nobody moves anything
 //! and no name is a file here and a directory there, both must agree.
 

@@ -1,4 +1,4 @@
-//! Moves as hints (FORMAT.md 7): which of them hold in base and head, and both trees with them applied.
+//! Moves as hints (MERGE.md): which of them hold in base and head, and both trees with them applied.
 //!
 //! A hint is a *net* move of a file or directory: its path in the base and its path in mine, outermost only. Applying
 //! the used ones to base and head lets the merge go on name by name, as if everybody had worked in the moved places.

@@ -315,7 +315,7 @@ async fn make_fit(entries: &mut [(Name, Entry)], writer: &mut NodeWriter) -> Res
     Ok(())
 }
 
-/// Children up to this many bytes are not worth a node (FORMAT.md 4.5).
+/// Children up to this many bytes are not worth a node (SPEC.md 7.4).
 const EVICT_BYTES_MIN: usize = 256;
 /// About what the pointer to an evicted child takes.
 const EVICTED_BYTES: usize = 48;

@@ -1,4 +1,4 @@
-//! Storing a tree: which entries stand in which node (FORMAT.md 4.5, "partition rule"), and which nodes in which pack.
+//! Storing a tree: which entries stand in which node (SPEC.md 7.4), and which nodes in which pack.
 //!
 //! Invariants:
 //! 1. Every node stays within the limits of the format; a directory or links tree that was edited has leaves and index

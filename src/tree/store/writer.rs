@@ -12,7 +12,7 @@ use crate::format::{
 use crate::model::{BlobRef, Epoch, Hash, LOCAL_EPOCH, PackRef, Ptr, XattrMap};
 use crate::tree::TreeError;
 
-/// Parameters of a volume that say how trees are cut (FORMAT.md 4.3). Readers accept any cut.
+/// Parameters of a volume that say how trees are cut (SPEC.md 5). Readers accept any cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NodeParams {
     /// A directory up to this many measured bytes stands inside its parent's node.

@@ -1,5 +1,5 @@
 //! Who works on the volume: writers, mounts, readers and collectors. Mounts and writers are the product's code but for
-//! the daemon around it; collectors are FORMAT.md 9.1.
+//! the daemon around it; collectors are COLLECT.md 2.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -723,7 +723,7 @@ impl Actor {
         }
     }
 
-    /// FORMAT.md 9.1.
+    /// COLLECT.md 2.
     pub async fn collect(&mut self) -> Result<(), Stop> {
         let Opened { volume, .. } = self.open().await?;
         let (gc, early) = self.fence(&volume).await?;

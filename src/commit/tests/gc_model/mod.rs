@@ -1,4 +1,4 @@
-//! Commits, mounts, leases and collectors against each other, request by request (FORMAT.md 9.2).
+//! Commits, mounts, leases and collectors against each other, request by request (COLLECT.md 3).
 //!
 //! The product's committers, mounts and leases run on a store in memory, each request being one step; a scheduler drawn
 //! from a seed decides who takes the next one, so that anybody may be paused between any two requests while days pass by

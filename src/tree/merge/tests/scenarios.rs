@@ -1,4 +1,4 @@
-//! The table of FORMAT.md 7 and what it leaves to be said, row by row. "Earlier" was committed first and is the head.
+//! The table of MERGE.md and what it leaves to be said, row by row. "Earlier" was committed first and is the head.
 
 use std::collections::BTreeMap;
 
