@@ -48,3 +48,12 @@ async fn s3_prefix_of_a_slow_store_that_deletes_singly() {
     };
     s3_store("bucket/some/prefix", settings).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_bucket_that_wants_checksums() {
+    let settings = Settings {
+        needs_checksums: true,
+        ..Settings::default()
+    };
+    s3_store("bucket/locked", settings).await;
+}

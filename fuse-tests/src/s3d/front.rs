@@ -365,6 +365,13 @@ impl Front {
             }
             _ => {}
         }
+        if self.settings.read().needs_checksums
+            && request.method() == Method::PUT
+            && !request.headers().keys().any(is_checksum)
+        {
+            drain(request.into_body()).await?;
+            return rejection_saying(400, "InvalidRequest", CHECKSUM_WANTED, None);
+        }
         let is_midway = matches!(fault, Some(Action::DropMidway { .. }));
         let result = self.service.call(request).await;
         match fault {
@@ -379,6 +386,13 @@ impl Front {
             _ => Ok(result?),
         }
     }
+}
+
+/// What S3 says of a PUT to a bucket with Object Lock that has no checksum.
+const CHECKSUM_WANTED: &str = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters";
+
+fn is_checksum(name: &hyper::header::HeaderName) -> bool {
+    name == "content-md5" || name.as_str().starts_with("x-amz-checksum-")
 }
 
 async fn drain(mut body: Body) -> Result<(), BoxError> {
@@ -403,8 +417,17 @@ fn rejection(
         503 => "SlowDown",
         _ => "InternalError",
     });
+    rejection_saying(status, code, "by a fault", retry_after_s)
+}
+
+fn rejection_saying(
+    status: u16,
+    code: &str,
+    message: &str,
+    retry_after_s: Option<u64>,
+) -> Result<Response<Body>, BoxError> {
     let text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>by a fault</Message></Error>"
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     );
     let mut response = Response::builder()
         .status(status)

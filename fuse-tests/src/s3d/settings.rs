@@ -58,6 +58,8 @@ pub struct Settings {
     pub conditions: Conditions,
     /// Refuse DeleteObjects as not implemented.
     pub no_delete_many: bool,
+    /// Refuse a PUT without a checksum in a header, as buckets with Object Lock do.
+    pub needs_checksums: bool,
     /// Access keys and their secret keys.
     pub keys: BTreeMap<String, String>,
 }
@@ -72,6 +74,7 @@ impl Default for Settings {
             unsorted_lists: false,
             conditions: Conditions::Atomic,
             no_delete_many: false,
+            needs_checksums: false,
             keys: BTreeMap::from([("s3d-access".to_string(), "s3d-secret".to_string())]),
         }
     }

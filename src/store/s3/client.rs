@@ -1,7 +1,9 @@
 //! The SDK's client, configured.
 
+use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::identity::IdentityCache;
 use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -14,6 +16,7 @@ use aws_smithy_http_client::{Connector, tls};
 use aws_smithy_runtime_api::client::http::{
     HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
+use aws_types::service_config::ServiceConfigKey;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +42,9 @@ pub(super) struct S3Client {
 impl S3Client {
     /// Reads configuration files and the environment, sends nothing.
     pub(super) async fn new(url: &S3Url, options: &StoreOptions) -> S3Client {
-        let connector = ProgressConnector::new(http_connector(options.requests_max), options.stall_timeout);
+        let endpoint = url.endpoint.clone().or_else(endpoint_of_environment);
+        let http = http_connector(options.requests_max, proxies(endpoint.as_deref()));
+        let connector = ProgressConnector::new(http, options.stall_timeout);
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_LIMIT)
             .disable_read_timeout()
@@ -54,15 +59,17 @@ impl S3Client {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .identity_cache(IdentityCache::no_cache());
-        if let Some(region) = &url.region {
-            loader = loader.region(Region::new(region.clone()));
-        } else if url.endpoint.is_some() {
-            // The default chain would end at the instance metadata service, which is of no use for another provider.
-            let from_environment = ["AWS_REGION", "AWS_DEFAULT_REGION"]
-                .iter()
-                .find_map(|name| std::env::var(name).ok());
-            let region = Region::new(from_environment.unwrap_or_else(|| "us-east-1".to_string()));
-            loader = loader.region(RegionProviderChain::first_try(region));
+        match &url.region {
+            Some(region) => loader = loader.region(Region::new(region.clone())),
+            // The default chain ends at the instance metadata service, which is of no use for another provider: where it
+            // does not answer, every command would wait for it.
+            None if url.endpoint.is_some() || endpoint_of_environment().is_some() => {
+                let chain = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+                    .or_else(ProfileFileRegionProvider::new())
+                    .or_else(Region::new("us-east-1"));
+                loader = loader.region(chain);
+            }
+            None => {}
         }
         let shared = loader.load().await;
         let region = region_of(&shared);
@@ -99,12 +106,54 @@ impl S3Client {
 /// The endpoint of the URL, else of the environment or profile as the SDKs understand them.
 fn endpoint_of(url: &S3Url, shared: &SdkConfig) -> Option<String> {
     let of_service = || {
-        std::env::var("AWS_ENDPOINT_URL_S3")
-            .ok()
-            .filter(|endpoint| !endpoint.is_empty())
+        let key = ServiceConfigKey::builder()
+            .service_id("S3")
+            .env("AWS_ENDPOINT_URL")
+            .profile("endpoint_url")
+            .build()
+            .ok()?;
+        shared.service_config()?.load_config(key)
     };
     let of_all = || shared.endpoint_url().map(str::to_string);
-    url.endpoint.clone().or_else(of_service).or_else(of_all)
+    let configured = of_service().filter(|endpoint| !endpoint.is_empty());
+    url.endpoint.clone().or(configured).or_else(of_all)
+}
+
+/// The endpoint that environment variables name.
+fn endpoint_of_environment() -> Option<String> {
+    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|endpoint| !endpoint.is_empty()))
+}
+
+/// Proxies of the environment, as other tools understand it: a `*` in `NO_PROXY` stands for every host, and an entry with a
+/// port for that port of a host, which the HTTP client does not know.
+fn proxies(endpoint: Option<&str>) -> ProxyConfig {
+    let exceptions = ["NO_PROXY", "no_proxy"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok());
+    match exceptions {
+        Some(exceptions) if is_excepted(&exceptions, endpoint) => ProxyConfig::disabled(),
+        _ => ProxyConfig::from_env(),
+    }
+}
+
+fn is_excepted(exceptions: &str, endpoint: Option<&str>) -> bool {
+    let place = endpoint.and_then(|endpoint| {
+        let (scheme, rest) = endpoint.split_once("://")?;
+        let place = rest.split('/').next()?.to_ascii_lowercase();
+        // Behind the brackets of an IPv6 address.
+        let has_port = place.rsplit(']').next()?.contains(':');
+        match (has_port, scheme) {
+            (true, _) => Some(place),
+            (false, "https") => Some(format!("{place}:443")),
+            (false, _) => Some(format!("{place}:80")),
+        }
+    });
+    let mut entries = exceptions
+        .split(',')
+        .map(|entry| entry.trim().to_ascii_lowercase());
+    entries.any(|entry| entry == "*" || place.as_ref() == Some(&entry))
 }
 
 fn http_client(connector: ProgressConnector) -> SharedHttpClient {
@@ -112,15 +161,15 @@ fn http_client(connector: ProgressConnector) -> SharedHttpClient {
     http_client_fn(move |_, _| connector.clone())
 }
 
-/// Connections are reused by all requests of the store; proxies are taken from the environment as other tools do.
-fn http_connector(idle_max: usize) -> SharedHttpConnector {
+/// Connections are reused by all requests of the store.
+fn http_connector(idle_max: usize, proxies: ProxyConfig) -> SharedHttpConnector {
     let settings = HttpConnectorSettings::builder()
         .connect_timeout(CONNECT_LIMIT)
         .build();
     let connector = Connector::builder()
         .connector_settings(settings)
         .sleep_impl(TokioSleep)
-        .proxy_config(ProxyConfig::from_env())
+        .proxy_config(proxies)
         .pool_idle_timeout(IDLE_LIMIT)
         .pool_max_idle_per_host(idle_max)
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
@@ -135,5 +184,31 @@ struct TokioSleep;
 impl aws_sdk_s3::config::AsyncSleep for TokioSleep {
     fn sleep(&self, duration: Duration) -> aws_sdk_s3::config::Sleep {
         aws_sdk_s3::config::Sleep::new(tokio::time::sleep(duration))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exceptions_from_proxies_may_be_all_hosts_or_have_a_port() {
+        let endpoint = Some("http://127.0.0.1:9000/path");
+        for (exceptions, endpoint, is) in [
+            ("*", None, true),
+            ("localhost, *", endpoint, true),
+            ("127.0.0.1:9000", endpoint, true),
+            ("a.b,127.0.0.1:9000", endpoint, true),
+            ("127.0.0.1:9001", endpoint, false),
+            ("127.0.0.1", endpoint, false),
+            ("store.example:443", Some("https://Store.example"), true),
+            ("store.example:80", Some("https://store.example"), false),
+            ("[::1]:80", Some("http://[::1]"), true),
+            ("[::1]:9000", Some("http://[::1]:9000"), true),
+            ("", endpoint, false),
+            ("*.internal", None, false),
+        ] {
+            assert_eq!(is_excepted(exceptions, endpoint), is, "{exceptions} {endpoint:?}");
+        }
     }
 }

@@ -169,9 +169,16 @@ pub(super) fn of_transport(url: &S3Url, error: &(dyn Error + 'static)) -> Failur
         nothing_written |= error.is::<NotSent>();
         cause = error.source();
     }
+    let mut reason = format!("{}: {}", place(url), causes(error));
+    if reason.contains("certificate") {
+        reason.push_str(
+            "; a private certificate authority is trusted when SSL_CERT_FILE names a file with its certificate, or the \
+             system's store holds it",
+        );
+    }
     Failure {
         nothing_written,
-        ..Failure::new(Kind::Transport, format!("{}: {}", place(url), causes(error)))
+        ..Failure::new(Kind::Transport, reason)
     }
 }
 

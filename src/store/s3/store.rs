@@ -6,7 +6,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::{
     AfterDeserializationInterceptorContextRef, BeforeDeserializationInterceptorContextRef,
 };
-use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::config::{ConfigBag, Intercept, RequestChecksumCalculation, RuntimeComponents};
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
@@ -34,6 +34,8 @@ use crate::store::{
 
 /// Keys of one DeleteObjects request.
 const DELETE_KEYS_MAX: usize = 1000;
+/// Empty pages of a listing one after the other.
+const EMPTY_PAGES_MAX: u32 = 1000;
 /// Single deletions at a time, where a store cannot delete many.
 const DELETES_PARALLEL: usize = 16;
 
@@ -149,7 +151,6 @@ impl S3Store {
             put = put.if_none_match("*");
         }
         if with_checksum {
-            // Of a body in memory it goes into a header: no trailer, which some stores do not take.
             put = put.checksum_algorithm(ChecksumAlgorithm::Crc32);
         }
         let second = SecondLook::new(&self.url);
@@ -157,6 +158,12 @@ impl S3Store {
             .customize()
             .interceptor(date.clone())
             .interceptor(second.clone());
+        if with_checksum {
+            // Of a body in memory it goes into a header: no trailer, which some stores do not take.
+            let calculation = RequestChecksumCalculation::WhenSupported;
+            let config = aws_sdk_s3::config::Builder::new().request_checksum_calculation(calculation);
+            put = put.config_override(config);
+        }
         if self.client.is_tls {
             put = put.disable_payload_signing();
         }
@@ -261,19 +268,31 @@ impl S3Store {
 
     async fn list_once(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Listed, Failure> {
         let date = AnswerDate::default();
-        let answer = self
-            .client
-            .sdk
-            .list_objects_v2()
-            .bucket(&self.url.bucket)
-            .prefix(prefix)
-            .set_start_after(after.map(str::to_string))
-            .max_keys(i32::try_from(limit).unwrap_or(i32::MAX))
-            .customize()
-            .interceptor(date.clone())
-            .send()
-            .await
-            .map_err(|error| self.failure(error))?;
+        let mut token = None;
+        let mut empty_pages = 0;
+        let answer = loop {
+            let list = self
+                .client
+                .sdk
+                .list_objects_v2()
+                .bucket(&self.url.bucket)
+                .prefix(prefix)
+                .set_start_after(after.map(str::to_string))
+                .set_continuation_token(token)
+                .max_keys(i32::try_from(limit).unwrap_or(i32::MAX));
+            let sent = list.customize().interceptor(date.clone()).send().await;
+            let answer = sent.map_err(|error| self.failure(error))?;
+            if !answer.is_truncated().unwrap_or(false) || !answer.contents().is_empty() {
+                break answer;
+            }
+            // Some stores look at so many keys for a page, and at more for the next.
+            empty_pages += 1;
+            token = answer.next_continuation_token().map(str::to_string);
+            if token.is_none() || empty_pages > EMPTY_PAGES_MAX {
+                let reason = "a page of a listing is empty, and says that there is more";
+                return Err(Failure::new(Kind::Server, reason));
+            }
+        };
         let own = self.full_key("");
         let mut objects = Vec::with_capacity(answer.contents().len());
         for object in answer.contents() {
@@ -288,7 +307,7 @@ impl S3Store {
             });
         }
         let truncated = answer.is_truncated().unwrap_or(false);
-        if objects.len() > limit || (truncated && objects.is_empty()) {
+        if objects.len() > limit {
             return Err(Failure::new(
                 Kind::Broken,
                 "a page of a listing has an impossible length",
