@@ -3,7 +3,7 @@
 #[path = "../../../../src/control/protocol.rs"]
 mod protocol;
 
-pub use protocol::{Hello, LINE_BYTES_MAX, PROTOCOL, Request, UnmountAnswer, UnmountRequest};
+pub use protocol::{Hello, REQUEST_BYTES_MAX, PROTOCOL, Request, UnmountAnswer, UnmountRequest};
 
 /// The request in a line, or the answer that says why there is none.
 pub fn parse(line: &[u8]) -> Result<(u64, Request), serde_json::Value> {
