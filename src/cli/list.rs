@@ -46,10 +46,12 @@ impl State {
 #[derive(Debug, Serialize)]
 struct Listed {
     name: String,
+    #[serde(with = "crate::model::shown_path")]
     dir: PathBuf,
     volume: String,
     store: String,
     pid: Option<u32>,
+    #[serde(with = "crate::model::shown_path")]
     socket: PathBuf,
     state: State,
     read_only: Option<bool>,

@@ -51,8 +51,8 @@ impl LimitedStore {
             if ends <= Instant::now() {
                 let place = self.inner.describe();
                 return Err(given_up(format!(
-                    "{place}: nothing arrived within {:?}",
-                    self.limit
+                    "{place}: nothing arrived within {} s; --timeout waits longer",
+                    self.limit.as_secs()
                 )));
             }
         }
