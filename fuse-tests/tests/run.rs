@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -65,7 +66,17 @@ fn is_mounted(dir: &Path) -> bool {
 /// Starts it, and waits until its command says `ready`.
 fn start(pod: &Pod, options: &[&str], script: &str) -> Child {
     let script = script.replace("{m}", &pod.mount_dir().display().to_string());
-    let mut command = pod.command(words(pod, options, &["sh", "-c", &script]));
+    let inner = pod.command(words(pod, options, &["sh", "-c", &script]));
+    // As an interactive shell starts a job: in a group of its own (SIGTSTP does nothing in one whose parents are gone), with no
+    // signal ignored (a shell cannot trap what was ignored when it began).
+    let mut command = Command::new("env");
+    command
+        .arg("--default-signal")
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .stdin(Stdio::null())
+        .process_group(0);
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -238,11 +249,12 @@ fn a_commit_that_fails_decides_the_exit_code_and_says_where_the_work_is() {
     pod.json(["volume", "create", "v"]);
     let aside = store.path().with_extension("aside");
     let script = format!(
-        "echo work > {{m}}/f; mv {} {}",
+        "echo work > {{m}}/f; mv {0} {1}; echo 'no directory' > {0}",
         store.path().display(),
         aside.display()
     );
     let output = shell(&pod, &["--exit-grace", "2s"], &script);
+    fs::remove_file(store.path()).unwrap();
     fs::rename(&aside, store.path()).unwrap();
     let text = said(&output);
     assert!(matches!(output.status.code(), Some(1..=7)), "{text}");
