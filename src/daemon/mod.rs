@@ -47,6 +47,18 @@ pub fn keep_memory_private() {
     }
 }
 
+/// As [`keep_memory_private`], for a process that runs nobody's command: the hard limit goes as well.
+pub(crate) fn keep_memory_private_for_good() {
+    keep_memory_private();
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps stay possible");
+    }
+}
+
 /// Gives a child the soft limit for core dumps that this process was started with; to be called between fork and exec.
 pub fn core_limit_restorer() -> impl FnMut() -> io::Result<()> + Send + Sync + 'static {
     let limit = getrlimit(Resource::Core);

@@ -60,7 +60,7 @@ pub fn run(
     settings: MountSettings,
     on_ready: impl FnOnce(&Ready) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    super::keep_memory_private();
+    super::keep_memory_private_for_good();
     let for_files = super::descriptors::raise_limit();
     super::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
