@@ -191,7 +191,7 @@ fn standard_streams_environment_limits_and_directory_are_those_of_the_caller() {
 fn signals_are_handed_on_and_sigterm_commits_within_its_time() {
     let (pod, _store) = pod();
     let script = "trap 'echo usr1 >> {m}/got' USR1; trap 'echo int >> {m}/got' INT; \
-                  trap 'echo term >> {m}/got; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+                  trap 'echo term >> {m}/got; exit 5' TERM; echo ready; for n in $(seq 1200); do sleep 0.05; done; exit 99";
     let mut child = start(&pod, &[], script);
     let got = |what: &str| fs::read_to_string(pod.path("got")).is_ok_and(|text| text.contains(what));
     kill_process(pid(&child), Signal::USR1).unwrap();
@@ -203,7 +203,8 @@ fn signals_are_handed_on_and_sigterm_commits_within_its_time() {
     assert_eq!(committed(&pod, "/got").as_deref(), Some("usr1\nint\nterm\n"));
 
     // One that does not listen is killed when its time is over, and committed all the same.
-    let script = "trap '' TERM; echo stubborn > {m}/f; echo ready; while :; do sleep 0.05; done";
+    let script =
+        "trap '' TERM; echo stubborn > {m}/f; echo ready; for n in $(seq 1200); do sleep 0.05; done; exit 99";
     let mut child = start(&pod, &["--exit-grace", "1s"], script);
     kill_process(pid(&child), Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(137));
@@ -224,7 +225,7 @@ fn it_stops_and_goes_on_with_its_command() {
     let mut child = start(
         &pod,
         &[],
-        "echo $$ > {m}/pid; echo ready; while :; do sleep 0.05; done",
+        "echo $$ > {m}/pid; echo ready; for n in $(seq 1200); do sleep 0.05; done; exit 99",
     );
     let command: u32 = fs::read_to_string(pod.path("pid"))
         .unwrap()
@@ -334,7 +335,7 @@ fn the_command_has_the_terminal_and_its_keys() {
     // In the foreground of the terminal; the key for SIGINT reaches it, once; what it does then is committed.
     let script = format!(
         "trap 'echo int >> {0}/f; exit 0' INT; test -t 0 && echo tty >> {0}/f; \
-         [ $(ps -o tpgid= -p $$) = $(ps -o pgid= -p $$) ] && echo foreground >> {0}/f; echo ready; while :; do sleep 0.05; done",
+         [ $(ps -o tpgid= -p $$) = $(ps -o pgid= -p $$) ] && echo foreground >> {0}/f; echo ready; for n in $(seq 1200); do sleep 0.05; done; exit 99",
         dir.display()
     );
     let inner = pod.command(words(&pod, &[], &["sh", "-c", &script]));
@@ -344,7 +345,9 @@ fn the_command_has_the_terminal_and_its_keys() {
         .map(quoted)
         .collect::<Vec<_>>()
         .join(" ");
-    let mut command = Command::new(tool("script"));
+    // Without signals that are ignored from the start: a shell cannot trap those.
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(tool("script"));
     command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let mut child = command
