@@ -52,8 +52,10 @@ fn blocks(text: &str) -> Vec<String> {
 /// What is set up before a document is run, and taken away behind it: everything that it mounts ends with its daemons.
 const FRAME: &str = r#"
 set -euo pipefail
+# The program may lie below one of the directories that are hidden.
+exec 9< "$PROGRAM"
 for dir in /tmp /var/lib /var/cache /run /root; do mount -t tmpfs none "$dir"; done
-mkdir -p /tmp/bin; cp "$PROGRAM" /tmp/bin/sailvol; export PATH="/tmp/bin:$PATH" HOME=/root
+mkdir -p /tmp/bin; cat <&9 > /tmp/bin/sailvol; exec 9<&-; chmod 755 /tmp/bin/sailvol; export PATH="/tmp/bin:$PATH" HOME=/root
 [ -e /shared ] || made=/shared
 cd /tmp
 end() {
