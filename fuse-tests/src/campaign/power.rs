@@ -6,7 +6,9 @@
 //! 1. the mount comes up without any handwork;
 //! 2. names are those of one moment, not earlier than the last fsync that had returned;
 //! 3. the bytes of a file are those of its last fsync that had returned, or were written to it later, each byte for itself;
-//!    what grew since may be zeros, or within the last block that was there then anything that the file held before.
+//!    what grew since may be zeros, or within the last block that was there then anything that the file held before;
+//! 4. the same of a file that was renamed over another one, with its bytes then: if it has the name, it has the bytes. And of a
+//!    file that was rewritten (O_TRUNC, write, close) before an fsync of another one that had returned.
 //!
 //! Needs root, loop devices and mkfs.ext4. Runs in a mount namespace of its own, in which the boot id can be another one.
 
@@ -22,7 +24,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::disk::{PowerCut, succeed};
-use super::program::{Durable, Track, Worker};
+use super::program::{Durable, DurableMoment, Track, Worker};
 use super::random::Random;
 use super::tree::{FileId, Node, Tree, bytes_difference};
 use super::{Plan, Tally};
@@ -227,55 +229,59 @@ impl Moment {
         if let Some(step) = &track.under_way {
             let mut done = track.tree.clone();
             done.apply(step);
-            durable.trees.push(done);
+            durable.changed(step, &track.tree, &done);
         }
         Moment(durable)
     }
 
     fn check(&self, found: &Tree) -> Result<(), String> {
         let any_bytes = |_: &Path| true;
-        let mut said = String::new();
-        let mut trees = self.0.trees.iter();
-        let names = trees.find(|tree| match tree.difference(found, &any_bytes) {
-            None => true,
-            Some(difference) => {
-                said = difference;
-                false
-            }
-        });
-        let names = names.ok_or_else(|| {
-            let count = self.0.trees.len();
-            format!("names are of none of {count} moments since the last fsync; of the last: {said}")
-        })?;
-        for (path, node) in &names.names {
+        let mut said = Vec::new();
+        for moment in &self.0.moments {
+            let lost = match moment.tree.difference(found, &any_bytes) {
+                Some(difference) => format!("names: {difference}"),
+                None => match self.check_all_bytes(moment, found) {
+                    Ok(()) => return Ok(()),
+                    Err(lost) => lost,
+                },
+            };
+            said.push(lost);
+        }
+        let count = said.len();
+        // What is said of bytes tells more than what is said of the names of other moments.
+        let most = said.iter().rev().find(|lost| !lost.starts_with("names:"));
+        let lost = most.or(said.last()).cloned().unwrap_or_default();
+        Err(format!("none of {count} moments since the last fsync; {lost}"))
+    }
+
+    fn check_all_bytes(&self, moment: &DurableMoment, found: &Tree) -> Result<(), String> {
+        for (path, node) in &moment.tree.names {
             let (Node::File(id), Some(Node::File(there))) = (node, found.names.get(path)) else {
                 continue;
             };
-            self.check_bytes(*id, &found.files[there].bytes)
+            self.check_bytes(*id, moment.floors.get(id).copied(), &found.files[there].bytes)
                 .map_err(|lost| format!("{}: {lost}", path.display()))?;
         }
         Ok(())
     }
 
-    /// Each byte is that of the last fsync or was written later.
-    fn check_bytes(&self, id: FileId, found: &[u8]) -> Result<(), String> {
-        let later = self
-            .0
-            .trees
-            .iter()
-            .filter_map(|tree| Some(&tree.files.get(&id)?.bytes));
-        let history = self.0.history.get(&id).into_iter().flatten();
-        let mut versions: Vec<&Vec<u8>> = history.chain(later).map(|bytes| &**bytes).collect();
-        versions.sort_by_key(|bytes| bytes.as_ptr());
-        versions.dedup_by_key(|bytes| bytes.as_ptr());
+    /// Each byte is that of the version `floor` or was written later.
+    fn check_bytes(&self, id: FileId, floor: Option<usize>, found: &[u8]) -> Result<(), String> {
+        let history = self.0.history.get(&id).map_or(&[][..], |history| &history[..]);
+        let from = floor.unwrap_or(0);
+        let versions: Vec<&Vec<u8>> = history.iter().skip(from).map(|bytes| &**bytes).collect();
         let most = versions.iter().map(|bytes| bytes.len()).max().unwrap_or(0);
-        let Some(synced) = self.0.files.get(&id) else {
-            // Never synced: what the disk has of it, but nothing of other files.
+        let (Some(_), Some(whole)) = (floor, versions.first()) else {
+            // Neither synced nor in the place of another: what the disk has of it, but nothing of other files.
             return fits(found, &versions, 0, 0..=most);
         };
         let least = versions.iter().map(|bytes| bytes.len()).min().unwrap_or(0);
-        fits(found, &versions, synced.len().min(least), least..=most)
-            .map_err(|e| format!("{e}; against the last fsync: {}", bytes_difference(synced, found)))
+        fits(found, &versions, whole.len().min(least), least..=most).map_err(|e| {
+            format!(
+                "{e}; against what must be whole: {}",
+                bytes_difference(whole, found)
+            )
+        })
     }
 }
 

@@ -61,51 +61,95 @@ impl Caught {
 pub struct Durable {
     /// Calls of fsync that have returned.
     pub count: u64,
-    /// Bytes of files at their last fsync that had returned.
-    pub files: BTreeMap<FileId, Arc<Vec<u8>>>,
-    /// Bytes of files since then, that version included; of the others since they were made.
+    /// Bytes of files since their last fsync that had returned, that version included; of the others since they were made.
     pub history: BTreeMap<FileId, Vec<Arc<Vec<u8>>>>,
-    /// Trees since the last fsync of any file, oldest first.
-    pub trees: Vec<Tree>,
+    /// Since the last fsync of any file, oldest first.
+    pub moments: Vec<DurableMoment>,
+    floors: Floors,
+    /// Files that were rewritten and closed since the last fsync of any file.
+    rewritten: Floors,
+}
+
+/// Of files whose bytes must be whole: the first version in [`Durable::history`] that they may be of.
+pub type Floors = BTreeMap<FileId, usize>;
+
+/// A tree, and what of its bytes must be there if its names are.
+#[derive(Clone, Debug, Default)]
+pub struct DurableMoment {
+    /// Names and bytes.
+    pub tree: Tree,
+    /// The others may have lost any bytes.
+    pub floors: Floors,
 }
 
 impl Durable {
     fn begin(tree: &Tree) -> Durable {
-        let files: BTreeMap<_, _> = tree
-            .files
-            .iter()
-            .map(|(id, file)| (*id, file.bytes.clone()))
-            .collect();
+        let history = |(id, file): (&FileId, &super::tree::File)| (*id, vec![file.bytes.clone()]);
+        let floors: Floors = tree.files.keys().map(|id| (*id, 0)).collect();
         Durable {
-            count: 0,
-            history: files
-                .iter()
-                .map(|(id, bytes)| (*id, vec![bytes.clone()]))
-                .collect(),
-            files,
-            trees: vec![tree.clone()],
+            history: tree.files.iter().map(history).collect(),
+            moments: vec![DurableMoment {
+                tree: tree.clone(),
+                floors: floors.clone(),
+            }],
+            floors,
+            ..Durable::default()
         }
     }
 
-    fn changed(&mut self, step: &Step, tree: &Tree) {
-        self.trees.push(tree.clone());
-        if let Step::Create { file, .. } | Step::Write { file, .. } | Step::Truncate { file, .. } = step
-            && let Some(now) = tree.files.get(file)
-        {
-            self.history.entry(*file).or_default().push(now.bytes.clone());
+    /// The step changed the tree.
+    pub fn changed(&mut self, step: &Step, before: &Tree, tree: &Tree) {
+        let (Step::Create { file, .. }
+        | Step::Write { file, .. }
+        | Step::Truncate { file, .. }
+        | Step::Rewrite { file, .. }) = step
+        else {
+            self.replaced(step, before);
+            return self.moment(tree);
+        };
+        if let Some(now) = tree.files.get(file) {
+            let versions = self.history.entry(*file).or_default();
+            versions.push(now.bytes.clone());
+            if matches!(step, Step::Rewrite { .. }) {
+                self.rewritten.insert(*file, versions.len() - 1);
+            }
         }
+        self.moment(tree);
+    }
+
+    /// A file that takes the place of another one is whole there, without any fsync.
+    fn replaced(&mut self, step: &Step, before: &Tree) {
+        let Step::Rename { from, to } = step else { return };
+        if let (Some(Node::File(moved)), Some(target)) = (before.names.get(from), before.names.get(to))
+            && *target != Node::File(*moved)
+        {
+            let versions = self.history.get(moved).map_or(0, Vec::len);
+            self.floors.insert(*moved, versions.saturating_sub(1));
+        }
+    }
+
+    fn moment(&mut self, tree: &Tree) {
+        self.moments.push(DurableMoment {
+            tree: tree.clone(),
+            floors: self.floors.clone(),
+        });
     }
 
     /// An fsync has returned, of this file or of a directory. Nothing was changed while it ran.
     fn synced(&mut self, file: Option<FileId>, tree: &Tree) {
         self.count += 1;
-        self.trees = vec![tree.clone()];
+        for (id, version) in std::mem::take(&mut self.rewritten) {
+            let floor = self.floors.entry(id).or_insert(version);
+            *floor = version.max(*floor);
+        }
         if let Some(id) = file
             && let Some(now) = tree.files.get(&id)
         {
-            self.files.insert(id, now.bytes.clone());
+            self.floors.insert(id, 0);
             self.history.insert(id, vec![now.bytes.clone()]);
         }
+        self.moments.clear();
+        self.moment(tree);
     }
 }
 
@@ -128,9 +172,10 @@ pub struct Track {
 impl Track {
     fn done(&mut self) {
         if let Some(step) = self.under_way.take() {
+            let before = self.durable.is_some().then(|| self.tree.clone());
             self.tree.apply(&step);
-            if let Some(durable) = &mut self.durable {
-                durable.changed(&step, &self.tree);
+            if let (Some(durable), Some(before)) = (&mut self.durable, before) {
+                durable.changed(&step, &before, &self.tree);
             }
             if let Some(caught) = &mut self.caught {
                 caught.trees.push(self.tree.clone());
@@ -256,7 +301,9 @@ impl Worker {
     fn call(&mut self, root: &Path) -> io::Result<()> {
         let choice = self.random.range(0..100);
         match choice {
-            0..30 => self.write(),
+            0..22 => self.write(),
+            22..26 => self.rewrite(root),
+            26..30 => self.replace(root),
             30..45 => self.create(root),
             45..55 => self.open(root),
             55..62 => self.close_one(),
@@ -362,6 +409,49 @@ impl Worker {
         };
         self.keep(file, handle);
         Ok(())
+    }
+
+    /// Rewrites a file that the worker has not open, from nothing on.
+    fn rewrite(&mut self, root: &Path) -> io::Result<()> {
+        let Some((path, file)) = self.any_file() else {
+            return Ok(());
+        };
+        if self.handles.contains_key(&file) {
+            return Ok(());
+        }
+        let len = self.random.range(1..200_000) as usize;
+        let bytes = Arc::new(self.random.bytes(len));
+        let (at, given) = (root.join(path), bytes.clone());
+        self.mark_open(file);
+        self.step(Step::Rewrite { file, bytes }, |_| {
+            let handle = OpenOptions::new().write(true).truncate(true).open(at)?;
+            handle.write_all_at(&given, 0)
+        })?;
+        self.track.lock().open.remove(&file);
+        Ok(())
+    }
+
+    /// Writes a new file and renames it over another one.
+    fn replace(&mut self, root: &Path) -> io::Result<()> {
+        let Some((to, _)) = self.any_file() else {
+            return Ok(());
+        };
+        let (from, file) = (self.new_path(), self.next_file);
+        self.next_file += 1;
+        self.mark_open(file);
+        let (at, path) = (root.join(&from), from.clone());
+        let handle = self.step(Step::Create { path, file }, |_| fs::File::create_new(at))?;
+        let len = self.random.range(1..200_000) as usize;
+        let bytes = Arc::new(self.random.bytes(len));
+        let given = bytes.clone();
+        let offset = 0;
+        self.step(Step::Write { file, offset, bytes }, |_| {
+            handle.write_all_at(&given, 0)
+        })?;
+        drop(handle);
+        self.track.lock().open.remove(&file);
+        let (old, new) = (root.join(&from), root.join(&to));
+        self.step(Step::Rename { from, to }, |_| fs::rename(old, new))
     }
 
     fn write(&mut self) -> io::Result<()> {

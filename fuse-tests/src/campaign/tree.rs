@@ -50,6 +50,8 @@ pub enum Step {
         offset: usize,
         bytes: Arc<Vec<u8>>,
     },
+    /// A file is opened with O_TRUNC, written whole and closed.
+    Rewrite { file: FileId, bytes: Arc<Vec<u8>> },
     /// A new length, through an open handle.
     Truncate { file: FileId, len: usize },
     /// A directory.
@@ -72,7 +74,7 @@ impl Step {
     /// Whether it may be seen half done: other steps are done or not.
     fn file_torn(&self) -> Option<FileId> {
         match self {
-            Step::Write { file, .. } => Some(*file),
+            Step::Write { file, .. } | Step::Rewrite { file, .. } => Some(*file),
             _ => None,
         }
     }
@@ -95,6 +97,9 @@ impl Tree {
                     held.resize(end, 0);
                 }
                 held[*offset..end].copy_from_slice(bytes);
+            }
+            Step::Rewrite { file, bytes } => {
+                self.files.entry(*file).or_default().bytes = bytes.clone();
             }
             Step::Truncate { file, len } => {
                 let held = &mut self.files.entry(*file).or_default().bytes;
@@ -248,6 +253,14 @@ impl Tree {
         let is_torn = |path: &Path| self.names.get(path) == Some(&Node::File(file));
         let real = &found.files[id].bytes;
         let (old, new) = (&self.files[&file].bytes, &done.files[&file].bytes);
+        if let Step::Rewrite { bytes, .. } = step
+            && bytes.starts_with(real)
+            && self.difference(found, &is_torn).is_none()
+        {
+            let mut torn = self.clone();
+            torn.files.entry(file).or_default().bytes = real.clone();
+            return Ok(torn);
+        }
         let size_fits = (old.len().min(new.len())..=old.len().max(new.len())).contains(&real.len());
         let bytes_fit = real.iter().enumerate().all(|(at, byte)| {
             // Beyond the old end a gap before the write reads as zeros.
