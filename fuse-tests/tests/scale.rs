@@ -174,6 +174,10 @@ impl FileSource for Made {
         Ok(false)
     }
 
+    async fn next_data(&self, _node: NodeId, offset: u64) -> Result<Option<u64>, TreeError> {
+        Ok(Some(offset))
+    }
+
     async fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Bytes, TreeError> {
         // Numbers that do not compress: a few steps of a generator for each eight bytes.
         let mut state = node.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

@@ -193,6 +193,16 @@ impl FileSource for LocalFiles {
         self.on_file(node, |_| Ok(false)).await
     }
 
+    async fn next_data(&self, node: NodeId, offset: u64) -> Result<Option<u64>, TreeError> {
+        let next = move |file: &File| match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(at) => Ok(Some(at)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            // A filesystem that does not know: what is there is read.
+            Err(_) => Ok(Some(offset)),
+        };
+        self.on_file(node, next).await
+    }
+
     async fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Bytes, TreeError> {
         self.on_file(node, move |file| {
             // At most one chunk.

@@ -2,6 +2,7 @@
 //!
 //! 1. A file is read once: the bytes that are hashed are the bytes that are sent.
 //! 2. Nothing is named before it is stored: whoever holds [`UploadedFiles`] may publish it.
+//!    Holes of a local file are not read: a file costs its data, whatever its length.
 //! 3. What the store has already is not sent: chunks at the same position of the base, chunks and blobs that occur
 //!    twice, what an interrupted attempt has brought (the ledger), and chunk objects that a hint knows and a HEAD
 //!    confirms. Of large files only chunks that dirty frames touch are read.
@@ -44,6 +45,10 @@ pub trait FileSource: Send + Sync {
 
     /// Something can still write the file: an open handle, or a shared mapping. Asked after it was read.
     async fn is_still_written(&self, node: NodeId) -> Result<bool, TreeError>;
+
+    /// Where from `offset` on something other than zeros may stand; `None`: nothing but zeros follows. `offset` itself where
+    /// that cannot be told.
+    async fn next_data(&self, node: NodeId, offset: u64) -> Result<Option<u64>, TreeError>;
 
     /// Exactly `len` bytes of the file as the view shows it, from body and base together; zeros where it ends by now.
     async fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Bytes, TreeError>;
@@ -428,6 +433,12 @@ impl Work<'_> {
                 pages.push(Page::Kept(page));
                 continue;
             }
+            if !self.has_data(file.node, start, end - start).await? {
+                self.up.progress.read(end - start);
+                let holes = chunks.map(|_| Place::Known(ChunkRef::Hole));
+                pages.push(Page::Chunks(holes.collect()));
+                continue;
+            }
             let old = base.chunks(self.up.nodes, number).await?;
             let places = futures::stream::iter(chunks)
                 .map(|index| {
@@ -457,6 +468,10 @@ impl Work<'_> {
             self.up.progress.read(len);
             return Ok(Place::Known(old));
         }
+        if !self.has_data(file.node, start, len).await? {
+            self.up.progress.read(len);
+            return Ok(Place::Known(ChunkRef::Hole));
+        }
         let memory = self
             .memory
             .acquire_many(permits(len))
@@ -467,6 +482,12 @@ impl Work<'_> {
         let place = self.bytes_of_chunk(bytes, old).await;
         drop(memory);
         place
+    }
+
+    /// False: a range is nothing but holes of the file, and need not be read.
+    async fn has_data(&self, node: NodeId, start: u64, len: u64) -> Result<bool, CommitError> {
+        let next = self.up.files.next_data(node, start).await?;
+        Ok(next.is_some_and(|at| at < start + len))
     }
 
     async fn bytes_of_chunk(&self, bytes: Bytes, old: Option<ChunkRef>) -> Result<Place, CommitError> {

@@ -80,6 +80,12 @@ impl FileSource for FrozenFiles {
         Ok(self.frozen.open_for_write.iter().any(|open| open.node == node))
     }
 
+    async fn next_data(&self, node: NodeId, offset: u64) -> Result<Option<u64>, TreeError> {
+        self.view
+            .next_frozen_data(&self.frozen, node, offset)
+            .map_err(tree_error)
+    }
+
     async fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Bytes, TreeError> {
         let limit = TreeError::Limit {
             what: "bytes read at once",

@@ -260,6 +260,23 @@ impl View {
         Ok(out.freeze())
     }
 
+    /// Where from `offset` on bytes of a frozen file may stand; `None`: there are none, or nothing but zeros follows. Bytes of
+    /// the base count as such without a look. The caller holds the freeze.
+    pub fn next_frozen_data(
+        &self,
+        frozen: &FrozenView,
+        node: NodeId,
+        offset: u64,
+    ) -> Result<Option<u64>, ViewError> {
+        let file = body_of(&frozen.state, node).ok_or_else(|| lost(node))?;
+        let of_base = file.present.is_some() && offset < file.base_valid;
+        match self.frozen_body(node, file)? {
+            // A filesystem that does not tell holes: what is there is read.
+            Some(body) if !of_base => Ok(body.next_data(offset).unwrap_or(Some(offset))),
+            _ => Ok(Some(offset)),
+        }
+    }
+
     /// Bytes of a frozen file. Of one that was open for writing: as many as there are now.
     pub fn frozen_size(&self, frozen: &FrozenView, node: NodeId) -> Result<u64, ViewError> {
         let file = body_of(&frozen.state, node).ok_or_else(|| lost(node))?;

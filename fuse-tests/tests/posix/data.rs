@@ -131,6 +131,35 @@ fn data_runs(file: &File) -> Vec<(u64, u64)> {
     }
 }
 
+/// A commit of a file of terabytes costs its data: it is asked for nothing that is a hole, and reads none.
+#[test]
+fn a_commit_reads_the_data_of_a_sparse_file_and_no_holes() {
+    let Some(site) = Site::new() else { return };
+    let islands = [(5u64 << 40, b"mid"), ((8 << 40) - 3, b"end")];
+    let file = File::create_new(site.pod.path("huge")).unwrap();
+    file.set_len(8 << 40).unwrap();
+    for (at, bytes) in islands {
+        file.write_all_at(bytes, at).unwrap();
+    }
+    drop(file);
+    site.everywhere(|pod, when| {
+        let file = File::open(pod.path("huge")).unwrap();
+        assert_eq!(file.metadata().unwrap().size(), 8 << 40, "{when}");
+        for (at, bytes) in islands {
+            let mut found = [0; 3];
+            file.read_exact_at(&mut found, at).unwrap();
+            assert_eq!(&found, bytes, "{when}");
+        }
+    });
+}
+
+#[test]
+fn preferred_io_is_small_enough_for_reads_at_random_places() {
+    let Some(site) = Site::new() else { return };
+    File::create_new(site.pod.path("f")).unwrap();
+    assert_eq!(fs::metadata(site.pod.path("f")).unwrap().blksize(), 8 << 10);
+}
+
 #[test]
 fn holes_are_holes_also_after_a_commit() {
     let Some(site) = Site::new() else { return };

@@ -78,6 +78,17 @@ impl FileSource for Bodies {
         Ok(self.still_written.lock().contains(&node))
     }
 
+    async fn next_data(&self, node: NodeId, offset: u64) -> Result<Option<u64>, TreeError> {
+        let files = self.files.lock();
+        let rest = files[&node].get(offset as usize..).unwrap_or_default();
+        // As a filesystem tells it: by blocks.
+        let block = rest
+            .iter()
+            .position(|byte| *byte != 0)
+            .map(|at| (offset + at as u64) / 4096 * 4096);
+        Ok(block.map(|at| at.max(offset)))
+    }
+
     async fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Bytes, TreeError> {
         *self.read.lock() += len;
         Ok(self.files.lock()[&node].slice(offset as usize..(offset + len) as usize))
