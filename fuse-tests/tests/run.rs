@@ -120,7 +120,12 @@ fn every_end_of_the_command_is_committed_and_told() {
         assert_eq!(output.status.code(), Some(code), "{script}: {}", said(&output));
         assert_eq!(committed(&pod, "/f").as_deref(), Some("work\n"), "{script}");
         assert!(!is_mounted(&pod.mount_dir()), "{script}");
-        assert_eq!(pod.json(["list"]), serde_json::json!([]));
+        let mounts = pod.json(["list"]);
+        let dir = pod.mount_dir().display().to_string();
+        assert!(
+            mounts.as_array().unwrap().iter().all(|mount| mount["dir"] != dir),
+            "{mounts}"
+        );
     }
 }
 
