@@ -308,12 +308,14 @@ impl Mount {
         self.tasks.lock().push(task);
     }
 
-    /// Records that everything which this mount may still need was drawn from (S of LOG.md 3, stashes included).
+    /// Records that everything which this mount may still need was drawn from (S of LOG.md 3): the view, stashes, and what is
+    /// still open of bases that the view has left.
     pub(super) fn sources(&self) -> std::collections::BTreeSet<Seq> {
         let mut all: std::collections::BTreeSet<Seq> = self.base_ref().sources.into_iter().collect();
         if let Some(overlay) = &self.overlay {
             all.extend(overlay.stashes().into_iter().flat_map(|stash| stash.base.sources));
         }
+        all.extend(self.view.drawn_from());
         all
     }
 

@@ -1,6 +1,8 @@
 //! copy_file_range: copies share content where they can.
 //!
-//! 1. A whole clean file, copied onto an empty one, gives it the same descriptor: nothing is read or stored.
+//! 1. A whole clean file, copied onto an empty one, gives it the same descriptor: nothing is read or stored. What was opened
+//!    before a reload is copied byte by byte, unless the view still draws from the same records: a descriptor of a record
+//!    that is no source of the view would be published without proof that its object is kept (LOG.md 3).
 //! 2. The beginning of a large clean file up to a chunk border gives the copy the same content cut there; the next piece
 //!    moves the cut on. So a program that copies piece by piece ends at case 1.
 //! 3. A whole local file, copied onto an empty one, has its body cloned (reflink where the disk can).
@@ -11,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::data::{Fill, Step};
+use super::drawn::DrawnFrom;
 use super::file::{FileBytes, FileData, Local};
 use super::types::CopySide;
 use super::{View, ViewError};
@@ -81,7 +84,7 @@ impl View {
         let found = {
             let bytes = source.bytes.read();
             match &*bytes {
-                FileBytes::Clean { .. } => source.shareable(&bytes).map(Found::Clean),
+                FileBytes::Clean { .. } => shared_of(source, &bytes).map(Found::Clean),
                 FileBytes::Local(local) => {
                     let whole = offset == 0 && len == source.size() && local.present.is_none();
                     // The lock of the source is held: it is copied as of one moment.
@@ -99,16 +102,17 @@ impl View {
                 let len = body.len()?;
                 self.take_body(target, body, len).await
             }
-            Some(Found::Clean((size, content))) => {
+            Some(Found::Clean(shared)) => {
+                let size = shared.size;
                 let end = match offset + len {
                     end if end >= size => size,
                     end => chunk_range(end, size).1,
                 };
-                let chunked = matches!(content, Content::Chunks { .. } | Content::Paged { .. });
+                let chunked = matches!(shared.content, Content::Chunks { .. } | Content::Paged { .. });
                 if size == 0 || end <= offset || (end < size && !chunked) {
                     return Ok(0);
                 }
-                self.take_content(target, size, &content, offset, end).await
+                self.take_content(target, &shared, offset, end).await
             }
         }
     }
@@ -215,35 +219,35 @@ impl View {
         }
     }
 
-    /// The target gets `size` bytes of `content` up to `end`, of which it has the first `offset` already.
+    /// The target gets the bytes up to `end`, of which it has the first `offset` already.
     async fn take_content(
         &self,
         target: &FileData,
-        size: u64,
-        content: &Content,
+        of: &Shared,
         offset: u64,
         end: u64,
     ) -> Result<u64, ViewError> {
+        let Shared { size, content, .. } = of;
         let shared = self
             .change(target, |bytes, _| {
                 let before = target.size();
                 let fits = before == offset
                     && (offset == 0
-                        || matches!(bytes, FileBytes::Local(local) if local.is_cut_of(size, content, before)));
+                        || matches!(bytes, FileBytes::Local(local) if local.is_cut_of(*size, content, before)));
                 if !fits {
                     return Ok(Step::Done(false));
                 }
                 self.check_quota(target, before, end)?;
-                let now = if end == size {
-                    self.give_content(target, size, content)?.then(|| FileBytes::Clean {
-                        size,
-                        content: content.clone(),
-                    })
+                let given = if end == *size {
+                    self.give_content(target, of)?
                 } else {
-                    self.give_cut(target, size, content, end)?.map(FileBytes::Local)
+                    self.give_cut(target, of, end)?
                 };
-                let Some(now) = now else { return Ok(Step::Again) };
-                *bytes = now;
+                match given {
+                    Given::Done(now) => *bytes = now,
+                    Given::Again => return Ok(Step::Again),
+                    Given::Foreign => return Ok(Step::Done(false)),
+                }
                 self.resized(target, end);
                 target.stamp(self.now());
                 Ok(Step::Done(true))
@@ -252,11 +256,16 @@ impl View {
         Ok(if shared { end - offset } else { 0 })
     }
 
-    /// The whole content, in the overlay. False: look again.
-    fn give_content(&self, target: &FileData, size: u64, content: &Content) -> Result<bool, ViewError> {
+    /// The whole content, in the overlay.
+    fn give_content(&self, target: &FileData, of: &Shared) -> Result<Given, ViewError> {
+        let Shared { size, content, drawn } = of;
+        let size = *size;
         self.with_edit(|edit| {
+            if !drawn.iter().all(|drawn| drawn.is_within(&edit.state)) {
+                return Ok(Given::Foreign);
+            }
             let Some(id) = edit.node_to_write(target)? else {
-                return Ok(false);
+                return Ok(Given::Again);
             };
             edit.apply(&Op::ReplaceContent {
                 id,
@@ -265,24 +274,27 @@ impl View {
             })?;
             target.frozen.store(false, Ordering::Release);
             target.uses_content(size, content);
-            Ok(true)
+            target.draws_from(edit.space.drawn.now(&edit.state));
+            Ok(Given::Done(FileBytes::Clean {
+                size,
+                content: content.clone(),
+            }))
         })
     }
 
     /// The content cut at `end`, in the overlay: an empty body of that length over it.
-    fn give_cut(
-        &self,
-        target: &FileData,
-        size: u64,
-        content: &Content,
-        end: u64,
-    ) -> Result<Option<Local>, ViewError> {
+    fn give_cut(&self, target: &FileData, of: &Shared, end: u64) -> Result<Given, ViewError> {
+        let Shared { size, content, drawn } = of;
+        let size = *size;
         let overlay = self.overlay().ok_or(ViewError::ReadOnly)?;
         let body = overlay.create_body()?;
         let give = || {
             self.with_edit(|edit| {
+                if !drawn.iter().all(|drawn| drawn.is_within(&edit.state)) {
+                    return Ok(Err(Given::Foreign));
+                }
                 let Some(id) = edit.node_to_write(target)? else {
-                    return Ok(None);
+                    return Ok(Err(Given::Again));
                 };
                 edit.apply_all(&[
                     Op::ReplaceContent {
@@ -300,22 +312,27 @@ impl View {
                 ])?;
                 target.frozen.store(false, Ordering::Release);
                 target.uses(Some((body.clone(), true)));
-                Ok(Some(id))
+                target.draws_from(edit.space.drawn.now(&edit.state));
+                Ok(Ok(id))
             })
         };
         let given = body.set_len(end).map_err(ViewError::from).and_then(|()| give());
         match given {
-            Ok(Some(id)) => Ok(Some(Local {
+            Ok(Ok(id)) => Ok(Given::Done(FileBytes::Local(Local {
                 node: Some(id),
                 body,
                 present: Some(Vec::new()),
                 base: Some((size, content.clone())),
                 base_valid: end,
                 fresh: false,
-            })),
-            other => {
+            }))),
+            Ok(Err(not)) => {
                 overlay.discard_body(body);
-                other.map(|_| None)
+                Ok(not)
+            }
+            Err(error) => {
+                overlay.discard_body(body);
+                Err(error)
             }
         }
     }
@@ -323,8 +340,33 @@ impl View {
 
 /// What a copy can share.
 enum Found {
-    Clean((u64, Content)),
+    Clean(Shared),
     Body(Arc<Body>),
+}
+
+/// Clean bytes, and what they were drawn from.
+struct Shared {
+    size: u64,
+    content: Content,
+    drawn: Vec<DrawnFrom>,
+}
+
+fn shared_of(source: &FileData, bytes: &FileBytes) -> Option<Shared> {
+    let (size, content) = source.shareable(bytes)?;
+    Some(Shared {
+        size,
+        content,
+        drawn: source.drawn_from(),
+    })
+}
+
+/// What came of giving a descriptor to a file.
+enum Given {
+    Done(FileBytes),
+    /// Look again.
+    Again,
+    /// The view does not draw from where the descriptor comes from.
+    Foreign,
 }
 
 impl Local {

@@ -13,6 +13,7 @@ use super::ViewError;
 use super::backing::Backing;
 use super::clock::saw_written;
 use super::descriptors::Taken;
+use super::drawn::DrawnFrom;
 use super::inodes::LocalSize;
 use super::passthrough::Live;
 use super::space::content_blocks;
@@ -58,6 +59,8 @@ pub(super) struct FileData {
     route: Mutex<Route>,
     live: Mutex<Option<Live>>,
     turn: Mutex<Option<Turn>>,
+    /// What its bytes in the store were drawn from; the last one is of a turn that waits, if one does.
+    drawn: Mutex<Vec<DrawnFrom>>,
 }
 
 /// The way that the bytes of an open file go: one for all its handles, until the last is closed.
@@ -173,6 +176,7 @@ impl FileData {
             route: Mutex::new(Route::Open),
             live: Mutex::new(None),
             turn: Mutex::new(None),
+            drawn: Mutex::default(),
         }
     }
 
@@ -326,6 +330,24 @@ impl FileData {
         }
     }
 
+    /// Its bytes in the store come from there, and from nowhere else.
+    pub fn draws_from(&self, drawn: DrawnFrom) {
+        *self.drawn.lock() = vec![drawn];
+    }
+
+    /// So do those that it has from its next turn on.
+    pub fn will_draw_from(&self, drawn: DrawnFrom) {
+        let mut all = self.drawn.lock();
+        // Of a turn that nobody has taken nothing will be read.
+        all.truncate(1);
+        all.push(drawn);
+    }
+
+    /// What its bytes in the store were drawn from.
+    pub fn drawn_from(&self) -> Vec<DrawnFrom> {
+        self.drawn.lock().clone()
+    }
+
     /// Tells the file what it has become. The last word counts, but that it became private is not taken back.
     pub fn turn(&self, turn: Turn) {
         *self.turn.lock() = Some(turn);
@@ -352,6 +374,9 @@ impl FileData {
                     backing.published(freed);
                 }
                 self.frozen.store(false, Ordering::Relaxed);
+                let mut drawn = self.drawn.lock();
+                *drawn = drawn.pop().into_iter().collect();
+                drop(drawn);
                 self.set_size(size);
                 self.uses_content(size, &content);
                 *bytes = FileBytes::Clean { size, content };

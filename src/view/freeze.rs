@@ -189,6 +189,7 @@ impl View {
                     let at = freed.iter().position(|freed| freed.node() == id);
                     at.map(|at| freed.swap_remove(at))
                 };
+                file.will_draw_from(space.drawn.now(&state));
                 file.turn(Turn::Published {
                     size: *size,
                     content: content.clone(),

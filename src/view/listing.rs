@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::drawn::DrawnFrom;
 use super::inodes::{What, Whose};
 use super::space::{Ask, Child, Look};
 use super::standing::BaseHold;
@@ -29,6 +30,8 @@ pub(super) struct Listing {
     base: Option<DirTree>,
     /// Of `base`, which the view may leave while the listing goes on.
     _hold: BaseHold,
+    /// The base's nodes are read on, also from the store.
+    _drawn: DrawnFrom,
     pub parent: Ino,
     /// The last name before each run, from the second run on.
     marks: Vec<Name>,
@@ -77,6 +80,7 @@ impl Listing {
             node,
             base,
             _hold: look.space.hold.clone(),
+            _drawn: look.space.drawn.now(look.state),
             parent: look.parent(ino),
             marks: Vec::new(),
             run: None,

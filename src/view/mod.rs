@@ -40,6 +40,7 @@ mod copy;
 mod data;
 mod descriptors;
 mod dirs;
+mod drawn;
 mod edit;
 mod errno;
 mod file;

@@ -349,7 +349,13 @@ impl Edit<'_> {
         }
         let file = match &inode.file {
             Some(file) => file.clone(),
-            None => Arc::new(self.load_file(ino)?),
+            None => {
+                let file = self.load_file(ino)?;
+                if file.needs_the_store() {
+                    file.draws_from(self.space.drawn.now(&self.state));
+                }
+                Arc::new(file)
+            }
         };
         self.take_descriptors(&file, writer, taken)?;
         if let What::Node(id) = inode.what
@@ -501,6 +507,15 @@ impl Edit<'_> {
 }
 
 impl FileData {
+    /// Some of its bytes may have to be read from the store.
+    fn needs_the_store(&self) -> bool {
+        let stored = |content: &Content| !matches!(content, Content::Tiny(_) | Content::Local(_));
+        match &*self.bytes.read() {
+            FileBytes::Clean { content, .. } => stored(content),
+            FileBytes::Local(local) => local.base.as_ref().is_some_and(|(_, content)| stored(content)),
+        }
+    }
+
     /// What the bytes are, for sharing them with another file; `None` for local ones.
     pub fn shareable(&self, bytes: &FileBytes) -> Option<(u64, Content)> {
         match bytes {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use super::descriptors::Descriptors;
+use super::drawn::Drawn;
 use super::file::FileData;
 use super::freeze::NEVER;
 use super::inodes::{Inode, Inodes, What};
@@ -73,6 +74,8 @@ pub(super) struct Space {
     pub base: TreeRoot,
     /// Of `base`: whoever reads it without these locks has a copy.
     pub hold: BaseHold,
+    /// What open files and listings were drawn from.
+    pub drawn: Drawn,
     pub inodes: Inodes,
     pub usage: Usage,
     /// Files of the commit under way that were open for writing at its freeze: it reads them once, as they are then.
@@ -101,6 +104,7 @@ impl Space {
             usage: Usage::new(state),
             base,
             hold: BaseHold::default(),
+            drawn: Drawn::default(),
             inodes: Inodes::new(ROOT_NODE, 1),
             frozen_open: HashSet::new(),
             thawed: HashMap::new(),

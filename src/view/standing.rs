@@ -5,11 +5,12 @@
 //! `reload.rs`). Everybody else who goes on reading a base that the view has left, such as an open listing, has a
 //! [`BaseHold`] of it.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 use super::View;
-use crate::model::{DirTree, TreeRoot};
+use crate::model::{DirTree, Seq, TreeRoot};
 use crate::overlay::OverlayState;
 
 /// While one lives, the base that it was taken of may be read.
@@ -78,6 +79,11 @@ impl View {
     /// The base that the view stands on now.
     pub fn base(&self) -> HeldBase {
         self.space.read().held_base()
+    }
+
+    /// Records that files and listings which are open go on to be read from, whatever the view has moved to since.
+    pub fn drawn_from(&self) -> BTreeSet<Seq> {
+        self.space.read().drawn.all()
     }
 
     /// Base and local changes as they are now. Call [`View::settle`] before, if the times of writes matter.
