@@ -112,7 +112,7 @@ async fn create(
         gid: gid.unwrap_or(rustix::process::getgid().as_raw()),
         ..Attrs::default()
     };
-    let made = create_volume(store, &url.name, "sailvol volume create", root);
+    let made = create_volume((store, Clock::system()), &url.name, "sailvol volume create", root);
     let (opened, made) = context.within(made).await?;
     if !made && !if_missing {
         return Err(

@@ -21,6 +21,7 @@ use crate::mount::{Failure, FailureKind, Mount, MountOptions, Unattended};
 use crate::store;
 use crate::telemetry;
 use crate::view::ShownOwner;
+use crate::volume::Clock;
 
 /// Time for the new mount to answer its first request.
 const FIRST_ANSWER_TIME: Duration = Duration::from_secs(20);
@@ -245,6 +246,7 @@ fn mount_options(settings: &MountSettings) -> MountOptions {
             deleted_percent_max: settings.deleted_percent_max,
         },
         while_taken: predecessor::patience(settings),
+        clock: Clock::system(),
     }
 }
 

@@ -13,6 +13,10 @@ use crate::model::{LeaseId, Seq, Timestamp, VolumeId};
 /// A lease expires this long after the store last wrote it, by the store's clock, unless it says otherwise, seconds.
 pub const LEASE_TTL_SECS: u64 = 24 * 3600;
 
+/// A lease that says it lasts longer counts as lasting this long, seconds: one that nobody renews must not keep a record for
+/// ever. It is longer than local changes are kept aside.
+pub const LEASE_TTL_SECS_MAX: u64 = 30 * 24 * 3600;
+
 /// One lease, as its owner puts it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -47,6 +51,14 @@ impl Lease {
             time,
             ttl_secs: LEASE_TTL_SECS,
         }
+    }
+
+    /// True if it keeps its records at `now`; it was last written at `modified`. Both by the store's clock.
+    pub fn counts(&self, modified: Timestamp, now: Timestamp) -> bool {
+        let age = now.secs.saturating_sub(modified.secs);
+        let ttl = self.ttl_secs.min(LEASE_TTL_SECS_MAX);
+        // Negative where the clocks of the store's servers differ.
+        u64::try_from(age).is_ok_and(|age| age < ttl) || age < 0
     }
 
     /// Its bytes.
@@ -101,6 +113,17 @@ mod tests {
         assert_eq!(Lease::decode(&bytes, &volume, &id, "t").unwrap(), lease);
         assert!(Lease::decode(&bytes, &volume, &LeaseId([3; 16]), "t").is_err());
         assert!(Lease::decode(&bytes, &VolumeId([3; 16]), &id, "t").is_err());
+    }
+
+    #[test]
+    fn a_lease_counts_for_as_long_as_it_says_and_never_for_ever() {
+        let at = |secs| Timestamp { secs, nanos: 0 };
+        let mut lease = Lease::new(VolumeId([1; 16]), LeaseId([2; 16]), vec![1], "x", at(0));
+        let day = 24 * 3600;
+        assert!(lease.counts(at(100), at(100 + day - 1)) && !lease.counts(at(100), at(100 + day)));
+        assert!(lease.counts(at(100), at(90)), "servers' clocks differ");
+        lease.ttl_secs = u64::MAX;
+        assert!(lease.counts(at(0), at(30 * day - 1)) && !lease.counts(at(0), at(30 * day)));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use descriptor::{
 };
 pub use entry::{decode_entry, encode_entry};
 pub use keys::{Key, NAMES_PREFIX, draft_prefix, lease_prefix, log_prefix, volume_prefix};
-pub use lease::{LEASE_TTL_SECS, Lease};
+pub use lease::{LEASE_TTL_SECS, LEASE_TTL_SECS_MAX, Lease};
 pub use measure::{ENTRY_SLACK_BYTES, dir_body_len, entry_len, link_inode_len, nesting};
 pub use node::{
     EncodedNode, ExtentPage, IndexPage, IndexSlot, LinkPage, Node, decode_link_inode, decode_node,

@@ -195,6 +195,7 @@ impl Mount {
             self.unfreeze(&frozen)?;
             return Err(failure);
         }
+        let begun = self.volume.clock().steady();
         let done = match self
             .upload_and_publish_patiently(&overlay, &frozen, request, &progress)
             .await
@@ -210,6 +211,8 @@ impl Mount {
                 return Err(commit_failure(error));
             }
         };
+        // Nobody had superseded it before it was there.
+        self.heads.saw(done.record.seq(), begun);
         self.stand_on(&overlay, &frozen, &done).await?;
         self.bound_sources(&turn).await;
         let mut answer = commit_answer(&done, count_changes(&frozen.state), started.elapsed());

@@ -13,7 +13,7 @@ use crate::volume::{Clock, CreateOptions, Created, Opened, Volume};
 /// # Errors
 /// A store that does not keep the promises that commits rest on is refused; what the store says.
 pub async fn create_volume(
-    store: Arc<dyn ObjectStore>,
+    (store, clock): (Arc<dyn ObjectStore>, Clock),
     name: &str,
     by: &str,
     root: Attrs,
@@ -26,7 +26,7 @@ pub async fn create_volume(
         conditional: "if-none-match".to_owned(),
         nodes: NodeSizes::default(),
     };
-    Ok(match Volume::create(store, Clock::system(), &options).await? {
+    Ok(match Volume::create(store, clock, &options).await? {
         Created::New(opened) => (opened, true),
         Created::Lost(opened) => (opened, false),
     })

@@ -1,5 +1,6 @@
 //! The mount: its parts, and what orders its commands.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::events::{Events, Happening};
 use super::kept::{FileLedger, Kept, Seen};
-use super::lease::Leasing;
+use super::lease::{Leasing, SeenHeads, kept_sources};
 use super::local::count_changes;
 use super::source::MountSource;
 use super::unattended::Pace;
@@ -26,7 +27,7 @@ pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Time for a command that still runs when the mount ends.
-const LAST_COMMAND_TIME: Duration = Duration::from_secs(5);
+pub(super) const LAST_COMMAND_TIME: Duration = Duration::from_secs(5);
 
 /// One live mount.
 ///
@@ -46,6 +47,7 @@ pub struct Mount {
     pub(super) seen: Seen,
     pub(super) ledger: FileLedger,
     pub(super) leasing: tokio::sync::Mutex<Leasing>,
+    pub(super) heads: SeenHeads,
     pub(super) warnings: Vec<String>,
     exclusive: tokio::sync::Mutex<()>,
     busy: Mutex<Option<&'static str>>,
@@ -124,6 +126,7 @@ impl Mount {
             seen: parts.seen,
             ledger: parts.ledger,
             leasing: tokio::sync::Mutex::new(parts.leasing),
+            heads: SeenHeads::default(),
             warnings: parts.warnings,
             exclusive: tokio::sync::Mutex::new(()),
             busy: Mutex::new(None),
@@ -223,6 +226,7 @@ impl Mount {
             known.behind_since = Some(Instant::now());
         }
         drop(known);
+        self.heads.saw(head.seq(), head.looked_at());
         self.seen.remember(head);
         if head.seq() > before && head.seq() > base {
             self.events.tell(Happening::HeadMoved {
@@ -310,10 +314,10 @@ impl Mount {
 
     /// Records that everything which this mount may still need was drawn from (S of LOG.md 3): the view, stashes, and what is
     /// still open of bases that the view has left.
-    pub(super) fn sources(&self) -> std::collections::BTreeSet<Seq> {
-        let mut all: std::collections::BTreeSet<Seq> = self.base_ref().sources.into_iter().collect();
+    pub(super) fn sources(&self) -> BTreeSet<Seq> {
+        let mut all: BTreeSet<Seq> = self.base_ref().sources.into_iter().collect();
         if let Some(overlay) = &self.overlay {
-            all.extend(overlay.stashes().into_iter().flat_map(|stash| stash.base.sources));
+            all.extend(kept_sources(overlay));
         }
         all.extend(self.view.drawn_from());
         all
@@ -329,11 +333,13 @@ impl Mount {
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }
-        self.drop_lease().await;
+        if self.overlay.is_some()
+            && let Err(error) = self.view.settle()
+        {
+            tracing::warn!(%error, "times of last writes");
+        }
+        self.end_lease().await;
         if let Some(overlay) = self.overlay.clone() {
-            if let Err(error) = self.view.settle() {
-                tracing::warn!(%error, "times of last writes");
-            }
             match tokio::task::spawn_blocking(move || overlay.close()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!(%error, "closing the overlay"),

@@ -2,13 +2,14 @@
 //!
 //! Three requests whatever the size of the volume: the name, the newest record's number, the record.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::create::create_volume;
 use super::keeping::KeepingStore;
 use super::kept::{FileLedger, Kept, Seen, keep_record, load_base};
-use super::lease::Leasing;
+use super::lease::{Leasing, kept_sources};
 use super::live::Parts;
 use super::source::MountSource;
 use super::{Failure, FailureKind, Mount, MountOptions, OpenedMount, no_answer, parked, unsettled};
@@ -20,7 +21,7 @@ use crate::overlay::{
 };
 use crate::store::{CountingStore, ObjectStore};
 use crate::view::{SystemClock, View, ViewOptions, ViewParts};
-use crate::volume::{Clock, Head, LoggedRecord, Opened, Volume, VolumeError, VolumeRef};
+use crate::volume::{Head, LoggedRecord, Opened, Volume, VolumeError, VolumeRef, rules};
 
 /// File system type of overlayfs (linux/magic.h): a container's own layer, which goes with the container.
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
@@ -101,10 +102,11 @@ impl Mount {
         }
         let source = Arc::new(MountSource::new(cache.clone()));
         let keeping = Arc::new(KeepingStore::new(counted, cache.clone()));
-        let volume = Volume::handle(keeping, Clock::system(), id, found.volume.name().to_owned());
+        let volume = Volume::handle(keeping, options.clock.clone(), id, found.volume.name().to_owned());
+        let mut leasing = Leasing::new(&options.by, (!options.read_only).then_some(&*state_dir))?;
         let start = match options.read_only {
-            true => Some(start_read_only(options, &volume, &found.head).await?),
-            false => start_writable(options, &volume, &found.head, &source, &state_dir).await?,
+            true => Some(start_read_only(options, &volume, &found.head, &mut leasing).await?),
+            false => start_writable(options, &volume, &found.head, &source, &state_dir, &mut leasing).await?,
         };
         let Some(start) = start else { return Ok(None) };
         warnings.extend(warnings_about_recovery(&start.recovery));
@@ -127,7 +129,7 @@ impl Mount {
         let mount = Arc::new(Mount::assemble(Parts {
             volume_name: found.descriptor().name.clone(),
             ledger: FileLedger::new(&state_dir),
-            leasing: Leasing::new(&options.by)?,
+            leasing,
             view: Arc::new(view),
             kept: start.overlay.clone().map(|overlay| Arc::new(Kept::new(overlay))),
             overlay: start.overlay,
@@ -158,7 +160,7 @@ impl Mount {
 
 async fn find_volume(store: Arc<dyn ObjectStore>, options: &MountOptions) -> Result<(Opened, bool), Failure> {
     let wanted = VolumeRef::parse(&options.volume);
-    match Volume::open(store.clone(), Clock::system(), &wanted).await {
+    match Volume::open(store.clone(), options.clock.clone(), &wanted).await {
         Ok(opened) => Ok((opened, false)),
         Err(VolumeError::NotFound { .. }) if options.create => {
             let root = Attrs {
@@ -167,7 +169,7 @@ async fn find_volume(store: Arc<dyn ObjectStore>, options: &MountOptions) -> Res
                 gid: options.root_owner.1,
                 ..Attrs::default()
             };
-            create_volume(store, &options.volume, &options.by, root).await
+            create_volume((store, options.clock.clone()), &options.volume, &options.by, root).await
         }
         Err(error) => Err(error.into()),
     }
@@ -226,18 +228,42 @@ pub(super) fn base_of(record: &LoggedRecord) -> BaseRef {
     }
 }
 
-async fn start_read_only(options: &MountOptions, volume: &Volume, head: &Head) -> Result<Start, Failure> {
+async fn start_read_only(
+    options: &MountOptions,
+    volume: &Volume,
+    head: &Head,
+    leasing: &mut Leasing,
+) -> Result<Start, Failure> {
     let record = match options.at {
         Some(seq) => volume.record(head, seq).await?,
         None => head.newest.clone(),
     };
+    let mut warnings = Vec::new();
+    let leased = leasing.begin(volume, head, BTreeSet::from([record.seq()])).await;
+    let head = told(leased, &mut warnings).unwrap_or_else(|| head.clone());
+    // A collector may have come before the lease.
+    let seq = record.seq();
+    if !rules::is_protected(&head.record().gc, seq) {
+        let head = head.seq();
+        return Err(VolumeError::NotKept { seq, head }.into());
+    }
     Ok(Start {
         overlay: None,
         base: record.record.root.root.clone(),
         base_ref: base_of(&record),
         recovery: Recovery::default(),
-        head: head.clone(),
-        warnings: Vec::new(),
+        head,
+        warnings,
+    })
+}
+
+/// A lease that could not be written keeps nobody from working.
+fn told(leased: Result<Option<Head>, Failure>, warnings: &mut Vec<String>) -> Option<Head> {
+    leased.unwrap_or_else(|failure| {
+        warnings.push(format!(
+            "the lease that keeps what is mounted here from being collected could not be written: {failure}"
+        ));
+        None
     })
 }
 
@@ -248,6 +274,7 @@ async fn start_writable(
     head: &Head,
     source: &Arc<MountSource>,
     state_dir: &Path,
+    leasing: &mut Leasing,
 ) -> Result<Option<Start>, Failure> {
     make_private_dir(&options.state_dir)?;
     let mut overlay_options = OverlayOptions::new(state_dir.to_path_buf(), volume.id(), &options.name);
@@ -298,9 +325,13 @@ async fn start_writable(
         overlay.replace(state, None).map_err(failed)?;
     }
     let base_ref = overlay.read().base.clone();
+    // What nobody has seen to be the newest just now may be collected the next moment.
+    let mut warnings = Vec::new();
+    let leased = leasing.begin(volume, head, kept_sources(&overlay)).await;
+    let leased = told(leased, &mut warnings);
+    let head = leased.as_ref().unwrap_or(head);
     let mut base = load_base(&overlay, volume, head, &base_ref).await?;
-    let warnings = parked::take_up(&overlay, source, &mut base, head).await?;
-    let warnings = warnings.into_iter().collect();
+    warnings.extend(parked::take_up(&overlay, source, &mut base, head).await?);
     let base_ref = overlay.read().base.clone();
     if base_ref.record == head.hash() {
         keep_record(&overlay, &head.newest).map_err(failed)?;

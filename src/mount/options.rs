@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use super::{Failure, Mount, Unattended};
 use crate::model::{Seq, VolumeId};
 use crate::view::{Invalidations, ShownOwner};
+use crate::volume::Clock;
 
 /// Time between two looks whether the local directories are free.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -55,6 +56,8 @@ pub struct MountOptions {
     pub unattended: Unattended,
     /// What to do while another process has the local directories.
     pub while_taken: WhileTaken,
+    /// Where it reads the time.
+    pub clock: Clock,
 }
 
 /// Asked while another process has the local directories of a mount: true as long as it is worth waiting for its end. By

@@ -104,10 +104,10 @@ impl Volume {
 
     /// Descriptor and record 0.
     async fn write_first(&self, options: &CreateOptions) -> Result<Head, VolumeError> {
-        let looked_at = self.clock.now();
+        let (now, looked_at) = (self.clock.now(), self.clock.steady());
         let descriptor = Descriptor {
             node: options.nodes.clone(),
-            ..Descriptor::new(self.id, &options.name, looked_at, &options.conditional)
+            ..Descriptor::new(self.id, &options.name, now, &options.conditional)
         };
         let key = Key::Descriptor(self.id).to_string();
         put_new(
@@ -116,7 +116,7 @@ impl Volume {
             descriptor.encode().map_err(|e| refused(&key, e))?,
         )
         .await?;
-        let record = first_record(descriptor, options, looked_at)?;
+        let record = first_record(descriptor, options, now)?;
         let key = Key::Record(self.id, 0).to_string();
         let encoded = record.encode().map_err(|e| refused(&key, e))?;
         let newest = self.read_record(&key, 0, encoded.bytes.clone())?;

@@ -37,7 +37,7 @@ pub struct Head {
     pub newest: LoggedRecord,
     /// The store's clock when the record was seen to be the newest one; `None` when the store does not tell the time.
     pub read_at: Option<Timestamp>,
-    /// The own clock at that moment: only for deciding which request to make next.
+    /// The own steady clock at that moment, or before: only for deciding which request to make next, and when.
     pub(super) looked_at: Timestamp,
 }
 
@@ -50,6 +50,11 @@ impl Head {
     /// Hash of the record.
     pub fn hash(&self) -> Hash {
         self.newest.hash
+    }
+
+    /// The own steady clock ([`super::Clock::steady`]) when it was seen to be the newest, or a little before.
+    pub fn looked_at(&self) -> Timestamp {
+        self.looked_at
     }
 
     /// What the record says.
@@ -83,7 +88,7 @@ impl Volume {
     pub async fn head(&self) -> Result<Head, VolumeError> {
         let prefix = log_prefix(&self.id);
         for _ in 0..HEAD_TRIES {
-            let looked_at = self.clock.now();
+            let looked_at = self.clock.steady();
             let (newest, listed_at) = self.newest_listed().await?;
             let Some(seq) = newest else {
                 return Err(self.not_found());
@@ -93,7 +98,7 @@ impl Volume {
             };
             let apart = match (listed_at, answered_at) {
                 (Some(listed), Some(answered)) => secs_between(listed, answered),
-                _ => secs_between(looked_at, self.clock.now()),
+                _ => secs_between(looked_at, self.clock.steady()),
             };
             if !(0..=rules::HEAD_SECS_MAX).contains(&apart) {
                 continue;
@@ -141,13 +146,13 @@ impl Volume {
     /// # Errors
     /// As [`Volume::head`]; [`VolumeError::RolledBack`] when the log ends before `known`.
     pub async fn refresh(&self, known: &Head) -> Result<Refreshed, VolumeError> {
-        let age = secs_between(known.looked_at, self.clock.now());
+        let age = secs_between(known.looked_at, self.clock.steady());
         if !(0..rules::LOOK_SECS_MAX).contains(&age) {
             return self.refresh_by_list(known, Vec::new()).await;
         }
         let mut head = known.clone();
         let mut newer = Vec::new();
-        let mut looked_at = self.clock.now();
+        let mut looked_at = self.clock.steady();
         let first = self.fetch_record(known.seq() + 1);
         let (mut fetched, is_there) = futures::join!(first, self.is_still_there(known, age));
         if !is_there? {
@@ -155,14 +160,17 @@ impl Volume {
         }
         for step in 0..rules::STEPS_MAX {
             if step > 0 {
-                looked_at = self.clock.now();
+                looked_at = self.clock.steady();
                 fetched = self.fetch_record(head.seq() + 1).await;
             }
             let found = std::mem::replace(&mut fetched, Ok(None))?;
             // Between two requests a machine may have slept: only what is answered soon after a confirmed look says that
             // a number is free, not trimmed.
             let answered_at = found.as_ref().and_then(|(_, at)| *at);
-            if !rules::is_walk_sure((known.looked_at, self.clock.now()), (known.read_at, answered_at)) {
+            if !rules::is_walk_sure(
+                (known.looked_at, self.clock.steady()),
+                (known.read_at, answered_at),
+            ) {
                 return self.refresh_by_list(known, newer).await;
             }
             let Some((next, _)) = found else {

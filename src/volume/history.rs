@@ -245,7 +245,7 @@ impl Volume {
                 object: Key::Record(self.id, seq).to_string(),
             };
             let (logged, answered_at) = self.fetch_record(seq).await?.ok_or_else(busy)?;
-            let own = (head.looked_at, self.clock.now());
+            let own = (head.looked_at, self.clock.steady());
             match rules::is_walk_sure(own, (head.read_at, answered_at)) {
                 true => Ok(logged),
                 false => Err(busy()),

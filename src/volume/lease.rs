@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use super::rules::{self, secs_between};
 use super::{Head, Volume, VolumeError};
-use crate::format::{Key, LEASE_TTL_SECS, Lease};
+use crate::format::{Key, LEASE_TTL_SECS, LEASE_TTL_SECS_MAX, Lease};
 use crate::model::{LeaseId, Seq, Timestamp};
 use crate::store::PutMode;
 
@@ -24,7 +24,10 @@ pub struct LeaseHolder {
     by: String,
     named: BTreeSet<Seq>,
     held: BTreeSet<Seq>,
+    /// By the store's clock.
     written_at: Option<Timestamp>,
+    /// By the own steady clock, before it was sent.
+    sent_at: Option<Timestamp>,
 }
 
 impl LeaseHolder {
@@ -36,7 +39,13 @@ impl LeaseHolder {
             named: BTreeSet::new(),
             held: BTreeSet::new(),
             written_at: None,
+            sent_at: None,
         }
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> LeaseId {
+        self.id
     }
 
     /// Records that are held at `now`, by the store's clock.
@@ -53,10 +62,10 @@ impl LeaseHolder {
         &self.named
     }
 
-    /// The lease should be written again: it is old, or does not name `wanted`.
+    /// The lease should be written again: it is old at `now`, by the own steady clock, or does not name `wanted`.
     pub fn is_due(&self, now: Timestamp, wanted: &BTreeSet<Seq>) -> bool {
-        self.written_at
-            .is_none_or(|at| secs_between(at, now) >= LEASE_RENEW_SECS)
+        self.sent_at
+            .is_none_or(|at| !(0..LEASE_RENEW_SECS).contains(&secs_between(at, now)))
             || *wanted != self.named
     }
 
@@ -107,13 +116,47 @@ impl Volume {
         let object = Lease::new(self.id, lease.id, seqs, &lease.by, self.clock.now());
         let key = Key::Lease(self.id, lease.id).to_string();
         let bytes = object.encode().map_err(|e| VolumeError::damaged(&key, e))?;
+        let sent_at = self.clock.steady();
         let done = self.store.put(&key, bytes, PutMode::Overwrite).await?;
+        lease.sent_at = Some(sent_at);
         let written_at = done.server_time.unwrap_or_else(|| self.clock.now());
         lease.written(wanted, written_at);
         let head = self.head().await?;
         let read_at = head.read_at.unwrap_or_else(|| self.clock.now());
         lease.confirm(&head, read_at);
         Ok(head)
+    }
+
+    /// Writes the lease for the last time, to last `ttl_secs`: whoever holds it goes, and what it names is needed by the next
+    /// session, which leases it anew before it deletes this one. One request; nothing is confirmed.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn leave_lease(
+        &self,
+        lease: &LeaseHolder,
+        wanted: &BTreeSet<Seq>,
+        ttl_secs: u64,
+    ) -> Result<(), VolumeError> {
+        let seqs = wanted.iter().copied().collect();
+        let mut object = Lease::new(self.id, lease.id, seqs, &lease.by, self.clock.now());
+        object.ttl_secs = ttl_secs.clamp(LEASE_TTL_SECS, LEASE_TTL_SECS_MAX);
+        let key = Key::Lease(self.id, lease.id).to_string();
+        let bytes = object.encode().map_err(|e| VolumeError::damaged(&key, e))?;
+        self.store.put(&key, bytes, PutMode::Overwrite).await?;
+        Ok(())
+    }
+
+    /// Deletes leases by their identity.
+    ///
+    /// # Errors
+    /// What the store says; a lease that stays expires by itself.
+    pub async fn delete_leases(&self, ids: &[LeaseId]) -> Result<(), VolumeError> {
+        let keys: Vec<String> = ids
+            .iter()
+            .map(|id| Key::Lease(self.id, *id).to_string())
+            .collect();
+        Ok(self.store.delete(&keys).await?)
     }
 
     /// Deletes the lease: the mount ends.

@@ -47,7 +47,7 @@ pub struct PreparedRecord {
     pub logged: LoggedRecord,
     /// The store's clock when the head below it was read.
     head_read_at: Option<Timestamp>,
-    /// The own clock then.
+    /// The own steady clock then.
     head_looked_at: Timestamp,
 }
 
@@ -142,7 +142,7 @@ impl Volume {
         let key = Key::Record(self.id, mine.seq()).to_string();
         let mut reason = String::new();
         for _ in 0..SENDS_MAX {
-            let sent_at = self.clock.now();
+            let sent_at = self.clock.steady();
             let sent = self.store.put(&key, mine.bytes.clone(), PutMode::IfAbsent).await;
             let said = match sent {
                 Ok(done) => {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{Clock, CreateOptions, Opened, Volume, VolumeRef};
 use crate::format::{NodeSizes, VolumeConfig};
@@ -94,6 +95,9 @@ pub struct ScriptedStore {
     /// Requests that are still answered before it gets dark, and whether the one after them is done.
     ends: Mutex<Option<(usize, bool)>>,
     late: Mutex<Vec<(String, Bytes, PutMode)>>,
+    held: Mutex<Option<(Verb, String)>>,
+    arrived: Notify,
+    goes_on: Notify,
 }
 
 impl ScriptedStore {
@@ -106,6 +110,9 @@ impl ScriptedStore {
             dark: AtomicBool::new(false),
             ends: Mutex::default(),
             late: Mutex::default(),
+            held: Mutex::default(),
+            arrived: Notify::new(),
+            goes_on: Notify::new(),
         })
     }
 
@@ -116,6 +123,21 @@ impl ScriptedStore {
             key_part: key_part.to_owned(),
             fault,
         });
+    }
+
+    /// The next request of that verb whose key contains `key_part` waits for [`ScriptedStore::let_go`].
+    pub fn hold(&self, verb: Verb, key_part: &str) {
+        *self.held.lock() = Some((verb, key_part.to_owned()));
+    }
+
+    /// Until the request that is to be held is there.
+    pub async fn until_held(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// The request that is held goes on.
+    pub fn let_go(&self) {
+        self.goes_on.notify_one();
     }
 
     /// Nothing is planned any more.
@@ -180,6 +202,15 @@ impl ScriptedStore {
     }
 
     async fn before(&self, verb: Verb, key: &str) -> Result<Option<Fault>, StoreError> {
+        let is_held = self
+            .held
+            .lock()
+            .take_if(|(held, part)| *held == verb && key.contains(part.as_str()))
+            .is_some();
+        if is_held {
+            self.arrived.notify_one();
+            self.goes_on.notified().await;
+        }
         let (turns, mut fault) = match &mut *self.chance.lock() {
             None => (0, None),
             Some(Chance {

@@ -93,6 +93,7 @@ fn options(dir: &Path, name: &str) -> MountOptions {
         by: name.to_owned(),
         unattended: Unattended::default(),
         while_taken: WhileTaken::default(),
+        clock: Clock::system(),
     }
 }
 

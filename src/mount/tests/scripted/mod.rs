@@ -2,6 +2,7 @@
 
 mod kept;
 mod late;
+mod leases;
 mod open_files;
 mod parked;
 mod pod;

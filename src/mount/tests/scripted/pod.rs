@@ -34,10 +34,22 @@ pub struct Pod {
 impl Pod {
     /// Mounts the volume `v`, made if it is not there.
     pub async fn open(store: &Arc<ScriptedStore>, dir: tempfile::TempDir, name: &str, fs: Fs) -> Pod {
+        let options = options(dir.path(), name);
+        Pod::open_with(store, dir, options, fs).await
+    }
+
+    /// The same, with other options.
+    pub async fn open_with(
+        store: &Arc<ScriptedStore>,
+        dir: tempfile::TempDir,
+        options: MountOptions,
+        fs: Fs,
+    ) -> Pod {
+        let name = options.name.clone();
         let options = MountOptions {
             remote_timeout: Duration::from_secs(30),
             open_timeout: Duration::from_secs(30),
-            ..options(dir.path(), name)
+            ..options
         };
         let opened = Mount::open(options, store.clone()).await;
         let opened = opened.unwrap_or_else(|e| panic!("{e}"));
@@ -49,7 +61,7 @@ impl Pod {
             mount,
             side,
             dir,
-            name: name.to_owned(),
+            name,
             warnings: opened.warnings,
         }
     }
