@@ -409,7 +409,7 @@ if how != "read":
 print(len(fds), dict(opening), dict(using))
 "#;
 
-/// A row of the README's table: few of them are told at an open, never at a write.
+/// A row of the table of promises (docs/src/semantics.md): few of them are told at an open, never at a write.
 #[test]
 fn descriptors() {
     let (pod, _store) = pod();

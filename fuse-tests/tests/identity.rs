@@ -256,7 +256,7 @@ impl Handle {
     }
 }
 
-/// A difference that the README names: a file handle holds while the kernel remembers the file. Behind that it says ESTALE, and
+/// A difference that docs/src/semantics.md names: a file handle holds while the kernel remembers the file. Behind that it says ESTALE, and
 /// at no time does it lead to another file.
 #[test]
 fn a_file_handle_holds_while_the_kernel_remembers_the_file_and_never_leads_to_another() {

@@ -1,4 +1,4 @@
-//! The table of promises in the README, a test of its name for each row, on real mounts.
+//! The table of promises in `docs/src/semantics.md`, a test of its name for each row, on real mounts.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};

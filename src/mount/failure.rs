@@ -244,7 +244,7 @@ fn check_text(what: &str, text: &str, bytes_max: usize) -> Result<(), Failure> {
     Err(Failure::new(FailureKind::Usage, text).hint("put long texts into a file of the volume"))
 }
 
-/// A command gives up after this long without the store unless told otherwise (README, "offline").
+/// A command gives up after this long without the store unless told otherwise (docs/src/semantics.md, "offline").
 pub const STORE_TIME: Duration = Duration::from_secs(30);
 
 /// The store did not answer in time.
@@ -265,7 +265,7 @@ mod tests {
         let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
         let python = read("packaging/python/src/sailvol/errors.py");
         let protocol = read("src/control/PROTOCOL.md");
-        let readme = read("README.md");
+        let operations = read("docs/src/operations.md");
         let mut codes = std::collections::BTreeSet::new();
         for kind in FailureKind::ALL {
             let (word, code) = (kind.name(), kind.exit_code());
@@ -279,7 +279,10 @@ mod tests {
             let next = python[place..].lines().nth(1).unwrap();
             assert!(next.ends_with(&format!("= {code}")), "{word} in Python: {next}");
             assert!(protocol.contains(&format!("`{word}`")), "{word} in PROTOCOL.md");
-            assert!(readme.contains(&format!("{code} ")), "{word} in README.md");
+            assert!(
+                operations.contains(&format!("| {code} | `{word}` |")),
+                "{word} in operations.md"
+            );
         }
         assert_eq!(
             codes.into_iter().collect::<Vec<u8>>(),

@@ -199,7 +199,7 @@ fn descend(from: &Path, depth: usize) -> OwnedFd {
     dir
 }
 
-/// As many directories as a path may have (README, "Differences").
+/// As many directories as a path may have (docs/src/semantics.md, "Differences from a local file system").
 const DEPTH_MAX: usize = 1024;
 
 #[test]
