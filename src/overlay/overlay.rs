@@ -256,11 +256,6 @@ impl Overlay {
         self.bodies.want_sync();
     }
 
-    /// True if the bytes of a body of this overlay were on disk once: a power cut leaves them, or what was written later.
-    pub fn was_synced(&self, body: BodyId) -> bool {
-        !self.journal.lock().unsynced.is_fresh(body)
-    }
-
     /// Keeps bytes (a base record, a prepared tree's node pack) by hash, on disk when this returns.
     pub fn put_base(&self, hash: &Hash, bytes: &[u8]) -> Result<(), OverlayError> {
         self.bases.put(hash, bytes)

@@ -242,11 +242,7 @@ impl View {
             }
             self.check_quota(file, before, size)?;
             let fill = if size == 0 { Fill::Cut } else { Fill::Kept };
-            let replaces = size == 0
-                && match &*bytes {
-                    FileBytes::Clean { .. } => true,
-                    FileBytes::Local(local) => local.base.is_some() || self.has_durable_bytes(local),
-                };
+            let replaces = size == 0;
             let local = match self.localize(file, bytes, fill, brought)? {
                 Step::Done(local) => local,
                 Step::Need(need) => return Ok(Step::Need(need)),
@@ -288,7 +284,7 @@ impl View {
             && file.size() > 0
             && file.backing().is_none()
             && file.live().is_none()
-            && (file.frozen.load(Ordering::Acquire) || self.has_durable_bytes(local))
+            && (file.frozen.load(Ordering::Acquire) || local.node.is_some())
         {
             // Nothing of the body is needed here: an empty one takes its place. The commit goes on with the old one, or a
             // power cut brings it back until what is written now is on disk (J9).
@@ -421,12 +417,6 @@ impl View {
                 Err(error)
             }
         }
-    }
-
-    /// True if bytes of a file's body were on disk once, so that a power cut must not leave less of the file.
-    fn has_durable_bytes(&self, local: &Local) -> bool {
-        let overlay = self.overlay().filter(|_| local.node.is_some());
-        overlay.is_some_and(|overlay| overlay.was_synced(local.body.id()))
     }
 
     /// Copies a body that a commit reads, so that it may be changed: the commit reads the copy from then on. False: look

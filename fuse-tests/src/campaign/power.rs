@@ -8,7 +8,7 @@
 //! 3. the bytes of a file are those of its last fsync that had returned, or were written to it later, each byte for itself;
 //!    what grew since may be zeros, or within the last block that was there then anything that the file held before;
 //! 4. the same of a file that was renamed over another one, with its bytes then: if it has the name, it has the bytes. And of a
-//!    file that was rewritten (O_TRUNC, write, close) before an fsync of another one that had returned.
+//!    file with bytes that was rewritten (O_TRUNC, write, close) before an fsync of another one that had returned.
 //!
 //! Needs root, loop devices and mkfs.ext4. Runs in a mount namespace of its own, in which the boot id can be another one.
 
@@ -164,7 +164,8 @@ impl World<'_> {
             let root = self.root(n);
             let found = Tree::read(&root).unwrap_or_else(|e| panic!("seed {seed}: worker {n}: {e}"));
             if let Err(lost) = moment.check(&found) {
-                panic!("seed {seed}: worker {n}, cut after {ms} ms: {lost}");
+                let trail = moment.0.trail.join("\n");
+                panic!("seed {seed}: worker {n}, cut after {ms} ms: {lost}; what was done:\n{trail}");
             }
             self.tally.add("fsyncs", moment.0.count);
             self.workers[n].go_on_from(found);
@@ -260,7 +261,7 @@ impl Moment {
                 continue;
             };
             self.check_bytes(*id, moment.floors.get(id).copied(), &found.files[there].bytes)
-                .map_err(|lost| format!("{}: {lost}", path.display()))?;
+                .map_err(|lost| format!("{}, file {id}: {lost}", path.display()))?;
         }
         Ok(())
     }

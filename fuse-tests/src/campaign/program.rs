@@ -65,8 +65,10 @@ pub struct Durable {
     pub history: BTreeMap<FileId, Vec<Arc<Vec<u8>>>>,
     /// Since the last fsync of any file, oldest first.
     pub moments: Vec<DurableMoment>,
+    /// What was done, one line a step; told when something is lost.
+    pub trail: Vec<String>,
     floors: Floors,
-    /// Files that were rewritten and closed since the last fsync of any file.
+    /// Files with bytes that were rewritten and closed since the last fsync of any file.
     rewritten: Floors,
 }
 
@@ -99,6 +101,7 @@ impl Durable {
 
     /// The step changed the tree.
     pub fn changed(&mut self, step: &Step, before: &Tree, tree: &Tree) {
+        self.trail.push(step.told());
         let (Step::Create { file, .. }
         | Step::Write { file, .. }
         | Step::Truncate { file, .. }
@@ -110,7 +113,9 @@ impl Durable {
         if let Some(now) = tree.files.get(file) {
             let versions = self.history.entry(*file).or_default();
             versions.push(now.bytes.clone());
-            if matches!(step, Step::Rewrite { .. }) {
+            // An empty file that is written is a new one: it has bytes that survive once it is synced itself.
+            let had_bytes = before.files.get(file).is_some_and(|file| !file.bytes.is_empty());
+            if matches!(step, Step::Rewrite { .. }) && had_bytes {
                 self.rewritten.insert(*file, versions.len() - 1);
             }
         }
@@ -138,6 +143,10 @@ impl Durable {
     /// An fsync has returned, of this file or of a directory. Nothing was changed while it ran.
     fn synced(&mut self, file: Option<FileId>, tree: &Tree) {
         self.count += 1;
+        self.trail.push(match file {
+            Some(file) => format!("fsync of file {file}"),
+            None => "fsync of a directory".into(),
+        });
         for (id, version) in std::mem::take(&mut self.rewritten) {
             let floor = self.floors.entry(id).or_insert(version);
             *floor = version.max(*floor);

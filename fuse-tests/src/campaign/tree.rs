@@ -71,6 +71,17 @@ pub enum Step {
 }
 
 impl Step {
+    /// Without the bytes.
+    pub fn told(&self) -> String {
+        match self {
+            Step::Write { file, offset, bytes } => {
+                format!("write {} bytes of file {file} at {offset}", bytes.len())
+            }
+            Step::Rewrite { file, bytes } => format!("rewrite file {file} with {} bytes", bytes.len()),
+            other => format!("{other:?}"),
+        }
+    }
+
     /// Whether it may be seen half done: other steps are done or not.
     fn file_torn(&self) -> Option<FileId> {
         match self {

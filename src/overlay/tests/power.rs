@@ -37,6 +37,8 @@ struct Program {
     /// Whole bytes that each file had, oldest first.
     versions: HashMap<NodeId, Vec<Vec<u8>>>,
     floors: HashMap<NodeId, usize>,
+    /// Of each file that was written anew: that version.
+    replaced: HashMap<NodeId, usize>,
     /// Since the last sync that has returned, the one then included.
     moments: Vec<Moment>,
     durable: Durable,
@@ -325,16 +327,10 @@ impl Program {
     fn replace(&mut self) {
         let Some((_, id)) = self.any_file() else { return };
         let bytes = self.bytes();
-        let old = self.body(id);
-        if self.overlay.was_synced(old) {
-            self.give(id).write_at(&bytes, 0).unwrap();
-        } else {
-            let body = self.overlay.body(old).unwrap();
-            body.set_len(0).unwrap();
-            self.overlay.apply(&Op::SetSize { id, size: 0 }).unwrap();
-            body.write_at(&bytes, 0).unwrap();
-        }
-        self.versions.get_mut(&id).unwrap().push(bytes);
+        self.give(id).write_at(&bytes, 0).unwrap();
+        let versions = self.versions.get_mut(&id).unwrap();
+        versions.push(bytes);
+        self.replaced.insert(id, versions.len() - 1);
         self.changed();
     }
 
@@ -374,8 +370,11 @@ fn sync(shared: &Shared) {
     };
     let floors: Vec<(NodeId, usize)> = {
         let program = shared.borrow();
+        // What was written anew is whole after a sync of anything.
+        let replaced = program.replaced.iter().map(|(id, version)| (*id, *version));
         ids.iter()
             .map(|id| (*id, program.versions[id].len() - 1))
+            .chain(replaced)
             .collect()
     };
     match what {
@@ -538,6 +537,7 @@ fn round(seed: u64) -> bool {
         overlay,
         versions: HashMap::new(),
         floors: HashMap::new(),
+        replaced: HashMap::new(),
         moments: Vec::new(),
         durable: Durable::new(),
         made: 0,
