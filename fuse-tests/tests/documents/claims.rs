@@ -90,6 +90,7 @@ fn every_option_that_is_named_exists() {
         "--out",
         "--bin",
         "--now",
+        "--without-pip",
     ];
     for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use super::{pages, read, root};
 
 /// Documents outside of the book.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "CHANGELOG.md",
+    "changelog/README.md",
     "fuse-tests/README.md",
     "fuse-tests/bench/README.md",
     "fuse-tests/fuzz/README.md",

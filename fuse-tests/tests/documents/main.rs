@@ -1,8 +1,9 @@
 //! What the documents for users say, held against the program: blocks of shell are run, sessions print what they show, links
-//! lead somewhere, and names of options, metrics, files and tests exist.
+//! lead somewhere, and names of options, metrics, files and tests exist. And what is made of texts: a drawing, the changelog.
 
 mod claims;
 mod links;
+mod made;
 mod run;
 
 use std::path::{Path, PathBuf};
