@@ -17,7 +17,7 @@ use crate::tree::{self, NodeSource, TreeError};
 use crate::volume::testing::Rng;
 use crate::volume::tests::{slot, try_fence};
 use crate::volume::{
-    Head, LeaseHolder, Opened, PublishOutcome, RemoteSource, Volume, VolumeError, VolumeRef,
+    Head, LeaseHolder, LoggedRecord, Opened, PublishOutcome, RemoteSource, Volume, VolumeError, VolumeRef,
 };
 
 /// Why an actor gives up what it is doing.
@@ -196,7 +196,14 @@ impl Actor {
     /// Commits what there is; `late` edits come while it runs.
     pub async fn commit(&mut self, mount: &mut Mount, late: bool) -> Result<(), Stop> {
         let frozen = mount.freeze();
-        let result = mount.commit_context().run(frozen, mount.head.clone()).await;
+        // As the daemon does it.
+        let head = mount.head.clone();
+        let result = async {
+            let commit = mount.commit_context();
+            let uploaded = frozen.upload(&commit, head.record().gc.epoch).await?;
+            uploaded.publish(&commit, head).await
+        };
+        let result = result.await;
         if late {
             edit(mount, &mut self.rng).await;
         }
@@ -212,8 +219,9 @@ impl Actor {
             }
             Err(CommitError::Unknown { txn, since, .. }) => {
                 self.world.count("unknown outcomes");
-                let settled = settle(&mount.volume, &mount.nodes, txn, since).await;
                 let attempts = mount.state.attempts.lock().clone();
+                let sent: Vec<LoggedRecord> = attempts.iter().map(|attempt| attempt.record.clone()).collect();
+                let settled = finish(&mount.volume, &mount.nodes, (txn, since), &sent).await;
                 match settled {
                     Ok(Settled::Published { found, head }) => {
                         let attempt = attempts.iter().find(|a| a.record.hash == found.hash);
@@ -668,8 +676,7 @@ impl Actor {
                 continue;
             };
             let found = Lease::decode(&fetched.bytes, &id, &lease, &object.key).unwrap();
-            let age = fetched.server_time.unwrap().secs - fetched.modified.unwrap().secs;
-            if age < found.ttl_secs as i64 {
+            if found.counts(fetched.modified.unwrap(), fetched.server_time.unwrap()) {
                 seqs.extend(found.seqs);
             }
         }
