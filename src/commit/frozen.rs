@@ -9,7 +9,7 @@ use super::error::CommitError;
 use super::surroundings::Commit;
 use super::upload::{DirtyFile, Upload, UploadedFiles};
 use crate::model::{Content, Epoch, Hash, Kind, TreeRoot, VolPath};
-use crate::overlay::{BaseRef, OverlayNode, OverlayState};
+use crate::overlay::{BaseRef, OverlayState};
 use crate::tree::NodeSource;
 use crate::volume::Head;
 
@@ -80,16 +80,6 @@ impl Frozen {
             base_ref,
             changes: Changes::Edits(Arc::new(edits)),
         }
-    }
-
-    /// Nodes of the overlay that have a name; none of edits, after which no view stands on M.
-    pub(super) fn overlay_nodes(&self) -> impl Iterator<Item = &OverlayNode> {
-        let nodes = match &self.changes {
-            Changes::Overlay(overlay) => Some(overlay.nodes.values()),
-            Changes::Edits(_) => None,
-        };
-        let nodes = nodes.into_iter().flatten().map(|node| &**node);
-        nodes.filter(|node| node.nlink > 0)
     }
 
     /// There is nothing to commit.

@@ -71,7 +71,8 @@ pub fn encode_attrs(w: &mut Writer, tables: &mut EncodeTables, attrs: &Attrs) ->
         Xattrs::None => Ok(()),
         Xattrs::Inline(map) if map.is_empty() => Ok(()),
         Xattrs::Inline(map) => {
-            if !tables.is_absolute() {
+            // A node of the state directory may hold them all: no blob in the store has them.
+            if !tables.is_absolute() && !tables.is_local() {
                 limit(
                     Xattrs::map_bytes(map) as u64,
                     XATTR_INLINE_BYTES_MAX as u64,

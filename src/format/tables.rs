@@ -119,6 +119,11 @@ impl EncodeTables {
         self.slots.is_none()
     }
 
+    /// True for a node of the state directory.
+    pub(super) fn is_local(&self) -> bool {
+        self.slots.is_some() && self.local_allowed
+    }
+
     /// Counts one more entry of the node.
     pub(super) fn count_entry(&mut self) -> Result<(), EncodeError> {
         if self.slots.is_some() {

@@ -438,6 +438,7 @@ async fn store_attrs(
     }
     match &mut attrs.xattrs {
         Xattrs::None => {}
+        Xattrs::Inline(map) if !writer.moves_xattrs(map)? => {}
         Xattrs::Inline(map) => {
             let (blob, raw_len) = writer.add_xattrs(map).await?;
             attrs.xattrs = Xattrs::OutOfLine {

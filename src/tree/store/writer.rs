@@ -125,7 +125,8 @@ impl NodeWriter {
         self.is_local() && !self.names_local
     }
 
-    /// Blobs of extended attributes that are stored already: they are named, not written again.
+    /// Blobs of extended attributes that are stored already: they are named, not written again. A writer for the state directory
+    /// names no others: what is not among them stays in the entries.
     pub fn with_xattrs(mut self, xattrs: XattrBlobs) -> NodeWriter {
         self.xattrs = xattrs;
         self
@@ -182,6 +183,16 @@ impl NodeWriter {
         let blob = self.add_blob(&encoded).await?;
         self.xattrs.insert(id, blob);
         Ok((blob, raw_len))
+    }
+
+    /// True if large extended attributes leave the entry.
+    pub fn moves_xattrs(&self, map: &XattrMap) -> Result<bool, TreeError> {
+        if !self.is_local() {
+            return Ok(true);
+        }
+        let mut encoded = Writer::new();
+        encode_xattr_map(&mut encoded, map).map_err(refused)?;
+        Ok(self.xattrs.contains_key(&content_id(encoded.as_slice())))
     }
 
     /// Adds a node. All that it points to must be stored.

@@ -9,3 +9,5 @@ mod pod;
 mod programs;
 mod shown;
 mod sources;
+mod sweep;
+mod xattrs;
