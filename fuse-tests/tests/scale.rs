@@ -152,6 +152,7 @@ async fn generate(opened: &Opened, entries: u64, huge: u64) -> Head {
         },
         gc: None,
         config: None,
+        features: None,
         renames: Vec::new(),
     };
     let prepared = volume.prepare(&opened.head, next).unwrap();

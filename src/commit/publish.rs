@@ -20,14 +20,15 @@ use super::frozen::{Counted, Uploaded};
 use super::journal::Attempt;
 use super::prepared::{PreparedTree, stored_locally, tree_hash};
 use super::rehome::rehome;
+use super::settle::{Settled, settle};
 use super::sink::Uploads;
 use super::sources::held_contents;
 use super::surroundings::{Commit, node_params};
 use crate::format::{PackBuilder, RecordKind, SuperNode, Usage, txn_id};
-use crate::model::{Seq, TreeRoot, TxnId, VolPath, XATTR_INLINE_BYTES_MAX, Xattrs};
+use crate::model::{Seq, TreeRoot, TxnId, VolPath};
 use crate::overlay::{BaseRef, PublishedContent};
-use crate::tree::{self, Hint, NodeWriter, Overwritten, PackIds, StoredTree, TreeError};
-use crate::volume::{FoundTxn, Head, LoggedRecord, NextRecord, PublishOutcome, rules};
+use crate::tree::{self, Hint, NodeWriter, Overwritten, PackIds};
+use crate::volume::{FoundTxn, Head, LoggedRecord, NextRecord, PublishOutcome, VolumeError, rules};
 
 /// A commit that is in the log.
 #[derive(Clone, Debug)]
@@ -175,7 +176,10 @@ impl Publishing<'_> {
     /// One attempt: look at the log, merge, store, publish.
     async fn step(&mut self, known: &mut Head) -> Result<Step, CommitError> {
         let commit = self.commit;
-        let refreshed = commit.volume.refresh(known).await?;
+        let refreshed = match commit.volume.refresh(known).await {
+            Err(VolumeError::Deleted { .. }) if self.pending.is_some() => return self.at_the_end().await,
+            other => other?,
+        };
         let mine = refreshed
             .newer
             .iter()
@@ -210,6 +214,21 @@ impl Publishing<'_> {
         let merge = self.merge(known).await?;
         self.check_quota(known, &merge.result)?;
         self.attempt(known, merge).await
+    }
+
+    /// The volume was deleted while the outcome of an attempt was unknown: it is known now.
+    async fn at_the_end(&mut self) -> Result<Step, CommitError> {
+        let commit = self.commit;
+        match settle(commit.volume, commit.nodes, self.txn, self.since).await {
+            Ok(Settled::Published { found, head }) => self.found(&head, &found),
+            Err(error @ CommitError::Volume(VolumeError::Deleted { .. })) => {
+                self.pending = None;
+                Err(error)
+            }
+            // Brought back meanwhile.
+            Ok(Settled::NotPublished { .. }) => Ok(Step::Lost),
+            Err(error) => Err(error),
+        }
     }
 
     /// A search has found the transaction.
@@ -303,7 +322,7 @@ impl Publishing<'_> {
         let uploads = Uploads::new(commit.volume.clone());
         let writer = NodeWriter::with_open_pack(merge.open, self.uploaded.files.epoch, params)
             .with_sink(Box::new(uploads.clone()));
-        let stored = self.store_result(&merge.result, writer).await;
+        let stored = tree::store(commit.nodes, &merge.result, writer).await;
         let stored = match uploads.take_error() {
             Some(error) => return Err(error.into()),
             None => stored?,
@@ -324,6 +343,7 @@ impl Publishing<'_> {
                     true => NodeWriter::local_gathering(params),
                     false => NodeWriter::local(params),
                 };
+                // Only blobs that R refers to: a base that named any other would depend on what no record keeps.
                 let writer = writer.with_xattrs(stored.xattrs);
                 let prepared = stored_locally(commit.nodes, &mine, writer).await?;
                 let contents = held.as_ref().unwrap_or(uploaded);
@@ -374,19 +394,6 @@ impl Publishing<'_> {
         }
     }
 
-    /// Stores R. With it go the large extended attributes of what was changed here, whether or not they are in R: overlay
-    /// and base name them from then on, and neither may depend on a blob that only this machine has.
-    async fn store_result(&self, result: &TreeRoot, mut writer: NodeWriter) -> Result<StoredTree, TreeError> {
-        for node in self.uploaded.frozen.overlay_nodes() {
-            if let Xattrs::Inline(map) = &node.attrs.xattrs
-                && Xattrs::map_bytes(map) > XATTR_INLINE_BYTES_MAX
-            {
-                writer.add_xattrs(map).await?;
-            }
-        }
-        tree::store(self.commit.nodes, result, writer).await
-    }
-
     fn next_record(&self, head: &Head, root: TreeRoot, renames: Vec<Hint>) -> NextRecord {
         let parent = head.record();
         let sent = self.uploaded.files.sent + self.sent;
@@ -410,6 +417,7 @@ impl Publishing<'_> {
             usage,
             gc: None,
             config: None,
+            features: None,
             renames: if path_bytes(&renames) <= RENAMES_BYTES_MAX {
                 renames
             } else {

@@ -35,7 +35,7 @@ const TRIES: usize = 4;
 /// Looks for a transaction that can only be in records after `since`. A fresh LIST, then one GET for each record since.
 ///
 /// # Errors
-/// What the store says; [`VolumeError::Undecidable`].
+/// What the store says; [`VolumeError::Undecidable`]; [`VolumeError::Deleted`]: it was not published and never will be.
 pub async fn settle(
     volume: &Volume,
     nodes: &dyn NodeSource,
@@ -44,9 +44,14 @@ pub async fn settle(
 ) -> Result<Settled, CommitError> {
     let mut tries = 1;
     loop {
-        let head = volume.head().await?;
+        // What was published before a deletion was published: an undelete would bring it back.
+        let head = volume.last_head().await?;
         match volume.find_txn(nodes, &head, txn, since).await {
             Ok(Some(found)) => return Ok(Settled::Published { found, head }),
+            // Its records may be going; none of what was sent can come after it.
+            Ok(None) | Err(VolumeError::Busy { .. } | VolumeError::Undecidable { .. }) if head.is_end() => {
+                return Err(volume.deleted(&head).into());
+            }
             Ok(None) => return Ok(Settled::NotPublished { head }),
             Err(VolumeError::Busy { .. }) if tries < TRIES => tries += 1,
             Err(error) => return Err(error.into()),

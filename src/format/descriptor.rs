@@ -18,9 +18,12 @@ pub const VOLUME_NAME_BYTES_MAX: usize = 100;
 
 /// Features without which a volume must not even be read. All that this version knows.
 const KNOWN_INCOMPAT: &[&str] = &["nested-v1"];
-/// Features without which a volume must not be written. `collected-v1`: a garbage collector has run here, so writers
-/// must keep the rules R1 to R4 and hold leases, which this version does.
-const KNOWN_RO_COMPAT: &[&str] = &["collected-v1"];
+/// A collector has run here, or may at any time, so writers must keep the rules of LOG.md, which this version does: R1 to R4, and
+/// leases for all that is drawn from, of open files and of what an unmount leaves too. (`collected-v1` was the name that programs
+/// know which do not yet keep all of these: it is never set.)
+const COLLECTED: &str = "collected-v2";
+/// Features without which a volume must not be written.
+const KNOWN_RO_COMPAT: &[&str] = &[COLLECTED];
 
 /// Why an object of the volume cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +71,14 @@ impl Features {
     pub fn initial() -> Features {
         Features {
             incompat: KNOWN_INCOMPAT.iter().map(|name| name.to_string()).collect(),
+            ..Features::default()
+        }
+    }
+
+    /// What the first record of a collector adds.
+    pub fn collected() -> Features {
+        Features {
+            ro_compat: [COLLECTED.to_owned()].into(),
             ..Features::default()
         }
     }
@@ -438,8 +449,13 @@ mod tests {
     fn unknown_features_decide_access() {
         let mut features = Features::initial();
         features.compat.insert("anything".into());
-        features.ro_compat.insert("collected-v1".into());
+        let mut features = features.union(&Features::collected());
         assert_eq!(features.access(), Access::ReadWrite);
+        let older = Features {
+            ro_compat: ["collected-v1".to_owned()].into(),
+            ..Features::default()
+        };
+        assert_eq!(older.access(), Access::ReadOnly(vec!["collected-v1".into()]));
         features.ro_compat.insert("newer".into());
         assert_eq!(features.access(), Access::ReadOnly(vec!["newer".into()]));
         let other = Features {

@@ -102,7 +102,7 @@ impl GcState {
 }
 
 /// Which records a collector keeps.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Retain {
     /// All of this many days.
     pub all_days: u32,
@@ -110,6 +110,9 @@ pub struct Retain {
     pub last: u32,
     /// One a day for this many days.
     pub daily_days: u32,
+    /// Fields of later versions, carried along.
+    #[serde(flatten)]
+    pub later: std::collections::BTreeMap<String, serde_json::Value>,
 }
 
 /// What may be changed about a volume, by a record.
@@ -132,6 +135,7 @@ impl Default for VolumeConfig {
                 all_days: 7,
                 last: 100,
                 daily_days: 30,
+                later: Default::default(),
             },
             later: Default::default(),
         }

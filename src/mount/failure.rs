@@ -173,9 +173,10 @@ impl From<VolumeError> for Failure {
     fn from(error: VolumeError) -> Failure {
         let kind = match error {
             VolumeError::Store(error) => return error.into(),
-            VolumeError::NotFound { .. } | VolumeError::Deleted { .. } | VolumeError::NotKept { .. } => {
-                FailureKind::NotFound
-            }
+            VolumeError::NotFound { .. }
+            | VolumeError::Deleted { .. }
+            | VolumeError::Purged { .. }
+            | VolumeError::NotKept { .. } => FailureKind::NotFound,
             VolumeError::Exists { .. } => FailureKind::Exists,
             VolumeError::Features { .. } => FailureKind::Failed,
             VolumeError::BadName { .. } => FailureKind::Usage,
@@ -192,6 +193,10 @@ impl From<VolumeError> for Failure {
             VolumeError::Deleted { .. } => Some(
                 "if its name is still listed, its deletion was broken off: `sailvol volume delete` finishes it and frees \
                  the name",
+            ),
+            VolumeError::Purged { .. } => Some(
+                "`sailvol volume delete` clears what is left; if nobody has deleted the volume, put its vol.json back: each \
+                 record has a copy in its first line, as \"descriptor\"",
             ),
             VolumeError::NotKept { .. } => Some("`sailvol log` lists the newest records of a mounted volume"),
             VolumeError::Nonconforming { .. } => Some(

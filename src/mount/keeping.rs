@@ -65,6 +65,10 @@ impl ObjectStore for KeepingStore {
         self.inner.delete(keys).await
     }
 
+    async fn delete_same(&self, key: &str, seen: &Fetched) -> Result<bool, StoreError> {
+        self.inner.delete_same(key, seen).await
+    }
+
     fn last_moves(&self) -> Option<LastMoves> {
         self.inner.last_moves()
     }

@@ -296,6 +296,13 @@ impl ObjectStore for CountingStore {
         result
     }
 
+    async fn delete_same(&self, key: &str, seen: &Fetched) -> Result<bool, StoreError> {
+        let call = Call::begin(&self.delete, self);
+        let result = self.inner.delete_same(key, seen).await;
+        call.end(&result, 0);
+        result
+    }
+
     async fn race_to_create(&self, key: &str, bodies: Vec<Bytes>) -> Vec<Result<PutDone, StoreError>> {
         let sizes: Vec<u64> = bodies.iter().map(|body| body.len() as u64).collect();
         let calls: Vec<Call<'_>> = sizes

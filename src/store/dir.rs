@@ -162,6 +162,7 @@ impl Inner {
             object_len: stat.len(),
             server_time: Some(time::now()),
             modified: stat.modified().ok().map(time::timestamp),
+            etag: None,
         })
     }
 

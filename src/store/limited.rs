@@ -108,6 +108,10 @@ impl ObjectStore for LimitedStore {
         self.within(self.inner.delete(keys), unreachable).await
     }
 
+    async fn delete_same(&self, key: &str, seen: &Fetched) -> Result<bool, StoreError> {
+        self.within(self.inner.delete_same(key, seen), unreachable).await
+    }
+
     async fn race_to_create(&self, key: &str, bodies: Vec<Bytes>) -> Vec<Result<PutDone, StoreError>> {
         let work = async { Ok(self.inner.race_to_create(key, bodies).await) };
         let raced = self.within(work, unreachable).await;

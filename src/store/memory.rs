@@ -89,6 +89,7 @@ impl ObjectStore for MemoryStore {
             object_len,
             server_time: Some(state.time()),
             modified: Some(object.modified),
+            etag: None,
         })
     }
 
@@ -160,6 +161,19 @@ impl ObjectStore for MemoryStore {
             state.objects.remove(key);
         }
         Ok(())
+    }
+
+    async fn delete_same(&self, key: &str, seen: &Fetched) -> Result<bool, StoreError> {
+        check_key(key)?;
+        let mut state = self.state.lock();
+        let same = state
+            .objects
+            .get(key)
+            .is_some_and(|object| object.bytes == seen.bytes);
+        if same {
+            state.objects.remove(key);
+        }
+        Ok(same)
     }
 
     fn describe(&self) -> String {

@@ -28,6 +28,8 @@ pub struct Fetched {
     pub server_time: Option<Timestamp>,
     /// When the object was last written, by the store's clock, if it told.
     pub modified: Option<Timestamp>,
+    /// What the store calls this state of the object, if it does: another state has another one.
+    pub etag: Option<String>,
 }
 
 /// Takes the next bytes of a read that is running. It must not wait.
@@ -189,6 +191,16 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug + 'static {
     /// Deletes objects; one that is not there is no error. Any number of keys.
     async fn delete(&self, keys: &[String]) -> Result<(), StoreError>;
 
+    /// Deletes an object if it is still the one that was read (whole) as `seen`; false if it is another, or gone. An adapter
+    /// does it in one step where the store can; else it looks directly before.
+    async fn delete_same(&self, key: &str, seen: &Fetched) -> Result<bool, StoreError> {
+        if !is_same(self, key, seen).await? {
+            return Ok(false);
+        }
+        self.delete(&[key.to_owned()]).await?;
+        Ok(true)
+    }
+
     /// Lets each body try to create the same key, overlapping as far as the adapter can make them: over a network the last
     /// byte of each is held back until all others are that far. For the probe of [`PutMode::IfAbsent`]. One answer per
     /// body, in their order; a single error when nothing could be sent.
@@ -207,4 +219,17 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug + 'static {
 
     /// For messages: a URL without secrets.
     fn describe(&self) -> String;
+}
+
+/// True if an object is still the one that was read.
+pub(super) async fn is_same<S: ObjectStore + ?Sized>(
+    store: &S,
+    key: &str,
+    seen: &Fetched,
+) -> Result<bool, StoreError> {
+    match store.get(key, None).await {
+        Ok(found) => Ok(found.bytes == seen.bytes),
+        Err(StoreError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

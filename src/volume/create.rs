@@ -16,7 +16,7 @@ use crate::format::{
     Descriptor, EncodeError, GcState, Key, NameEntry, NodeSizes, Record, RecordKind, SuperNode, Usage,
     VolumeConfig, txn_id,
 };
-use crate::model::{Attrs, DirTree, FileId, Hash, LinksTree, Totals, TreeRoot, VolumeId};
+use crate::model::{Attrs, DirTree, FileId, Hash, LinksTree, Timestamp, Totals, TreeRoot, VolumeId};
 use crate::store::{ObjectStore, PutMode, StoreError, probe};
 
 /// A creating PUT whose answer was lost is sent again this often.
@@ -92,7 +92,7 @@ impl Volume {
         let key = Key::Name(options.name.clone()).to_string();
         let claim = put_new(&*store, &key, entry.encode().map_err(|e| refused(&key, e))?).await;
         match claim {
-            Ok(()) => written.map(|head| Created::New(Opened { volume, head })),
+            Ok(_) => written.map(|head| Created::New(Opened { volume, head })),
             Err(VolumeError::Store(StoreError::AlreadyExists { .. })) => {
                 volume.delete_first().await;
                 open_winner(store, clock, &options.name).await
@@ -110,20 +110,20 @@ impl Volume {
             ..Descriptor::new(self.id, &options.name, now, &options.conditional)
         };
         let key = Key::Descriptor(self.id).to_string();
-        put_new(
-            &*self.store,
-            &key,
-            descriptor.encode().map_err(|e| refused(&key, e))?,
-        )
-        .await?;
-        let record = first_record(descriptor, options, now)?;
+        let encoded = descriptor.encode().map_err(|e| refused(&key, e))?;
+        let server_time = put_new(&*self.store, &key, encoded).await?;
+        let record = Record {
+            server_time,
+            ..first_record(descriptor, options, now)?
+        };
         let key = Key::Record(self.id, 0).to_string();
         let encoded = record.encode().map_err(|e| refused(&key, e))?;
         let newest = self.read_record(&key, 0, encoded.bytes.clone())?;
-        put_new(&*self.store, &key, encoded.bytes).await?;
+        // Nobody can have followed it: the volume has no name yet.
+        let read_at = put_new(&*self.store, &key, encoded.bytes).await?;
         Ok(Head {
             newest,
-            read_at: None,
+            read_at,
             looked_at,
         })
     }
@@ -149,7 +149,7 @@ async fn open_winner(store: Arc<dyn ObjectStore>, clock: Clock, name: &str) -> R
 fn first_record(
     descriptor: Descriptor,
     options: &CreateOptions,
-    now: crate::model::Timestamp,
+    now: Timestamp,
 ) -> Result<Record, VolumeError> {
     let attrs = Attrs {
         mtime: now,
@@ -189,12 +189,13 @@ fn first_record(
     })
 }
 
-/// Creates an object. A lost answer is settled by reading: our own bytes mean that it went through.
-async fn put_new(store: &dyn ObjectStore, key: &str, bytes: Bytes) -> Result<(), VolumeError> {
+/// Creates an object; gives the store's clock, if it told. A lost answer is settled by reading: our own bytes mean that it
+/// went through.
+async fn put_new(store: &dyn ObjectStore, key: &str, bytes: Bytes) -> Result<Option<Timestamp>, VolumeError> {
     let mut last = None;
     for _ in 0..SENDS_MAX {
         let error = match store.put(key, bytes.clone(), PutMode::IfAbsent).await {
-            Ok(_) => return Ok(()),
+            Ok(done) => return Ok(done.server_time),
             Err(error) => error,
         };
         let settled = matches!(error, StoreError::AlreadyExists { .. }) || error.is_transient();
@@ -202,7 +203,7 @@ async fn put_new(store: &dyn ObjectStore, key: &str, bytes: Bytes) -> Result<(),
             return Err(error.into());
         }
         match get_whole(store, key, bytes.len() as u64).await {
-            Ok(found) if found.bytes == bytes => return Ok(()),
+            Ok(found) if found.bytes == bytes => return Ok(found.server_time),
             Ok(_) | Err(StoreError::Broken { .. }) => {
                 return Err(StoreError::AlreadyExists { key: key.to_owned() }.into());
             }

@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use super::open::find_name;
+use super::open::{find_name, read_name};
 use super::{Clock, Head, NextRecord, Opened, PublishOutcome, RemoteSource, Volume, VolumeError, VolumeRef};
 use crate::format::{Key, RecordKind, txn_id, volume_prefix};
-use crate::store::{LIST_LIMIT_MAX, ObjectStore, StoreError};
+use crate::store::{Fetched, LIST_LIMIT_MAX, ObjectStore, StoreError};
 
 /// Other commits may win the number of the last record this often.
 const TRIES: usize = 32;
@@ -43,7 +43,7 @@ impl Volume {
         let volume = Volume::handle(store, clock, id, wanted.to_string());
         match volume.head().await {
             Ok(head) => Ok(ToDelete::Whole(Opened { volume, head })),
-            Err(VolumeError::Deleted { .. }) => Ok(ToDelete::Begun(volume)),
+            Err(VolumeError::Deleted { .. } | VolumeError::Purged { .. }) => Ok(ToDelete::Begun(volume)),
             // The name comes last in a creation and in a deletion: without a record it is what is left of one.
             Err(VolumeError::NotFound { .. }) if matches!(wanted, VolumeRef::Name(_)) => {
                 Ok(ToDelete::Begun(volume))
@@ -63,21 +63,26 @@ impl Volume {
     /// # Errors
     /// What the store says. Once the record is published the volume cannot be used any more, deleted whole or not.
     pub async fn delete(&self, name: &str, by: &str) -> Result<u64, VolumeError> {
+        // What is deleted of a name is what was read before the end was seen: a deletion that slept must not take the name from
+        // a volume that has it by then.
+        let mut names = Vec::new();
+        // Asked for by its identity, which is no name, it has one all the same.
+        if let VolumeRef::Name(name) = VolumeRef::parse(name) {
+            names.extend(self.own_name(&name).await?);
+        }
         match self.head().await {
             Ok(head) => self.publish_end(head, by).await?,
             // Somebody began before us, or had come to the end but for the name.
-            Err(VolumeError::Deleted { .. } | VolumeError::NotFound { .. }) => {}
+            Err(VolumeError::Deleted { .. } | VolumeError::Purged { .. } | VolumeError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
         let (last, _) = self.newest_listed().await?;
-        let mut names = vec![name.to_owned()];
-        // Asked for by its identity, which is no name, it has one all the same.
-        names.retain(|name| matches!(VolumeRef::parse(name), VolumeRef::Name(_)));
         if let Some(seq) = last
             && let Some((record, _)) = self.fetch_record(seq).await?
             && record.record.descriptor.name != name
         {
-            names.push(record.record.descriptor.name.clone());
+            names.extend(self.own_name(&record.record.descriptor.name).await?);
+            self.check_ended().await?;
         }
         let last = last.map(|seq| Key::Record(self.id, seq).to_string());
         let mut deleted = 0;
@@ -105,14 +110,32 @@ impl Volume {
             self.store.delete(&[key]).await?;
             deleted += 1;
         }
-        for name in names {
-            let entry = find_name(&*self.store, &name).await?;
-            if entry.is_some_and(|entry| entry.volume == self.id) {
-                self.store.delete(&[Key::Name(name).to_string()]).await?;
+        for (key, seen) in names {
+            if self.store.delete_same(&key, &seen).await? {
                 deleted += 1;
             }
         }
         Ok(deleted)
+    }
+
+    /// The entry of a name, if it leads to this volume.
+    async fn own_name(&self, name: &str) -> Result<Option<(String, Fetched)>, VolumeError> {
+        let found = read_name(&*self.store, name).await?;
+        let own = found.filter(|(entry, _)| entry.volume == self.id);
+        Ok(own.map(|(_, seen)| (Key::Name(name.to_owned()).to_string(), seen)))
+    }
+
+    /// The volume is deleted still, after its names were read.
+    async fn check_ended(&self) -> Result<(), VolumeError> {
+        match self.head().await {
+            Err(VolumeError::Deleted { .. } | VolumeError::Purged { .. } | VolumeError::NotFound { .. }) => {
+                Ok(())
+            }
+            Ok(_) => Err(VolumeError::Busy {
+                object: self.id.to_string(),
+            }),
+            Err(error) => Err(error),
+        }
     }
 
     /// Publishes the record after which there is none.
@@ -131,13 +154,19 @@ impl Volume {
                 usage: parent.usage,
                 gc: None,
                 config: None,
+                features: None,
                 renames: Vec::new(),
             };
             let prepared = self.prepare(&head, next)?;
             match self.publish(&src, &prepared).await {
-                // Confirming reads the head, which is ours by then.
+                // Ours, or somebody else's.
                 Ok(PublishOutcome::Published { .. }) | Err(VolumeError::Deleted { .. }) => return Ok(()),
-                Ok(PublishOutcome::Lost) => head = self.head().await?,
+                Ok(PublishOutcome::Lost) => match self.head().await {
+                    Ok(next) => head = next,
+                    // Somebody else was faster.
+                    Err(VolumeError::Deleted { .. }) => return Ok(()),
+                    Err(error) => return Err(error),
+                },
                 Ok(PublishOutcome::Unknown { reason }) => {
                     let key = Key::Record(self.id, head.seq() + 1).to_string();
                     return Err(StoreError::Unknown { key, reason }.into());

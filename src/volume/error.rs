@@ -43,6 +43,16 @@ pub enum VolumeError {
         /// Who published that record.
         by: String,
     },
+    /// The volume was deleted, and its objects are gone, but for records that came late.
+    #[error(
+        "volume {name:?} is gone: record {seq} is left of it, and its descriptor (vol.json) is not there"
+    )]
+    Purged {
+        /// Its name.
+        name: String,
+        /// The newest record that is left.
+        seq: Seq,
+    },
     /// The volume uses features that this version does not know.
     #[error("{object} needs a newer version of sailvol: {what}")]
     Features {

@@ -57,6 +57,11 @@ impl Head {
         self.looked_at
     }
 
+    /// It says that the volume was deleted.
+    pub fn is_end(&self) -> bool {
+        self.record().kind == RecordKind::Delete
+    }
+
     /// What the record says.
     pub fn record(&self) -> &Arc<Record> {
         &self.newest.record
@@ -81,11 +86,24 @@ const HEAD_TRIES: usize = 8;
 const RECORDS_AT_ONCE: usize = 16;
 
 impl Volume {
-    /// The newest record by LIST and GET: two requests (LOG.md 2.1).
+    /// The newest record by LIST and GET: two requests (LOG.md 2.1), and one more when it is old (2.7).
     ///
     /// # Errors
-    /// [`VolumeError::Deleted`], [`VolumeError::Features`]; damage; what the store says.
+    /// [`VolumeError::Deleted`], [`VolumeError::Purged`], [`VolumeError::Features`]; damage; what the store says.
     pub async fn head(&self) -> Result<Head, VolumeError> {
+        let head = self.last_head().await?;
+        match head.is_end() {
+            true => Err(self.deleted(&head)),
+            false => Ok(head),
+        }
+    }
+
+    /// As [`Volume::head`], also when that says that the volume was deleted: it is a head like others for whoever asks what
+    /// was published.
+    ///
+    /// # Errors
+    /// As [`Volume::head`], but for the first.
+    pub async fn last_head(&self) -> Result<Head, VolumeError> {
         let prefix = log_prefix(&self.id);
         for _ in 0..HEAD_TRIES {
             let looked_at = self.clock.steady();
@@ -103,7 +121,8 @@ impl Volume {
             if !(0..=rules::HEAD_SECS_MAX).contains(&apart) {
                 continue;
             }
-            self.check_usable(&newest.record)?;
+            self.check_readable(&newest.record)?;
+            self.check_there(&newest, listed_at).await?;
             return Ok(Head {
                 newest,
                 read_at: listed_at,
@@ -111,6 +130,33 @@ impl Volume {
             });
         }
         Err(VolumeError::Busy { object: prefix })
+    }
+
+    /// A record that somebody sent before he slept through the end of the volume is no head.
+    async fn check_there(
+        &self,
+        newest: &LoggedRecord,
+        read_at: Option<Timestamp>,
+    ) -> Result<(), VolumeError> {
+        if rules::is_volume_sure(newest.record.server_time, read_at) {
+            return Ok(());
+        }
+        match self.store.head(&Key::Descriptor(self.id).to_string()).await? {
+            Some(_) => Ok(()),
+            None => Err(VolumeError::Purged {
+                name: self.name().to_owned(),
+                seq: newest.seq(),
+            }),
+        }
+    }
+
+    /// The volume was deleted by that record.
+    pub fn deleted(&self, head: &Head) -> VolumeError {
+        VolumeError::Deleted {
+            name: self.name().to_owned(),
+            seq: head.seq(),
+            by: head.record().by.clone(),
+        }
     }
 
     /// Number of the newest record in the listing of the log, and the store's clock when that began to be listed. One
@@ -174,6 +220,10 @@ impl Volume {
                 return self.refresh_by_list(known, newer).await;
             }
             let Some((next, _)) = found else {
+                // Only now: somebody may have brought the volume back since.
+                if head.is_end() {
+                    return Err(self.deleted(&head));
+                }
                 return Ok(Refreshed {
                     head,
                     newer,
@@ -184,7 +234,7 @@ impl Volume {
                 // Not our line any more: the list decides.
                 return self.refresh_by_list(known, Vec::new()).await;
             }
-            self.check_usable(&next.record)?;
+            self.check_readable(&next.record)?;
             newer.push(next.clone());
             head = Head {
                 newest: next,
@@ -286,14 +336,7 @@ impl Volume {
     }
 
     /// This version may read what the record describes.
-    fn check_usable(&self, record: &Record) -> Result<(), VolumeError> {
-        if record.kind == RecordKind::Delete {
-            return Err(VolumeError::Deleted {
-                name: self.name().to_owned(),
-                seq: record.seq,
-                by: record.by.clone(),
-            });
-        }
+    fn check_readable(&self, record: &Record) -> Result<(), VolumeError> {
         match record.access() {
             Access::None(features) => Err(VolumeError::Features {
                 object: Key::Record(self.id, record.seq).to_string(),
@@ -304,8 +347,12 @@ impl Volume {
     }
 
     /// This version may publish after that record (R3).
-    pub(super) fn check_writable(&self, record: &Record) -> Result<(), VolumeError> {
-        self.check_usable(record)?;
+    pub(super) fn check_writable(&self, head: &Head) -> Result<(), VolumeError> {
+        if head.is_end() {
+            return Err(self.deleted(head));
+        }
+        let record = head.record();
+        self.check_readable(record)?;
         match record.access() {
             Access::ReadOnly(features) => Err(VolumeError::ReadOnly {
                 name: self.name().to_owned(),

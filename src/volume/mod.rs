@@ -17,6 +17,7 @@
 //! A [`Volume`] is cheap to clone and holds no lock; the memory of the head is its caller's ([`Head`]).
 
 mod clock;
+mod collect;
 mod create;
 mod delete;
 mod error;
@@ -35,6 +36,7 @@ pub(crate) mod testing;
 pub(crate) mod tests;
 
 pub use clock::Clock;
+pub use collect::{KEPT_SECS, LogTimes, is_kept_by_time, superseded};
 pub use create::{CreateOptions, Created};
 pub use delete::ToDelete;
 pub use error::VolumeError;

@@ -7,7 +7,7 @@ use super::{Clock, Head, VolumeError};
 use crate::format::limits::NAME_OBJECT_BYTES_MAX;
 use crate::format::{Access, Descriptor, Key, NameEntry};
 use crate::model::VolumeId;
-use crate::store::{ObjectStore, StoreError};
+use crate::store::{Fetched, ObjectStore, StoreError};
 
 /// How a volume is named by whoever looks for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -148,10 +148,18 @@ impl Volume {
 
 /// The names index's entry for a name.
 pub(super) async fn find_name(store: &dyn ObjectStore, name: &str) -> Result<Option<NameEntry>, VolumeError> {
+    Ok(read_name(store, name).await?.map(|(entry, _)| entry))
+}
+
+/// The same with the object as it was read.
+pub(super) async fn read_name(
+    store: &dyn ObjectStore,
+    name: &str,
+) -> Result<Option<(NameEntry, Fetched)>, VolumeError> {
     super::names::check_name(name)?;
     let key = Key::Name(name.to_owned()).to_string();
     match get_whole(store, &key, NAME_OBJECT_BYTES_MAX as u64).await {
-        Ok(fetched) => Ok(Some(NameEntry::decode(&fetched.bytes, name, &key)?)),
+        Ok(fetched) => Ok(Some((NameEntry::decode(&fetched.bytes, name, &key)?, fetched))),
         Err(StoreError::NotFound { .. }) => Ok(None),
         Err(StoreError::Broken { key, reason }) => Err(VolumeError::damaged(&key, reason)),
         Err(error) => Err(error.into()),

@@ -6,7 +6,9 @@
 
 use super::rules;
 use super::{Head, LoggedRecord, Volume, VolumeError};
-use crate::format::{EncodeError, GcState, Key, Record, RecordKind, SuperNode, Usage, VolumeConfig};
+use crate::format::{
+    EncodeError, Features, GcState, Key, Record, RecordKind, SuperNode, Usage, VolumeConfig,
+};
 use crate::model::{Seq, Timestamp, TxnId, VolPath};
 use crate::store::{PutMode, StoreError};
 use crate::tree::NodeSource;
@@ -35,6 +37,8 @@ pub struct NextRecord {
     pub gc: Option<GcState>,
     /// For records that change the configuration.
     pub config: Option<VolumeConfig>,
+    /// For records that add features, which stay in all later ones.
+    pub features: Option<Features>,
     /// Moves that the commit made.
     pub renames: Vec<(VolPath, VolPath)>,
 }
@@ -79,8 +83,8 @@ impl Volume {
     /// # Errors
     /// [`VolumeError::ReadOnly`], [`VolumeError::Deleted`]; a record over the limits of the format.
     pub fn prepare(&self, head: &Head, next: NextRecord) -> Result<PreparedRecord, VolumeError> {
+        self.check_writable(head)?;
         let parent = head.record();
-        self.check_writable(parent)?;
         let seq = parent.seq + 1;
         let key = Key::Record(self.id, seq).to_string();
         let record = Record {
@@ -95,7 +99,10 @@ impl Volume {
             server_time: head.read_at,
             by: next.by,
             message: next.message,
-            features: parent.features.clone(),
+            features: match &next.features {
+                Some(more) => parent.features.union(more),
+                None => parent.features.clone(),
+            },
             usage: next.usage,
             gc: next.gc.unwrap_or_else(|| parent.gc.clone()),
             config: next.config.unwrap_or_else(|| parent.config.clone()),
@@ -121,7 +128,8 @@ impl Volume {
     /// The same record once more, for the number that it was made for. `None` when that is not the one after `head`: it is
     /// another's then, and what was sent can never create it any more.
     pub fn send_again(&self, head: &Head, sent: &LoggedRecord) -> Option<PreparedRecord> {
-        let follows = sent.seq() == head.seq() + 1 && sent.record.parent == Some(head.hash());
+        let follows =
+            sent.seq() == head.seq() + 1 && sent.record.parent == Some(head.hash()) && !head.is_end();
         follows.then(|| PreparedRecord {
             logged: sent.clone(),
             head_read_at: head.read_at,
@@ -207,27 +215,70 @@ impl Volume {
             };
             return published(head);
         }
-        let head = match self.head().await {
+        let head = match self.last_head().await {
             Ok(head) => head,
+            // A commit into nothing: nobody must take it for the head of a volume.
+            Err(gone @ VolumeError::Purged { .. }) => {
+                self.delete_slot(&mine).await?;
+                return Err(gone);
+            }
             Err(error) => {
                 return Ok(PublishOutcome::Unknown {
                     reason: format!("created, but not confirmed: {error}"),
                 });
             }
         };
-        if head.hash() == mine.hash || rules::is_untrimmed(&head.record().gc, mine.seq()) {
-            return published(head);
-        }
-        match self.history_entry(src, &head, mine.seq()).await {
-            Ok(entry) if entry.hash == mine.hash => published(head),
-            Ok(_) => {
+        match self.is_in_chain(src, &head, &mine).await {
+            Ok(true) => published(head),
+            Ok(false) => {
                 self.delete_slot(&mine).await?;
-                Ok(PublishOutcome::Lost)
+                match head.is_end() {
+                    true => Err(self.deleted(&head)),
+                    false => Ok(PublishOutcome::Lost),
+                }
             }
             Err(error) => Ok(PublishOutcome::Unknown {
                 reason: format!("created, but not confirmed: {error}"),
             }),
         }
+    }
+
+    /// The record is one of those that lead to the head.
+    async fn is_in_chain(
+        &self,
+        src: &dyn NodeSource,
+        head: &Head,
+        mine: &LoggedRecord,
+    ) -> Result<bool, VolumeError> {
+        let gc = &head.record().gc;
+        if head.hash() == mine.hash {
+            return Ok(true);
+        }
+        if !rules::is_untrimmed(gc, mine.seq()) {
+            return match self.history_entry(src, head, mine.seq()).await {
+                Ok(entry) => Ok(entry.hash == mine.hash),
+                // The volume's objects are going.
+                Err(_) if head.is_end() => Ok(false),
+                Err(error) => Err(error),
+            };
+        }
+        match head.is_end() {
+            true => self.leads_to(head, mine).await,
+            false => Ok(true),
+        }
+    }
+
+    /// As [`Volume::is_in_chain`] under a head that says that the volume was deleted. Records are deleted then, and no fence says
+    /// which: a free number proves nothing, the chain does as far as it is there.
+    async fn leads_to(&self, head: &Head, mine: &LoggedRecord) -> Result<bool, VolumeError> {
+        let mut at = head.newest.clone();
+        while at.seq() > mine.seq() + 1 {
+            match self.fetch_record(at.seq() - 1).await? {
+                Some((before, _)) if at.record.parent == Some(before.hash) => at = before,
+                _ => return Ok(false),
+            }
+        }
+        Ok(at.seq() == mine.seq() + 1 && at.record.parent == Some(mine.hash))
     }
 
     /// Takes back a record in a slot that was not the log's next one.

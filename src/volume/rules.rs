@@ -17,6 +17,9 @@ const CLOCKS_APART_SECS: i64 = 60;
 /// After this long a look also asks whether the record known before is still there, seconds: a bucket that is restored
 /// from a backup takes longer, and nobody's loop of commits pays for it.
 pub const RECHECK_SECS: i64 = 60;
+/// A head that was made longer ago than this may be all that is left of a volume, seconds: whoever sent it slept while the
+/// volume was deleted and purged (LOG.md 2.7). No purge begins earlier after a deletion.
+pub const PURGE_AFTER_SECS: i64 = 7 * 24 * 3600;
 /// R4 may be skipped when the PUT was answered within this after the head was read, seconds by the store's clock.
 pub const CONFIRM_SECS_MAX: i64 = 600;
 /// Records may carry a time at most this far ahead of the store's clock, seconds (LOG.md 4.6).
@@ -74,6 +77,14 @@ pub fn confirmed_by_time(head_read: Option<Timestamp>, put_answered: Option<Time
     }
     match (head_read, put_answered) {
         (Some(read), Some(put)) => (0..CONFIRM_SECS_MAX).contains(&secs_between(read, put)),
+        _ => false,
+    }
+}
+
+/// The volume of a head is there for sure: its record was made from a head that was read not long ago, by the store's clock.
+pub fn is_volume_sure(made: Option<Timestamp>, read: Option<Timestamp>) -> bool {
+    match (made, read) {
+        (Some(made), Some(read)) => (0..PURGE_AFTER_SECS).contains(&secs_between(made, read)),
         _ => false,
     }
 }

@@ -356,6 +356,12 @@ impl ObjectStore for ScriptedStore {
         self.after(fault, key, self.memory.delete(keys).await)
     }
 
+    async fn delete_same(&self, key: &str, seen: &Fetched) -> Result<bool, StoreError> {
+        let fault = self.before(Verb::Delete, key).await?;
+        self.note(Verb::Delete, key, 0);
+        self.after(fault, key, self.memory.delete_same(key, seen).await)
+    }
+
     fn describe(&self) -> String {
         "scripted".to_owned()
     }

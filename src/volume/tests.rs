@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use super::testing::*;
 use super::*;
-use crate::format::{GcState, Key, RecordKind, SuperNode, Usage, encode_chunk, txn_id};
+use crate::format::{Features, GcState, Key, RecordKind, SuperNode, Usage, encode_chunk, txn_id};
 use crate::model::{Attrs, DirTree, Entry, EntryBody, Hash, LeaseId, Name, Seq, Totals, TreeRoot, TxnId};
 use crate::store::{DirStore, ObjectStore, PutMode};
 use crate::tree::{self, NodeParams, NodeWriter, TreeError};
+
+mod ends;
+mod fscks;
 
 fn txn(n: u64) -> TxnId {
     let mut random = [0; 32];
@@ -28,6 +31,7 @@ fn next(head: &Head, n: u64) -> NextRecord {
         usage: Usage::default(),
         gc: None,
         config: None,
+        features: None,
         renames: Vec::new(),
     }
 }
@@ -134,6 +138,7 @@ pub(crate) async fn try_fence(
             ..head.record().root.clone()
         },
         gc: Some(gc),
+        features: Some(Features::collected()),
         ..next(head, 0)
     };
     let prepared = volume.prepare(head, record)?;

@@ -27,6 +27,7 @@ use super::progress::Gate;
 use super::retry::{Attempts, Repeat};
 use crate::model::Timestamp;
 use crate::store::key::{READ_BYTES_MAX, check_key, check_list, check_range};
+use crate::store::port::is_same;
 use crate::store::{
     Arrived, Fetched, LastMoves, Listed, ListedObject, ObjectStore, PutDone, PutMode, S3Url, StoreError,
     StoreOptions,
@@ -472,6 +473,37 @@ impl ObjectStore for S3Store {
         Ok(())
     }
 
+    async fn delete_same(&self, key: &str, seen: &Fetched) -> Result<bool, StoreError> {
+        // Many a store does not know the condition and takes it for none.
+        if !is_same(self, key, seen).await? {
+            return Ok(false);
+        }
+        let full = self.full_key(key);
+        let sent = self.request(Repeat::Freely, || async {
+            let delete = self
+                .client
+                .sdk
+                .delete_object()
+                .bucket(&self.url.bucket)
+                .key(&full);
+            let delete = delete.set_if_match(seen.etag.clone());
+            let second = SecondLook::new(&self.url);
+            let sent = delete.customize().interceptor(second.clone()).send().await;
+            sent.map_err(|error| self.failure(error))?;
+            second.result()
+        });
+        match sent.await {
+            Ok(()) => Ok(true),
+            Err(failure) if matches!(failure.kind, Kind::ConditionFailed | Kind::NoSuchKey) => Ok(false),
+            // It says that it does not: then the look must do.
+            Err(failure) if failure.kind == Kind::NotImplemented => {
+                self.delete(&[key.to_owned()]).await?;
+                Ok(true)
+            }
+            Err(failure) => Err(failure.into_store_error(key)),
+        }
+    }
+
     async fn race_to_create(&self, key: &str, bodies: Vec<Bytes>) -> Vec<Result<PutDone, StoreError>> {
         if let Err(error) = check_key(key) {
             return vec![Err(error)];
@@ -622,6 +654,7 @@ impl Part {
             object_len: self.object_len,
             server_time: self.server_time,
             modified: self.modified,
+            etag: self.etag,
         }
     }
 }

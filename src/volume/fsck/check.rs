@@ -1,20 +1,80 @@
 //! The check, stage by stage.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::paths::{name_damaged, name_inodes, name_lost};
 use super::referred::{Collector, Content, Referred};
 use super::report::{FsckOptions, FsckProgress, FsckReport};
-use crate::model::{DirTree, Seq};
+use crate::format::limits::LEASE_SEQS_MAX;
+use crate::model::{DirTree, LeaseId, Seq};
 use crate::tree::{self, Place, TreeError};
-use crate::volume::{Head, LoggedRecord, RemoteSource, Volume, VolumeError};
+use crate::volume::create::random;
+use crate::volume::{Head, LeaseHolder, LoggedRecord, RemoteSource, Volume, VolumeError};
+
+/// Collectors may come in the way of a check this often.
+const TRIES: usize = 3;
 
 impl Volume {
-    /// Checks the volume. `head` is the newest record.
+    /// Checks the volume. `head` is the newest record. A collector may run meanwhile: all records are leased before they are
+    /// checked, and what is missing is believed only if no collector was there since.
     ///
     /// # Errors
     /// The store does not answer, or does not let us; damage is no error but the result.
     pub async fn fsck(
+        &self,
+        head: &Head,
+        options: FsckOptions,
+        progress: &(dyn Fn(FsckProgress) + Sync),
+    ) -> Result<FsckReport, VolumeError> {
+        let mut lease = None;
+        let mut told = Vec::new();
+        let mut head = head.clone();
+        if options.all_records {
+            match self.lease_checked(&head, &mut lease).await {
+                Ok(now) => head = now,
+                Err(error) => told.push(format!(
+                    "records that a collector trims while they are checked are looked at again: no lease could be written: {error}"
+                )),
+            }
+        }
+        let mut checked = self.check(&head, options, progress).await;
+        for _ in 0..TRIES {
+            let is_damaged = checked.as_ref().is_ok_and(|report| report.damaged > 0);
+            if !is_damaged {
+                break;
+            }
+            // What was trimmed and collected meanwhile is no damage.
+            let now = self.head().await?;
+            if now.record().gc.fence == head.record().gc.fence {
+                break;
+            }
+            head = now;
+            checked = self.check(&head, options, progress).await;
+        }
+        if let Some(lease) = lease
+            && let Err(error) = self.drop_lease(lease).await
+        {
+            tracing::info!(%error, "the lease of the check stays until it lapses");
+        }
+        let mut report = checked?;
+        told.into_iter().for_each(|text| report.warn(|| text));
+        Ok(report)
+    }
+
+    /// Names the records that are to be checked, and gives the head that says which of them are kept.
+    async fn lease_checked(&self, head: &Head, lease: &mut Option<LeaseHolder>) -> Result<Head, VolumeError> {
+        let older = head.record().gc.kept_below(head.seq());
+        let seqs: BTreeSet<Seq> = std::iter::once(head.seq())
+            .chain(older)
+            .take(LEASE_SEQS_MAX)
+            .collect();
+        let id = LeaseId(random()?);
+        let lease = lease.insert(LeaseHolder::new(id, "sailvol fsck".to_owned()));
+        self.write_lease(lease, seqs).await
+    }
+
+    /// One look at everything, under one head.
+    async fn check(
         &self,
         head: &Head,
         options: FsckOptions,
