@@ -21,6 +21,7 @@ pub async fn check_all(store: Arc<dyn ObjectStore>) {
     has_one_winner_of_many(store, "race").await;
     lists_in_order_and_pages(store, "list").await;
     deletes(store, "delete").await;
+    deletes_what_was_read(store, "same").await;
     refuses_bad_requests(store).await;
     shows_whole_objects_to_concurrent_readers(store, "whole").await;
     tells_time(store, "time").await;
@@ -32,6 +33,19 @@ async fn put(store: &dyn ObjectStore, key: &str, body: impl Into<Bytes>) {
         .put(key, body.into(), PutMode::Overwrite)
         .await
         .expect("put");
+}
+
+async fn deletes_what_was_read(store: &dyn ObjectStore, root: &str) {
+    let key = format!("{root}/object");
+    put(store, &key, "one").await;
+    let one = store.get(&key, None).await.expect("get");
+    put(store, &key, "two").await;
+    assert!(!store.delete_same(&key, &one).await.expect("another object"));
+    let two = store.get(&key, None).await.expect("it stays");
+    assert_eq!(two.bytes, "two");
+    assert!(store.delete_same(&key, &two).await.expect("the same"));
+    assert_eq!(store.head(&key).await.expect("head"), None);
+    assert!(!store.delete_same(&key, &two).await.expect("gone"));
 }
 
 /// Bytes that differ from offset to offset, also at distances of powers of two.
