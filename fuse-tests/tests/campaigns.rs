@@ -36,6 +36,8 @@ fn damage_never_gives_wrong_bytes() {
 fn full_disks_lose_nothing_and_work_goes_on() {
     let tally = full::run(&Plan::new(1, 1));
     assert!(tally.get("calls refused for want of room") > 0);
+    assert!(tally.get("steps without room") > 0);
+    assert!(tally.get("KiB of trees without room") > 2 << 10);
 }
 
 #[test]

@@ -409,24 +409,25 @@ if how != "read":
 print(len(fds), dict(opening), dict(using))
 "#;
 
-/// A row of the table of promises (docs/src/semantics.md): few of them are told at an open, never at a write.
+/// A row of the table of promises (docs/src/semantics.md): open files have nothing to do with the daemon's limit. Without bodies that are closed while
+/// they are idle (`overlay::OpenBodies`) about 30 and 250 of the
+/// files can be opened for writing, the others are told ENFILE.
 #[test]
 fn descriptors() {
     let (pod, _store) = pod();
     pod.mount("v", &["--create"]);
-    for number in 0..3000 {
+    for number in 0..1200 {
         fs::write(pod.path(format!("f{number}")), "old").unwrap();
     }
-    pod.commit("three thousand");
+    pod.commit("many");
     pod.umount(&[]);
-    // An open file that is written takes two of the budget, which is a part of the limit.
-    for (limit, opened_min) in [(1024u64, 200), (4096, 1500)] {
+    for (limit, count) in [(128, 400), (1024, 1200)] {
         for passthrough in ["auto", "off"] {
             let dir = pod.mount_dir();
             let mut mount = Command::new("sh");
             mount.args([
                 "-c",
-                "ulimit -Sn 256 && ulimit -Hn \"$0\" && exec \"$@\"",
+                "ulimit -Sn 100 && ulimit -Hn \"$0\" && exec \"$@\"",
                 &limit.to_string(),
             ]);
             let words = ["mount", "--passthrough", passthrough, "v"].map(OsString::from);
@@ -439,21 +440,17 @@ fn descriptors() {
                 let output = Command::new("python3")
                     .args(["-c", OPEN_MANY])
                     .arg(&dir)
-                    .args([how, "3000"])
+                    .args([how, &count.to_string()])
                     .output()
                     .unwrap();
                 let text = said(&output);
                 assert!(output.status.success(), "{limit} {passthrough} {how}: {text}");
                 let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-                let opened: u64 = printed.split(' ').next().unwrap().parse().unwrap();
-                assert!(opened >= opened_min, "{limit} {passthrough} {how}: {text}");
-                assert!(
-                    printed.trim_end().ends_with(" {}"),
-                    "using: {limit} {passthrough} {how}: {text}"
+                assert_eq!(
+                    printed.trim_end(),
+                    format!("{count} {{}} {{}}"),
+                    "{limit} {passthrough} {how}: {text}"
                 );
-                let refused = 3000 - opened;
-                let all_told = refused == 0 || printed.contains(&format!("{{{}: {refused}}}", libc::ENFILE));
-                assert!(all_told, "opening: {limit} {passthrough} {how}: {text}");
             }
             // The daemon goes on, and what was written is whole.
             assert!(pod.commit("after all that")["seq"].is_number());
@@ -461,9 +458,8 @@ fn descriptors() {
                 let text = fs::read_to_string(pod.path(format!("f{number}"))).unwrap();
                 assert!(text.starts_with(&format!("1-{number}")), "{text}");
             }
-            for number in 0..3000 {
-                // Some were refused, and are not there.
-                let _gone = fs::remove_file(pod.path(format!("new{number}")));
+            for number in 0..count {
+                fs::remove_file(pod.path(format!("new{number}"))).unwrap();
                 fs::write(pod.path(format!("f{number}")), "old").unwrap();
             }
             pod.commit("as before");

@@ -1,14 +1,16 @@
-//! Descriptors of the daemon: as many as it may have, and how many of them open files of the mount may take.
+//! Descriptors of the daemon: as many as it may have, and how many of them clean files may take that the kernel reads by itself.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What everything else takes at most: connections to the store, cache files, journals, requests under way.
 const FOR_THE_REST: u64 = 768;
+/// Parts of the limit that bodies have open at a time, for reading and for writing (`overlay::OverlayOptions`), in eighths.
+const FOR_BODIES_EIGHTHS: u64 = 3;
 /// Where there is no limit, this is taken for one: the kernel's own default for a process (fs.nr_open).
 const NO_LIMIT: u64 = 1 << 20;
 
 /// Raises the soft limit to the hard one: that is for programs which use select(2), and this one does not. Gives how many
-/// descriptors open files of the mount may take.
+/// descriptors such files may take.
 pub(super) fn raise_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -27,7 +29,8 @@ pub(super) fn raise_limit() -> usize {
 }
 
 fn for_files(all: u64) -> u64 {
-    all - (all / 2).min(FOR_THE_REST)
+    let for_bodies = all / 8 * FOR_BODIES_EIGHTHS;
+    (all - for_bodies).saturating_sub(FOR_THE_REST.min(all / 2))
 }
 
 #[cfg(test)]
@@ -35,10 +38,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_get_what_the_rest_leaves_and_half_of_little() {
+    fn files_get_what_bodies_and_the_rest_leave() {
         assert_eq!(
             [128, 1024, 4096, 1 << 20].map(for_files),
-            [64, 512, 3328, (1 << 20) - 768]
+            [16, 128, 1792, (5 << 17) - 768]
         );
     }
 }

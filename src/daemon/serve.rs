@@ -75,7 +75,7 @@ pub fn run(
     outcome
 }
 
-/// `for_files`: descriptors that open files of the mount may take.
+/// `for_files`: descriptors that clean files may take which the kernel reads by itself.
 async fn serve(
     settings: MountSettings,
     for_files: usize,

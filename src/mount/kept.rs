@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::{Failure, FailureKind};
 use crate::commit::{Attempt, PreparedTree, UploadLedger};
 use crate::format::{UnverifiedRecord, decode_super};
-use crate::model::{Hash, Seq, TreeRoot, TxnId, VolumeId};
-use crate::overlay::{BaseRef, Overlay};
-use crate::view::{BaseHold, BaseWatch};
+use crate::model::{Hash, Seq, TreeRoot, TxnId, VolumeId, format_bytes};
+use crate::overlay::{BaseRef, Overlay, OverlayError};
+use crate::view::{BaseHold, BaseWatch, Room};
 use crate::volume::{Head, LoggedRecord, Volume};
 
 /// First line of a kept prepared tree; the stored super node follows.
@@ -41,6 +41,21 @@ fn local(error: impl std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Failed, error.to_string())
 }
 
+/// With its kind, by which a full disk is known.
+fn to_io(error: OverlayError) -> io::Error {
+    let kind = error.errno().map_or(io::ErrorKind::Other, |errno| {
+        io::Error::from_raw_os_error(errno).kind()
+    });
+    io::Error::new(kind, error)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// The owner of the kept bytes of a state directory: records, prepared trees and the packs of those. It alone removes any.
 ///
 /// Something is needed as long as one of these may lead to it:
@@ -58,15 +73,27 @@ pub struct Kept {
     turn: Mutex<()>,
     /// Prepared trees that the view has stood on, or that somebody reads.
     held: Mutex<Vec<(Hash, BaseWatch)>>,
+    /// Gives back what is only there to be faster.
+    room: Clean,
+}
+
+/// What a full disk may be relieved of.
+struct Clean(Option<Arc<dyn Room>>);
+
+impl std::fmt::Debug for Clean {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clean")
+    }
 }
 
 impl Kept {
-    /// Of an open state directory.
-    pub fn new(overlay: Arc<Overlay>) -> Kept {
+    /// Of an open state directory. `room`: what can give back bytes of the same disk.
+    pub fn new(overlay: Arc<Overlay>, room: Option<Arc<dyn Room>>) -> Kept {
         Kept {
             overlay,
             turn: Mutex::default(),
             held: Mutex::default(),
+            room: Clean(room),
         }
     }
 
@@ -83,16 +110,45 @@ impl Kept {
         // It is the base, or it is sent again if its outcome cannot be known.
         keep_record(&self.overlay, &attempt.record)?;
         if let Some(tree) = &attempt.prepared {
-            self.keep_prepared(tree)?;
+            self.keep_prepared_in_the_end(tree)?;
         }
         then(&self.overlay)
+    }
+
+    /// A tree may be larger than what is set aside for it. On a full disk what was given up goes first, then what is clean.
+    fn keep_prepared_in_the_end(&self, tree: &PreparedTree) -> io::Result<()> {
+        let Err(error) = self.keep_prepared(tree) else {
+            return Ok(());
+        };
+        if !is_full(&error) {
+            return Err(error);
+        }
+        let packs = tree.packs.iter().map(|pack| pack.bytes.len() as u64);
+        let wanted = packs.sum::<u64>() + tree.stored.len() as u64;
+        let removed = self.overlay.reclaim().map_err(io::Error::other)?;
+        let given = self.room.0.as_ref().map_or(0, |room| room.make_room(wanted));
+        let again = match removed > 0 || given > 0 {
+            true => self.keep_prepared(tree),
+            false => Err(error),
+        };
+        again.map_err(|error| match is_full(&error) {
+            true => io::Error::new(
+                error.kind(),
+                format!(
+                    "no room for {} in the state directory, for the tree that this mount goes on with, because others have \
+                     published meanwhile ({error}); free that much there, or `sailvol reload --keep` first: then nothing \
+                     has to be merged",
+                    format_bytes(wanted)
+                ),
+            ),
+            false => error,
+        })
     }
 
     /// Keeps a prepared tree, which was made from the base of what is frozen.
     fn keep_prepared(&self, tree: &PreparedTree) -> io::Result<()> {
         for pack in &tree.packs {
-            let put = self.overlay.put_base(&pack.pack.id, &pack.bytes);
-            put.map_err(io::Error::other)?;
+            self.overlay.put_base(&pack.pack.id, &pack.bytes).map_err(to_io)?;
         }
         let own = tree.packs.iter().map(|pack| pack.pack.id);
         let (packs, whole) = match self.made_from()? {
@@ -112,9 +168,7 @@ impl Kept {
         let mut bytes = serde_json::to_vec(&header)?;
         bytes.push(b'\n');
         bytes.extend_from_slice(&tree.stored);
-        self.overlay
-            .put_base(&tree.hash, &bytes)
-            .map_err(io::Error::other)
+        self.overlay.put_base(&tree.hash, &bytes).map_err(to_io)
     }
 
     /// The prepared tree that a commit under way was made on.

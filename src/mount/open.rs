@@ -117,6 +117,7 @@ impl Mount {
             quota_bytes: found.head.record().config.quota_bytes,
             shown_owner: options.shown_owner,
         };
+        let room: Arc<dyn crate::view::Room> = cache.clone();
         let parts = ViewParts {
             source: source.clone(),
             room: Some(cache),
@@ -131,7 +132,10 @@ impl Mount {
             ledger: FileLedger::new(&state_dir),
             leasing,
             view: Arc::new(view),
-            kept: start.overlay.clone().map(|overlay| Arc::new(Kept::new(overlay))),
+            kept: start
+                .overlay
+                .clone()
+                .map(|overlay| Arc::new(Kept::new(overlay, Some(room)))),
             overlay: start.overlay,
             base_ref: start.base_ref,
             warnings: warnings.clone(),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -13,6 +13,7 @@ use super::body::{Body, BodyStat};
 use super::descriptors::{OpenBodies, ahead_max};
 use super::error::{AtPath, OverlayError};
 use super::journal::sync_dir;
+use super::reserve::{Reserve, is_full};
 use super::state::BodyId;
 
 /// Bodies that are made one after the other in one directory.
@@ -23,7 +24,10 @@ const SHOWN_DELAY: Duration = Duration::from_secs(5);
 
 pub(super) struct Bodies {
     dir: PathBuf,
+    reserve: Reserve,
     ahead_max: usize,
+    /// The last time that bodies were to be made ahead the file system had little room left.
+    scarce: AtomicBool,
     next: AtomicU64,
     work: Mutex<Work>,
     wake: Condvar,
@@ -42,17 +46,23 @@ struct Work {
     durable: HashSet<BodyId>,
     /// When a sync is due that nobody asked for.
     sync_by: Option<Instant>,
+    /// More room is to be set aside.
+    more_reserve: bool,
     stop: bool,
 }
 
 impl Bodies {
-    pub(super) fn new(state_dir: &Path, ahead: usize, open_max: usize) -> Result<Bodies, OverlayError> {
+    /// `open`: bodies that are open at the same time.
+    pub(super) fn new(state_dir: &Path, ahead: usize, open: Arc<OpenBodies>) -> Result<Bodies, OverlayError> {
         let dir = state_dir.join("bodies");
-        super::dir::make_dir(&dir)?;
+        let reserve = Reserve::of(state_dir);
+        reserve.make_room_for(|| super::dir::make_dir(&dir))?;
         Ok(Bodies {
             dir,
+            reserve,
             ahead_max: ahead_max(ahead),
-            open: OpenBodies::new(open_max),
+            scarce: AtomicBool::new(false),
+            open,
             next: AtomicU64::new(1),
             work: Mutex::default(),
             wake: Condvar::new(),
@@ -81,7 +91,7 @@ impl Bodies {
     pub(super) fn create(&self) -> Result<Arc<Body>, OverlayError> {
         let mut work = self.work.lock();
         let body = work.ahead.pop();
-        if work.ahead.len() < self.ahead_max / 2 {
+        if work.ahead.len() < self.ahead_max / 2 && !self.is_scarce() {
             self.wake.notify_one();
         }
         drop(work);
@@ -89,6 +99,11 @@ impl Bodies {
             Some(body) => Ok(body),
             None => self.create_now(),
         }
+    }
+
+    /// True while none are made ahead, because there is little room: what is there is for who needs it now.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.scarce.load(Ordering::Relaxed)
     }
 
     /// A number for a new body. Numbers go up in steps of 256, so that bodies made one after the other lie in one directory: a
@@ -205,7 +220,7 @@ impl Bodies {
             .max()
     }
 
-    /// Removes what may go now.
+    /// Removes what may go now. What somebody still knows waits: it may be opened again by its name.
     pub(super) fn remove_doomed(&self, synced: u64) -> Result<u64, OverlayError> {
         let _turn = self.removing.lock();
         let mut work = self.work.lock();
@@ -216,28 +231,62 @@ impl Bodies {
         work.doomed = later;
         drop(work);
         let mut removed = 0;
-        for (id, _) in now {
-            remove_file(&self.path(id))?;
-            removed += 1;
+        let mut known = Vec::new();
+        for (id, position) in now {
+            match self.open.remove_name(id, || remove_file(&self.path(id))) {
+                Some(done) => {
+                    done?;
+                    removed += 1;
+                }
+                None => known.push((id, position)),
+            }
         }
+        self.work.lock().doomed.extend(known);
         Ok(removed)
     }
 
-    /// Creates bodies ahead, up to the number wished.
+    /// The body's file is about to be moved to another name.
+    pub(super) fn keep_open(&self, id: BodyId) -> Result<(), OverlayError> {
+        self.open.keep_open(id)
+    }
+
+    /// Creates bodies ahead, up to the number wished, while there is plenty of room: the last of it is not for what may never
+    /// be needed.
     pub(super) fn refill(&self) -> Result<(), OverlayError> {
         loop {
             if self.work.lock().ahead.len() >= self.ahead_max {
+                self.scarce.store(false, Ordering::Relaxed);
                 return Ok(());
             }
-            let body = self.create_now()?;
-            self.work.lock().ahead.push(body);
+            let made = match self.reserve.is_plenty() {
+                true => self.create_now(),
+                false => {
+                    self.scarce.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+            };
+            match made {
+                Ok(body) => self.work.lock().ahead.push(body),
+                // A quota, of which the file system does not tell.
+                Err(error) if is_full(&error) => {
+                    self.scarce.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 
     /// Waits until there is something to do; false when it is time to stop.
     pub(super) fn wait_for_work(&self, at_most: Duration) -> bool {
         let mut work = self.work.lock();
-        if !work.stop && work.ahead.len() >= self.ahead_max / 2 {
+        let wants_more = work.ahead.len() < self.ahead_max / 2;
+        if std::mem::take(&mut work.more_reserve) {
+            return !work.stop;
+        }
+        if !work.stop && wants_more && self.is_scarce() {
+            self.wake.wait_for(&mut work, at_most);
+        } else if !work.stop && !wants_more {
             match (work.doomed.is_empty(), work.sync_by) {
                 (true, None) => self.wake.wait(&mut work),
                 (true, Some(by)) => {
@@ -250,6 +299,12 @@ impl Bodies {
             }
         }
         !work.stop
+    }
+
+    /// The overlay has become so large that more room is to be set aside for it.
+    pub(super) fn want_reserve(&self) {
+        self.work.lock().more_reserve = true;
+        self.wake.notify_one();
     }
 
     /// Waits after an error, so that it is not met again at once.

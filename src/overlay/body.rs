@@ -7,10 +7,11 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, SeekFrom, Timespec, Timestamps};
 
 use super::descriptors::{OpenBodies, Writable};
 use super::error::{AtPath, OverlayError};
+use super::handle::Handle;
 use super::state::BodyId;
 use crate::model::Timestamp;
 
@@ -19,10 +20,9 @@ use crate::model::Timestamp;
 #[derive(Debug)]
 pub struct Body {
     id: BodyId,
-    path: PathBuf,
     /// Open for reading: that is in nobody's way who asks whether the file can be written, and such a question can be asked
     /// of it as it is.
-    handle: OwnedFd,
+    handle: Arc<Handle>,
     /// Open for reading and writing, from the first use by this process until [`Body::let_go`], or until others are in want of
     /// a descriptor.
     file: Arc<Writable>,
@@ -88,18 +88,9 @@ impl Body {
         flags: OFlags,
         others: &Arc<OpenBodies>,
     ) -> Result<Body, OverlayError> {
-        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
-        let open = |flags| others.make_room(|| rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)));
-        // Nobody asks when a body was read. Who does not own the file may not say so.
-        let handle = match open(flags | OFlags::NOATIME) {
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(flags),
-            other => other,
-        }
-        .at(&path)?;
         Ok(Body {
             id,
-            path,
-            handle,
+            handle: Handle::open(id, path, flags, others)?,
             file: Arc::default(),
             open: others.clone(),
         })
@@ -122,14 +113,17 @@ impl Body {
         let mut options = File::options();
         options.read(true).write(true);
         let by_path = options.clone().custom_flags(libc::O_NOFOLLOW).to_owned();
-        let opened = self.open.make_room(|| match by_path.open(&self.path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let by_handle = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.handle));
-                options.open(by_handle)
-            }
+        let opened = self.open.make_room(|| match by_path.open(self.path()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match self.handle.get_open() {
+                Some(handle) => options.open(format!(
+                    "/proc/self/fd/{}",
+                    std::os::fd::AsRawFd::as_raw_fd(&handle)
+                )),
+                None => Err(e),
+            },
             opened => opened,
         });
-        opened.at(&self.path)
+        opened.at(self.path())
     }
 
     /// Closes what this process itself has open of it: an open file is in the way of leases. The next use opens it again.
@@ -149,7 +143,7 @@ impl Body {
                 tv_nsec: mtime.nanos.into(),
             },
         };
-        rustix::fs::utimensat(&self.handle, "", &times, AtFlags::EMPTY_PATH).at(&self.path)
+        rustix::fs::utimensat(self.handle()?, "", &times, AtFlags::EMPTY_PATH).at(self.path())
     }
 
     /// Its number.
@@ -159,29 +153,41 @@ impl Body {
 
     /// Where it lies, as long as it is part of the overlay or a stash.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.handle.path()
     }
 
     /// Open for reading: for passthrough, and for opening it.
-    pub fn handle(&self) -> BorrowedFd<'_> {
-        self.handle.as_fd()
+    ///
+    /// # Errors
+    /// It was closed, and cannot be opened again.
+    pub fn handle(&self) -> Result<Arc<OwnedFd>, OverlayError> {
+        self.handle.get()
     }
 
     /// Asks something of the handle while this process has it open for reading only, one question at a time.
-    pub fn ask<T>(&self, question: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+    ///
+    /// # Errors
+    /// As [`Body::handle`].
+    pub fn ask<T>(&self, question: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T, OverlayError> {
         let mut file = self.file.lock();
         *file = None;
-        question(self.handle.as_fd())
+        Ok(question(self.handle()?.as_fd()))
     }
 
     /// Takes over all bytes of `source` by reflink; false where the filesystem cannot.
     pub fn reflink_from(&self, source: &Body) -> Result<bool, OverlayError> {
-        Ok(rustix::fs::ioctl_ficlone(&*self.file()?, &source.handle).is_ok())
+        Ok(rustix::fs::ioctl_ficlone(&*self.file()?, source.handle()?).is_ok())
     }
 
     /// Asks the filesystem.
     pub fn stat(&self) -> Result<BodyStat, OverlayError> {
-        let stat = rustix::fs::fstat(&self.handle).at(&self.path)?;
+        // By its name while it is closed: it is not opened for that.
+        if self.handle.get_open().is_none()
+            && let Ok(meta) = std::fs::symlink_metadata(self.path())
+        {
+            return Ok(BodyStat::of(&meta));
+        }
+        let stat = rustix::fs::fstat(self.handle()?).at(self.path())?;
         Ok(BodyStat::of_stat(&stat))
     }
 
@@ -197,13 +203,14 @@ impl Body {
 
     /// Fills `out` from there; returns how much there was before the end.
     pub fn read_at(&self, out: &mut [u8], offset: u64) -> Result<usize, OverlayError> {
+        let handle = self.handle()?;
         let mut done = 0;
         while done < out.len() {
-            match rustix::io::pread(&self.handle, &mut out[done..], offset.saturating_add(done as u64)) {
+            match rustix::io::pread(&handle, &mut out[done..], offset.saturating_add(done as u64)) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(e).at(&self.path),
+                Err(e) => return Err(e).at(self.path()),
             }
         }
         Ok(done)
@@ -211,12 +218,12 @@ impl Body {
 
     /// Writes all of it. After an error a part may have been written.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), OverlayError> {
-        self.file()?.write_all_at(bytes, offset).at(&self.path)
+        self.file()?.write_all_at(bytes, offset).at(self.path())
     }
 
     /// Cuts or grows it.
     pub fn set_len(&self, len: u64) -> Result<(), OverlayError> {
-        self.file()?.set_len(len).at(&self.path)
+        self.file()?.set_len(len).at(self.path())
     }
 
     /// Makes the range a hole, which reads as zeros; the length stays.
@@ -227,7 +234,7 @@ impl Body {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(&*self.file()?, flags, offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP) => self.write_zeros(offset, len),
-            other => other.at(&self.path),
+            other => other.at(self.path()),
         }
     }
 
@@ -250,31 +257,31 @@ impl Body {
         }
         match rustix::fs::fallocate(&*self.file()?, FallocateFlags::KEEP_SIZE, offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-            other => other.at(&self.path),
+            other => other.at(self.path()),
         }
     }
 
     /// The first byte from `offset` on that is no hole; `None`: there is none.
     pub fn next_data(&self, offset: u64) -> Result<Option<u64>, OverlayError> {
-        match rustix::fs::seek(&self.handle, SeekFrom::Data(offset)) {
+        match rustix::fs::seek(self.handle()?, SeekFrom::Data(offset)) {
             Ok(at) => Ok(Some(at)),
             Err(rustix::io::Errno::NXIO) => Ok(None),
-            Err(e) => Err(e).at(&self.path),
+            Err(e) => Err(e).at(self.path()),
         }
     }
 
     /// The first hole from `offset` on; the end is one. `None` behind the end.
     pub fn next_hole(&self, offset: u64) -> Result<Option<u64>, OverlayError> {
-        match rustix::fs::seek(&self.handle, SeekFrom::Hole(offset)) {
+        match rustix::fs::seek(self.handle()?, SeekFrom::Hole(offset)) {
             Ok(at) => Ok(Some(at)),
             Err(rustix::io::Errno::NXIO) => Ok(None),
-            Err(e) => Err(e).at(&self.path),
+            Err(e) => Err(e).at(self.path()),
         }
     }
 
     /// fdatasync. To say so in the journal too, use [`super::Overlay::sync_bodies`].
     pub fn sync(&self) -> Result<(), OverlayError> {
-        super::disk::sync_data(&self.handle, &self.path)
+        super::disk::sync_data(self.handle()?, self.path())
     }
 
     /// Becomes a copy of `source` as it is now: by reflink where the filesystem can, else of what is no hole.
@@ -297,18 +304,18 @@ impl Body {
     }
 
     fn copy_range(&self, source: &Body, start: u64, end: u64) -> Result<(), OverlayError> {
-        let file = self.file()?;
+        let (file, source_handle) = (self.file()?, source.handle()?);
         let (mut from, mut to) = (start, start);
         while from < end {
             let len = usize::try_from(end - from).unwrap_or(usize::MAX).min(1 << 30);
-            match rustix::fs::copy_file_range(&source.handle, Some(&mut from), &*file, Some(&mut to), len) {
+            match rustix::fs::copy_file_range(&source_handle, Some(&mut from), &*file, Some(&mut to), len) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(rustix::io::Errno::XDEV | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
                     return self.copy_by_hand(source, from, end);
                 }
                 Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(e).at(&self.path),
+                Err(e) => return Err(e).at(self.path()),
             }
         }
         Ok(())

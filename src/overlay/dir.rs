@@ -144,6 +144,10 @@ impl Bases {
 
     pub(super) fn put(&self, hash: &Hash, bytes: &[u8]) -> Result<(), OverlayError> {
         let path = self.dir.join(hash.to_string());
+        if fs::read(&path).is_ok_and(|there| there == bytes) {
+            // Nothing of it has to be written; a power cut may have come before its name was on disk.
+            return sync_dir(&self.dir);
+        }
         let new = self.dir.join(format!("{hash}.new"));
         let reserve = Reserve::of(self.dir.parent().unwrap_or(&self.dir));
         reserve.write_file(&new, bytes)?;

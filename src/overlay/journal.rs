@@ -19,8 +19,8 @@ use crate::format::EncodeError;
 
 /// Bytes that are allocated ahead at a time.
 const AHEAD_BYTES: u64 = 1 << 20;
-/// Bytes that stay reserved for ops that make room, when no more can be allocated.
-const TIGHT_BYTES: u64 = 512 << 10;
+/// Bytes that stay allocated for ops that make room, when no more can be had; and they have the reserve.
+const TIGHT_BYTES: u64 = 128 << 10;
 
 /// An open journal.
 pub(super) struct Journal {
@@ -181,12 +181,20 @@ impl Journal {
             return Ok(());
         }
         let from = self.allocated.max(self.tail.offset);
-        let len = end.saturating_sub(from).saturating_add(AHEAD_BYTES);
-        match rustix::fs::fallocate(&*self.file, FallocateFlags::KEEP_SIZE, from, len) {
-            Ok(()) => self.allocated = from + len,
-            Err(Errno::NOSPC | Errno::DQUOT) if grows => return Err(Errno::NOSPC).at(&self.path),
-            // Room inside what is allocated, or filesystems that cannot allocate ahead: the write itself will tell.
-            Err(_) => {}
+        let needed = end.saturating_sub(from);
+        // On a disk that is nearly full as little as is allowed: what was deleted is there for programs, too.
+        for ahead in [AHEAD_BYTES, TIGHT_BYTES] {
+            let len = needed.saturating_add(ahead);
+            match rustix::fs::fallocate(&*self.file, FallocateFlags::KEEP_SIZE, from, len) {
+                Ok(()) => {
+                    self.allocated = from + len;
+                    return Ok(());
+                }
+                Err(Errno::NOSPC | Errno::DQUOT) if ahead > TIGHT_BYTES => {}
+                Err(error @ (Errno::NOSPC | Errno::DQUOT)) if grows => return Err(error).at(&self.path),
+                // Room inside what is allocated, or filesystems that cannot allocate ahead: the write itself will tell.
+                Err(_) => return Ok(()),
+            }
         }
         Ok(())
     }

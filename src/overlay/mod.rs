@@ -18,6 +18,7 @@ mod dir;
 mod disk;
 mod error;
 mod frame;
+mod handle;
 mod journal;
 mod manifest;
 mod op;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::bodies::{Bodies, remove_file};
+use super::descriptors::OpenBodies;
 use super::dir::{Bases, DirLock, check_dir, make_dir};
 use super::disk::sync_filesystem;
 use super::error::{AtPath, OverlayError};
@@ -134,7 +135,8 @@ impl Overlay {
             make_dir(&options.dir)?;
         }
         check_dir(&options.dir)?;
-        let lock = DirLock::take(&options.dir, &options.holder)?;
+        let lock =
+            Reserve::of(&options.dir).make_room_for(|| DirLock::take(&options.dir, &options.holder))?;
         let manifest = match Manifest::read(&options.dir)? {
             Some(manifest) => manifest,
             None => Manifest::new(options.volume, &options.mount_name),
@@ -149,7 +151,7 @@ impl Overlay {
         let bodies = Arc::new(Bodies::new(
             &options.dir,
             options.bodies_ahead,
-            options.bodies_open,
+            OpenBodies::new(options.bodies_open, options.handles_open),
         )?);
         remove_unnamed(&options.dir, &manifest)?;
         let Some(number) = manifest.current else {
@@ -276,7 +278,9 @@ fn take_up(parts: Locked, mut replayed: Replayed) -> Result<Opened, OverlayError
         sync_filesystem(fs::File::open(&options.dir).at(&options.dir)?, &options.dir)?;
         let header = header_of(&options, number);
         let new = path.with_extension("new");
-        let mut journal = Journal::create(&new, &header, &state, unsynced.with_shown(true), tail.sequence)?;
+        let unsynced = unsynced.with_shown(true);
+        let mut journal = Reserve::of(&options.dir)
+            .make_room_for(|| Journal::create(&new, &header, &state, unsynced.clone(), tail.sequence))?;
         journal.rename_over(&path)?;
         journal
     } else {
@@ -312,6 +316,7 @@ fn take_up(parts: Locked, mut replayed: Replayed) -> Result<Opened, OverlayError
     overlay.force_sync()?;
     // Of those that were there before: by now there are some that were created ahead.
     recovery.bodies_removed = remove_unreferenced(&dir, &kept, &all, on_disk, referenced)?;
+    Reserve::of(&dir).take_back();
     Ok(Opened { overlay, recovery })
 }
 

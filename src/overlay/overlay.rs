@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::frame::{BootId, CLOSED, Header, JOURNAL_VERSION};
 use super::journal::{Journal, sync_dir};
 use super::manifest::Manifest;
 use super::op::Op;
-use super::reserve::Reserve;
+use super::reserve::{Reserve, large_files};
 use super::state::{BodyId, OverlayState};
 use super::writer::StateWriter;
 use crate::model::{Hash, VolumeId};
@@ -44,6 +44,8 @@ pub struct OverlayOptions {
     pub bodies_ahead: usize,
     /// Bodies that this process has open for writing at the same time.
     pub bodies_open: usize,
+    /// Bodies that this process has open for reading at the same time.
+    pub handles_open: usize,
     /// Stashes older than this are dropped when a new one is made.
     pub stash_age_max: Duration,
     /// Oldest stashes are dropped while all of them hold more bytes on disk than this; the newest one always stays.
@@ -62,6 +64,7 @@ impl OverlayOptions {
             holder: format!("process {}", std::process::id()),
             bodies_ahead: 64,
             bodies_open: super::descriptors::open_max(),
+            handles_open: super::descriptors::handles_max(),
             stash_age_max: Duration::from_secs(30 * 24 * 3600),
             stash_bytes_max: 10 << 30,
             boot: boot_id(),
@@ -92,6 +95,8 @@ pub struct Overlay {
     /// Bodies that go to disk with every sync, whatever it is for (J9b); true: with the next one for the last time.
     pub(super) along: Mutex<HashMap<BodyId, bool>>,
     pub(super) number: AtomicU64,
+    /// How many large files of the reserve were wanted at most.
+    reserved: AtomicUsize,
     closed: AtomicBool,
     worker: Mutex<Option<JoinHandle<()>>>,
     lock: Mutex<Option<DirLock>>,
@@ -133,6 +138,7 @@ impl Overlay {
             settled: AtomicU64::new(0),
             along: Mutex::default(),
             number: AtomicU64::new(parts.number),
+            reserved: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             worker: Mutex::new(None),
             lock: Mutex::new(Some(parts.lock)),
@@ -189,6 +195,15 @@ impl Overlay {
     /// come, give it to [`Overlay::discard_body`].
     pub fn create_body(&self) -> Result<Arc<Body>, OverlayError> {
         self.bodies.create()
+    }
+
+    /// A body for a file that is being made, where the disk has so little room left that who writes to it later might find
+    /// none: then making it fails, as on any file system. `None`: there is room.
+    pub fn create_body_if_scarce(&self) -> Result<Option<Arc<Body>>, OverlayError> {
+        match self.bodies.is_scarce() {
+            true => self.bodies.create().map(Some),
+            false => Ok(None),
+        }
     }
 
     /// A body that no op named after all.
@@ -281,6 +296,21 @@ impl Overlay {
         self.bases.retain(needed)
     }
 
+    /// Large files of the reserve for an overlay as it is now.
+    fn reserve_wanted(&self) -> usize {
+        let nodes = self.state.read().nodes.len();
+        let journal = self.journal.lock().bytes();
+        large_files(nodes, journal)
+    }
+
+    /// The overlay has so many nodes and a journal of so many bytes now.
+    pub(super) fn has_grown_to(&self, nodes: usize, journal_bytes: u64) {
+        let wanted = large_files(nodes, journal_bytes);
+        if wanted > self.reserved.fetch_max(wanted, Ordering::Relaxed) {
+            self.bodies.want_reserve();
+        }
+    }
+
     /// Numbers for `status`. Asks the filesystem for each body.
     pub fn disk(&self) -> Result<DiskUse, OverlayError> {
         let bodies = self.state.read().bodies();
@@ -318,7 +348,7 @@ impl Overlay {
             self.sync().inspect_err(|_| self.bodies.want_sync())?;
         }
         self.bodies.remove_doomed(self.settled.load(Ordering::Acquire))?;
-        Reserve::of(&self.options.dir).fill();
+        Reserve::of(&self.options.dir).fill(self.reserve_wanted());
         self.bodies.refill()?;
         self.compact_if_large()
     }
@@ -361,6 +391,7 @@ impl Overlay {
         sync_data(journal.file(), journal.path())?;
         self.bodies.drop_ahead()?;
         self.bodies.remove_doomed(u64::MAX)?;
+        Reserve::of(&self.options.dir).take_back();
         Ok(())
     }
 
@@ -380,6 +411,7 @@ impl Overlay {
             self.bodies.clear()?;
             self.bases.retain(&HashSet::new())?;
         }
+        Reserve::of(&self.options.dir).take_back();
         sync_dir(&self.options.dir)
     }
 

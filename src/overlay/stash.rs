@@ -167,6 +167,7 @@ impl Overlay {
         if let Some((id, _)) = restored {
             remove_overlay(dir, id);
         }
+        Reserve::of(dir).take_back();
         Ok(stashed)
     }
 

@@ -44,6 +44,8 @@ impl StateWriter<'_> {
     pub fn apply_all(&mut self, ops: &[Op]) -> Result<(), OverlayError> {
         let mut freed = Vec::new();
         let done = self.apply_collecting(ops, &mut freed);
+        let journal_bytes = self.overlay.journal.lock().bytes();
+        self.overlay.has_grown_to(self.state.nodes.len(), journal_bytes);
         let position = self.overlay.appended.load(Ordering::Acquire);
         self.overlay
             .bodies
@@ -228,12 +230,14 @@ impl FreedBody {
 
     /// Renames it to the path of another body (see [`Overlay::take_in_body`]); false, and it is deleted, if that fails.
     pub fn become_body(mut self, path: &Path) -> bool {
-        self.moved = std::fs::rename(self.path(), path).is_ok();
+        let open = self.bodies.keep_open(self.body);
+        self.moved = open.is_ok() && std::fs::rename(self.path(), path).is_ok();
         self.moved
     }
 
     /// Renames it out of the state directory, into the cache say. Fails across filesystems; then it is deleted.
     pub fn move_to(mut self, path: &Path) -> Result<(), OverlayError> {
+        self.bodies.keep_open(self.body)?;
         std::fs::rename(self.path(), path).at(path)?;
         self.moved = true;
         sync_dir(path.parent().unwrap_or(Path::new(".")))

@@ -89,7 +89,7 @@ impl View {
             return self.cut_by(caller, ino).await;
         }
         // By its path: as if it were opened for that.
-        let file: Arc<FileData> = self.edit(|_, edit| edit.open_file(ino, true, None)).await?;
+        let file: Arc<FileData> = self.edit(|_, edit| edit.open_file(ino, true)).await?;
         let opened = Opened {
             view: self,
             file: &file,

@@ -10,7 +10,7 @@
 
 use std::any::Any;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -112,7 +112,10 @@ impl Offer {
             Kernel::Unasked => {
                 let made = match &state.file {
                     Kind::Clean(file) => register(file.handle(), Access::ReadOnly),
-                    Kind::Body(body) | Kind::Former(body, _) => register(body.handle(), Access::ReadWrite),
+                    Kind::Body(body) | Kind::Former(body, _) => body
+                        .handle()
+                        .map_err(io::Error::other)
+                        .and_then(|handle| register(handle.as_fd(), Access::ReadWrite)),
                 };
                 match made {
                     Ok(made) => {
@@ -138,9 +141,14 @@ impl Offer {
         use std::os::fd::AsRawFd;
         let (Offer::Read(backing) | Offer::Write(WritableBacking(backing))) = self;
         let state = backing.state.lock();
-        let handle = match &state.file {
-            Kind::Clean(file) => file.handle(),
-            Kind::Body(body) | Kind::Former(body, _) => body.handle(),
+        let of_body = match &state.file {
+            Kind::Clean(_) => None,
+            Kind::Body(body) | Kind::Former(body, _) => Some(body.handle().expect("a body can be opened")),
+        };
+        let handle = match (&state.file, &of_body) {
+            (Kind::Clean(file), _) => file.handle(),
+            (_, Some(body)) => body.as_fd(),
+            _ => unreachable!("a body has a handle"),
         };
         std::fs::File::options()
             .read(true)
@@ -197,7 +205,7 @@ impl Backing {
             Kind::Clean(file) => surrender(file.handle()),
             Kind::Former(body, freed) => match freed.take() {
                 Some(freed) => freed.become_body(to),
-                None => surrender(body.handle()),
+                None => body.handle().is_ok_and(|handle| surrender(handle.as_fd())),
             },
             Kind::Body(_) => false,
         }

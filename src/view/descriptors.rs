@@ -1,12 +1,9 @@
-//! Descriptors that open files of the mount may take. At their end who opens a file is told ENFILE; who has one open goes on.
+//! Descriptors that open files of the mount may take for long. Bodies take none (`overlay::Body` closes and opens them by
+//! itself), and bytes that come from the cache through the daemon take none; what is left are clean files that the kernel reads by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What one file takes that can be written: its body, and the copy of it that a commit under way may need.
-pub(super) const FOR_WRITING: usize = 2;
-/// What one file takes whose bytes are in a body and that is only read.
-pub(super) const FOR_READING_A_BODY: usize = 1;
 /// What a clean file takes that the kernel reads by itself: the file, and the mount that it is registered through.
 pub(super) const FOR_THE_KERNEL: usize = 2;
 
@@ -32,17 +29,9 @@ impl Descriptors {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    /// `None`: there are not so many left.
+    /// `None`: there are not so many left. Everything works without them, only slower.
     pub fn take(self: &Arc<Self>, number: usize) -> Option<Taken> {
-        self.take_below(number, self.max.load(Ordering::Relaxed))
-    }
-
-    /// For what works without them, only slower: the last half is for what does not.
-    pub fn take_spare(self: &Arc<Self>, number: usize) -> Option<Taken> {
-        self.take_below(number, self.max.load(Ordering::Relaxed) / 2)
-    }
-
-    fn take_below(self: &Arc<Self>, number: usize, max: usize) -> Option<Taken> {
+        let max = self.max.load(Ordering::Relaxed);
         let more = |taken: usize| taken.checked_add(number).filter(|taken| *taken <= max);
         let done = self
             .taken
@@ -58,7 +47,7 @@ impl Descriptors {
 #[derive(Debug)]
 pub(super) struct Taken {
     of: Arc<Descriptors>,
-    pub number: usize,
+    number: usize,
 }
 
 impl Drop for Taken {
@@ -72,16 +61,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_comes_back_and_spare_ones_leave_half() {
+    fn what_is_taken_comes_back() {
         let all = Arc::new(Descriptors::default());
-        all.set_max(6);
-        let spare = all.take_spare(2).unwrap();
-        assert!(all.take_spare(2).is_none());
-        let rest = [all.take(2).unwrap(), all.take(2).unwrap()];
-        assert!(all.take(1).is_none());
-        drop(spare);
-        assert!(all.take(2).is_some());
-        drop(rest);
+        all.set_max(5);
+        let taken = [all.take(2).unwrap(), all.take(2).unwrap()];
+        assert!(all.take(2).is_none());
+        assert!(all.take(1).is_some());
+        drop(taken);
         assert_eq!(all.taken.load(Ordering::Relaxed), 0);
     }
 }

@@ -69,9 +69,6 @@ pub enum ViewError {
     /// The volume's quota is used up.
     #[error("quota exceeded")]
     Quota,
-    /// Descriptors for open files are used up.
-    #[error("too many open files: the daemon's limit of descriptors (ulimit -n) is reached")]
-    TooManyFiles,
     /// Not offered.
     #[error("operation not supported")]
     NotSupported,
@@ -138,7 +135,6 @@ impl ViewError {
             ViewError::FileTooLarge => libc::EFBIG,
             ViewError::NoSpace => libc::ENOSPC,
             ViewError::Quota => libc::EDQUOT,
-            ViewError::TooManyFiles => libc::ENFILE,
             ViewError::NotSupported => libc::EOPNOTSUPP,
             ViewError::NoXattr => libc::ENODATA,
             ViewError::Range => libc::ERANGE,

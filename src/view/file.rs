@@ -54,7 +54,7 @@ pub(super) struct FileData {
     pub queued: AtomicBool,
     /// Not to be read from a clean content's own file: a writer is on his way.
     pub shy: AtomicBool,
-    /// Descriptors that it takes.
+    /// Descriptors that it takes, as long as any of its handles is open.
     taken: Mutex<Vec<Taken>>,
     route: Mutex<Route>,
     live: Mutex<Option<Live>>,
@@ -193,11 +193,6 @@ impl FileData {
     /// Descriptors that it takes from now on, until its last handle is closed.
     pub fn takes(&self, taken: Taken) {
         self.taken.lock().push(taken);
-    }
-
-    /// How many that are.
-    pub fn taken(&self) -> usize {
-        self.taken.lock().iter().map(|taken| taken.number).sum()
     }
 
     /// The way that its bytes go.

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::backing::Offer;
-use super::descriptors::{FOR_READING_A_BODY, FOR_WRITING, Taken};
 use super::edit::Edit;
 use super::file::{FileBytes, FileData, Route};
 use super::inodes::{Inode, What};
@@ -15,11 +14,13 @@ use super::types::{Caller, Fh, Ino, Known, OpenFile, OpenFlags};
 use super::view::FileHandle;
 use super::{View, ViewError};
 use crate::model::{Content, EntryBody, Kind, Name, Timestamp};
-use crate::overlay::{Body, NewBody, NodeBody, NodeId, Op};
+use crate::overlay::{Body, NewBody, NodeBody, NodeId, Op, OverlayError};
 
 /// Longest file whose bytes go to the kernel with its opening, bytes: as many as the kernel's own read-ahead would ask for at
 /// first, so that a reader of the beginning alone costs nothing more.
 const GIVEN_BYTES_MAX: u64 = 128 << 10;
+/// What a new body may need at once: blocks of a directory, or of inodes.
+const NEW_BODY_BYTES: u64 = 64 << 10;
 
 impl View {
     /// Opens a file.
@@ -31,9 +32,7 @@ impl View {
             // What was closed a moment ago need not count as open: a body that nobody has open can give way to another.
             self.settle_closed();
         }
-        let file = self
-            .edit(|_, edit| edit.open_file(ino, flags.write, None))
-            .await?;
+        let file = self.edit(|_, edit| edit.open_file(ino, flags.write)).await?;
         let opened = Opened {
             view: self,
             file: &file,
@@ -76,18 +75,12 @@ impl View {
     ) -> Result<(Known, OpenFile), ViewError> {
         self.check_writable()?;
         let name = Name::new(name)?;
-        // Before anything is made: what it needs, or nothing.
-        let taken = match flags.write {
-            true => Some(
-                self.descriptors()
-                    .take(FOR_WRITING)
-                    .ok_or(ViewError::TooManyFiles)?,
-            ),
-            false => None,
-        };
-        let taken = Mutex::new(taken);
         let copying = self.readers.lock().just_read(caller.pid, self.now());
-        let body = self.body_for_new(flags, copying);
+        let (body, refused) = match self.body_for_new(flags, copying) {
+            Ok(body) => (body, None),
+            Err(error) => (None, Some(error)),
+        };
+        let refused = Mutex::new(refused);
         let named = AtomicBool::new(false);
         let made = self
             .edit(|src, edit| {
@@ -97,6 +90,9 @@ impl View {
                     }
                     return Ok((edit.answer(src, dir, name.as_bytes(), child)?, None));
                 }
+                if let Some(error) = refused.lock().take() {
+                    return Err(error.into());
+                }
                 let new = NewBody::File(None);
                 let id = edit.make(self, src, caller, dir, &name, mode, &new, body.as_ref())?;
                 named.store(true, Ordering::Relaxed);
@@ -104,10 +100,7 @@ impl View {
                 if let Some(body) = &body {
                     edit.open_new(known.ino, id, body);
                 }
-                Ok((
-                    known,
-                    Some(edit.open_file(known.ino, flags.write, taken.lock().take())?),
-                ))
+                Ok((known, Some(edit.open_file(known.ino, flags.write)?)))
             })
             .await;
         if !named.into_inner()
@@ -136,32 +129,51 @@ impl View {
                 let open = self.new_handle(known.ino, flags, opened.keep(), offer);
                 Ok((known, open))
             }
-            (known, None) => {
-                // It takes its own.
-                taken.lock().take();
-                match self.open(caller, known.ino, flags).await {
-                    Ok(open) => {
-                        let attr = self.getattr(caller, known.ino, None).await?;
-                        Ok((Known { attr, ..known }, open))
-                    }
-                    Err(error) => {
-                        self.forget(known.ino, 1);
-                        Err(error)
-                    }
+            (known, None) => match self.open(caller, known.ino, flags).await {
+                Ok(open) => {
+                    let attr = self.getattr(caller, known.ino, None).await?;
+                    Ok((Known { attr, ..known }, open))
                 }
-            }
+                Err(error) => {
+                    self.forget(known.ino, 1);
+                    Err(error)
+                }
+            },
         }
     }
 
-    /// What is written from the start, by the kernel, gets its body in the same step as its name. `None` where that is not
-    /// so, and when the disk gives none: then whoever writes first is told.
-    fn body_for_new(&self, flags: OpenFlags, copying: bool) -> Option<Arc<Body>> {
-        if !flags.write || copying || !self.passthrough().bodies {
-            return None;
+    /// What is written from the start, by the kernel, gets its body in the same step as its name. Where the disk has so little
+    /// room left that none are made ahead, so does everything that is opened for writing: then it is known at once when there
+    /// is no inode for it, as on any file system, and not with the first write. (Files that were made before room became
+    /// scarce, by mknod(2), or by who is likely to copy, may still have to tell their first writer; to know it of them, each
+    /// would need a body that may never be written.)
+    ///
+    /// # Errors
+    /// No room, no inode, or a quota that is used up. Other trouble with the disk is told to who writes first.
+    fn body_for_new(&self, flags: OpenFlags, copying: bool) -> Result<Option<Arc<Body>>, ViewError> {
+        let Some(overlay) = self.overlay().filter(|_| flags.write && !copying) else {
+            return Ok(None);
+        };
+        let make = || match self.passthrough().bodies {
+            true => overlay.create_body().map(Some),
+            false => overlay.create_body_if_scarce(),
+        };
+        let is_full = |error: &OverlayError| matches!(error.errno(), Some(libc::ENOSPC | libc::EDQUOT));
+        let mut made = make();
+        if made.as_ref().is_err_and(is_full)
+            && let Some(room) = &self.room
+            && room.make_room(NEW_BODY_BYTES) > 0
+        {
+            made = make();
         }
-        let made = self.overlay()?.create_body();
-        made.inspect_err(|error| tracing::debug!(%error, "a body for a new file"))
-            .ok()
+        match made {
+            Ok(body) => Ok(body),
+            Err(error) if is_full(&error) => Err(error.into()),
+            Err(error) => {
+                tracing::debug!(%error, "a body for a new file");
+                Ok(None)
+            }
+        }
     }
 
     fn new_handle(&self, ino: Ino, flags: OpenFlags, file: Arc<FileData>, offer: Option<Offer>) -> OpenFile {
@@ -334,8 +346,8 @@ impl Drop for Opened<'_> {
 }
 
 impl Edit<'_> {
-    /// The open file of an inode, with one more handle counted. `taken`: descriptors that were taken for it.
-    pub fn open_file(&mut self, ino: Ino, writer: bool, taken: Option<Taken>) -> Result<Arc<FileData>, Ask> {
+    /// The open file of an inode, with one more handle counted.
+    pub fn open_file(&mut self, ino: Ino, writer: bool) -> Result<Arc<FileData>, Ask> {
         let look = self.look();
         let inode = look.inode(ino)?;
         match look.kind(ino)? {
@@ -357,7 +369,6 @@ impl Edit<'_> {
                 Arc::new(file)
             }
         };
-        self.take_descriptors(&file, writer, taken)?;
         if let What::Node(id) = inode.what
             && self.space.left_behind.contains(&id)
         {
@@ -371,25 +382,6 @@ impl Edit<'_> {
         self.space.inodes.pin(ino);
         self.space.inodes.set_file(ino, Some(file.clone()));
         Ok(file)
-    }
-
-    /// As many as the file needs from now on, or ENFILE.
-    fn take_descriptors(&self, file: &FileData, writer: bool, taken: Option<Taken>) -> Result<(), ViewError> {
-        let wanted = match (writer, file.is_clean()) {
-            (true, _) => FOR_WRITING,
-            (false, false) => FOR_READING_A_BODY,
-            (false, true) => 0,
-        };
-        let has = file.taken();
-        if wanted <= has {
-            return Ok(());
-        }
-        let more = match taken {
-            Some(taken) => Some(taken),
-            None => self.space.descriptors.take(wanted - has),
-        };
-        file.takes(more.ok_or(ViewError::TooManyFiles)?);
-        Ok(())
     }
 
     /// The file of an inode that was made with a body, before it is opened.

@@ -128,7 +128,7 @@ impl View {
             && let Some((size, content)) = file.readable_clean()
         {
             // Without them its bytes pass through here, which takes none.
-            taken = self.descriptors().take_spare(FOR_THE_KERNEL);
+            taken = self.descriptors().take(FOR_THE_KERNEL);
             if taken.is_some() {
                 let found = self.source.hand_out(&content, size, file.ino).await;
                 clean = found.map(|found| (size, content, found));
@@ -385,7 +385,7 @@ impl View {
     pub fn may_have_closed(&self) -> bool {
         self.files_with_writers().iter().any(|file| {
             let body = file.live().and_then(|_| file.current_body());
-            body.is_none_or(|body| body.ask(has_no_writer))
+            body.is_none_or(|body| has_nobody(&body))
         })
     }
 
@@ -520,15 +520,20 @@ fn look_at_closed(file: &FileData) -> ClosedLook {
     let Some(body) = file.current_body() else {
         return ClosedLook::NoBody;
     };
-    let closed = file.writers() == 0 && body.ask(has_no_writer);
+    let closed = file.writers() == 0 && has_nobody(&body);
     ClosedLook::Body { body, closed }
 }
 
 /// True if somebody can still write to an open file: by a handle, or by a mapping.
 pub(super) fn can_be_written(file: &FileData) -> bool {
     file.writers() > 0
-        || (file.live().is_some()
-            && file
-                .current_body()
-                .is_some_and(|body: Arc<Body>| !body.ask(has_no_writer)))
+        || (file.live().is_some() && file.current_body().is_some_and(|body| !has_nobody(&body)))
+}
+
+/// Nobody has the body open for writing, or a mapping of it. What cannot be asked now may have somebody.
+fn has_nobody(body: &Body) -> bool {
+    body.ask(has_no_writer).unwrap_or_else(|error| {
+        tracing::warn!(%error, "whether somebody still writes to a file");
+        false
+    })
 }

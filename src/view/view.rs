@@ -156,7 +156,8 @@ impl View {
         self.file_ids.draw()
     }
 
-    /// Open files may take so many descriptors from now on; at their end who opens a file is told ENFILE. No limit by default.
+    /// Clean files that the kernel reads by itself may take so many descriptors from now on; the bytes of more go through the
+    /// daemon. No limit by default.
     pub fn set_descriptors_max(&self, max: usize) {
         self.descriptors().set_max(max);
     }

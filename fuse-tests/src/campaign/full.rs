@@ -1,7 +1,8 @@
 //! Full disks and other limits: the caller is told, what was acknowledged stays, and work goes on when there is room
 //! again, without a restart.
 //!
-//! The state directory and the cache each on a small file system that fills; descriptors that run out; a memory limit;
+//! The state directory and the cache each on a small file system that fills; commits, reloads and restarts without any room
+//! (`no_room`); descriptors that run out; a memory limit;
 //! and (where strace is installed) each system call by which the daemon changes its disk failing from the N-th on.
 
 use std::cell::RefCell;
@@ -13,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
-use super::disk::succeed;
+use super::no_room::{self, Small};
 use super::program::Worker;
 use super::random::Random;
 use super::tree::Tree;
@@ -29,41 +30,6 @@ const CHANGING_CALLS: &str = "pwrite64,ftruncate,fallocate,openat,mkdir,mkdirat,
 /// Memory that the daemon may use in all, bytes.
 const MEMORY_BYTES: u64 = 256 << 20;
 
-/// A tmpfs that is unmounted when dropped.
-struct Small {
-    dir: PathBuf,
-}
-
-impl Small {
-    fn mount(dir: &Path, size: &str) -> Small {
-        let mut command = Command::new("mount");
-        command
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(dir);
-        succeed(&mut command).expect("a small file system (as root)");
-        Small {
-            dir: dir.to_path_buf(),
-        }
-    }
-
-    fn resize(&self, size: &str) {
-        let mut command = Command::new("mount");
-        command
-            .args(["-o", &format!("remount,size={size}")])
-            .arg(&self.dir);
-        succeed(&mut command).expect("the file system takes another size");
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let flags = rustix::mount::UnmountFlags::DETACH;
-        if let Err(error) = rustix::mount::unmount(&self.dir, flags) {
-            eprintln!("{} stays mounted: {error}", self.dir.display());
-        }
-    }
-}
-
 /// Runs all parts, `plan.rounds` times with other seeds. Needs root.
 ///
 /// # Panics
@@ -77,6 +43,7 @@ pub fn run(plan: &Plan) -> Tally {
         plan.say(format_args!("seed {seed}: cache full; {tally}"));
         no_descriptors(plan, seed, &mut tally);
         plan.say(format_args!("seed {seed}: no descriptors; {tally}"));
+        no_room::run(plan, seed, &mut tally);
     }
     tally
 }
@@ -101,13 +68,13 @@ fn options(plan: &Plan) -> Vec<&str> {
 }
 
 /// A worker beside its directory.
-struct Bench {
-    worker: Worker,
-    root: PathBuf,
+pub(super) struct Bench {
+    pub(super) worker: Worker,
+    pub(super) root: PathBuf,
 }
 
 impl Bench {
-    fn new(seed: u64, pod: &Pod) -> Bench {
+    pub(super) fn new(seed: u64, pod: &Pod) -> Bench {
         let root = pod.path("w");
         fs::create_dir(&root).expect("a directory in a fresh volume");
         Bench {
@@ -133,19 +100,19 @@ impl Bench {
     }
 
     /// Without any.
-    fn go_on(&mut self, calls: usize, context: &str) {
+    pub(super) fn go_on(&mut self, calls: usize, context: &str) {
         let went = self.worker.calls(&self.root, calls);
         went.unwrap_or_else(|e| panic!("{context}: there is room again, but: {e}"));
         self.check(context);
     }
 
-    fn check(&mut self, context: &str) {
+    pub(super) fn check(&mut self, context: &str) {
         let right = self.worker.recover(&self.root);
         right.unwrap_or_else(|lost| panic!("{context}: {lost}"));
     }
 
     /// Commits, and reads it from another pod and after a kill.
-    fn commit_and_compare(&mut self, cluster: &Cluster, pod: &Pod, plan: &Plan, context: &str) {
+    pub(super) fn commit_and_compare(&mut self, cluster: &Cluster, pod: &Pod, plan: &Plan, context: &str) {
         self.worker.close();
         pod.commit("all of it");
         let other = cluster.pod();
@@ -164,7 +131,7 @@ fn full_state(plan: &Plan, seed: u64, tally: &mut Tally) {
     let context = format!("seed {seed}, state directory full");
     let cluster = Cluster::start();
     let pod = cluster.pod();
-    let small = Small::mount(&pod.local_dir("state"), "12m");
+    let small = Small::in_memory(&pod.local_dir("state"), "size=12m");
     pod.mount("data", &options(plan));
     let mut bench = Bench::new(seed, &pod);
     let mut errors = 0;
@@ -202,7 +169,7 @@ fn full_cache(plan: &Plan, seed: u64, tally: &mut Tally) {
     }
     writer.commit("files");
     let pod = cluster.pod();
-    let small = Small::mount(&pod.local_dir("cache"), "16m");
+    let small = Small::in_memory(&pod.local_dir("cache"), "size=16m");
     let mut given = options(plan);
     given.extend(["--cache-size", "1G"]);
     pod.mount("data", &given);
@@ -283,7 +250,9 @@ fn failing_calls(plan: &Plan, number: u64, tally: &mut Tally) {
     let mut bench = Bench::new(plan.seed + number, &pod);
     bench.go_on(60, &context);
     let daemon = pod.daemon().expect("the daemon runs");
-    let rule = format!("inject={CHANGING_CALLS}:error=ENOSPC:when={number}+");
+    // A quota that is used up is a full disk, too.
+    let error = ["ENOSPC", "EDQUOT"][(number % 2) as usize];
+    let rule = format!("inject={CHANGING_CALLS}:error={error}:when={number}+");
     let strace = RefCell::new(trace(daemon, &rule));
     // Opening a file to read it is among these calls: what is there is read without them.
     let errors = bench.suffer_and_read(60, &context, |root| {

@@ -15,6 +15,7 @@ pub mod full;
 pub mod hangs;
 pub mod herd;
 pub mod kills;
+mod no_room;
 pub mod power;
 pub mod program;
 pub mod random;

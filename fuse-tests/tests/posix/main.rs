@@ -6,6 +6,7 @@
 
 mod attributes;
 mod data;
+mod limits;
 mod locks;
 mod names;
 mod owners;

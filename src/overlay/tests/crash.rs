@@ -480,9 +480,13 @@ fn j8_a_body_goes_only_after_the_op_that_freed_it_is_on_disk() {
     overlay.apply(&Op::Forget { id }).unwrap();
     let synced = overlay.synced.load(std::sync::atomic::Ordering::Acquire);
     overlay.bodies.remove_doomed(synced).unwrap();
-    assert!(body.path().exists(), "the removal is not on disk yet");
+    let path = body.path().to_owned();
+    assert!(path.exists(), "the removal is not on disk yet");
     overlay.reclaim().unwrap();
-    assert!(!body.path().exists());
+    assert!(path.exists(), "somebody may open it again by its name");
+    drop(body);
+    overlay.reclaim().unwrap();
+    assert!(!path.exists());
 }
 
 #[test]

@@ -114,10 +114,12 @@ fn open_files_stay_and_are_not_in_the_stash() {
     let kept = overlay.stash_current(again, &[id], NOW).unwrap();
     assert!(kept.stash.is_none());
     let closed = overlay.body(*stashed.bodies().iter().next().unwrap()).unwrap();
-    assert!(closed.path().exists());
+    let path = closed.path().to_owned();
+    drop(closed);
+    assert!(path.exists());
     overlay.drop_stash(stash.id).unwrap();
     overlay.maintain().unwrap();
-    assert!(!closed.path().exists());
+    assert!(!path.exists());
     kill(overlay);
     let opened = reopen(options(dir.path()));
     assert_eq!(read_file(&opened.overlay, id), b"written");
@@ -175,14 +177,17 @@ fn a_replaced_overlay_frees_what_the_new_one_has_not() {
     let dir = tempfile::tempdir().unwrap();
     let overlay = begin(dir.path());
     let a = create_file(&overlay, "a");
-    let gone = write_file(&overlay, a, b"a");
+    let (gone, path) = {
+        let body = write_file(&overlay, a, b"a");
+        (body.id(), body.path().to_owned())
+    };
     overlay.replace(fresh(&overlay, 2), None).unwrap();
     overlay.maintain().unwrap();
-    assert!(!gone.path().exists());
+    assert!(!path.exists());
     // Numbers go on.
     let b = create_file(&overlay, "b");
     let body = write_file(&overlay, b, b"b");
-    assert!(b > a && body.id() > gone.id());
+    assert!(b > a && body.id() > gone);
     assert_eq!(body_of(&overlay, b), body.id());
 }
 
@@ -205,6 +210,8 @@ fn published_bodies_are_handed_out_or_deleted() {
     let (a, b) = (create_file(&overlay, "a"), create_file(&overlay, "b"));
     let (a_body, b_body) = (write_file(&overlay, a, b"aaa"), write_file(&overlay, b, b"bbb"));
     overlay.sync_bodies(&[a_body.clone(), b_body.clone()]).unwrap();
+    let b_path = b_body.path().to_owned();
+    drop((a_body, b_body));
     overlay.apply(&Op::Freeze { commit: 1 }).unwrap();
     let text = |id, text| {
         let (size, content) = super::program::content(text);
@@ -227,6 +234,6 @@ fn published_bodies_are_handed_out_or_deleted() {
     }
     overlay.maintain().unwrap();
     assert_eq!(fs::read(&target).unwrap(), b"aaa");
-    assert!(!b_body.path().exists());
+    assert!(!b_path.exists());
     assert!(overlay.read().is_clean());
 }

@@ -12,6 +12,7 @@ pub fn options(dir: &Path) -> OverlayOptions {
         bodies_ahead: 4,
         // Every second write finds its body closed.
         bodies_open: 1,
+        handles_open: 1,
         boot: [1; 16],
         ..OverlayOptions::new(dir.join("state"), VolumeId([9; 16]), "data")
     }

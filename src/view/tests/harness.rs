@@ -394,6 +394,7 @@ pub fn open_overlay(dir: &Path, base: BaseRef, tree: &TreeRoot) -> Arc<Overlay> 
     let options = OverlayOptions {
         // Bodies are closed and opened again all the time.
         bodies_open: 1,
+        handles_open: 1,
         ..OverlayOptions::new(dir.join("state"), VolumeId([7; 16]), "test")
     };
     match Overlay::open(options).unwrap() {
