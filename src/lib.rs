@@ -30,6 +30,9 @@ pub mod view;
 // Freeze, upload, publish.
 pub mod commit;
 
+// What is told: failures with their exit codes, answers, events. Values, and nothing that does anything.
+pub mod answer;
+
 // One live mount: orders commit, reload, stash and status.
 pub mod mount;
 

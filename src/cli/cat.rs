@@ -8,8 +8,8 @@ use futures::stream::StreamExt;
 use super::complete;
 use super::context::Context;
 use super::remote::Remote;
+use crate::answer::{Failure, FailureKind};
 use crate::model::EntryBody;
-use crate::mount::{Failure, FailureKind};
 
 /// Print files of a volume without a mount
 #[derive(Debug, clap::Args)]

@@ -8,9 +8,9 @@ use super::complete;
 use super::context::Context;
 use super::progress::ProgressView;
 use super::table::count;
+use crate::answer::{CommitAnswer, CommitRequest, Failure, OverwrittenPath};
 use crate::config::{format_bytes, parse_timeout};
 use crate::control::Request;
-use crate::mount::{CommitAnswer, CommitRequest, Failure, OverwrittenPath};
 
 /// Publish local changes as one new record of the volume
 ///

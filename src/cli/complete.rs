@@ -15,10 +15,10 @@ use clap_complete::env::Shells;
 
 use super::context::Context;
 use super::remote::{Remote, open_store};
+use crate::answer::{Failure, LogEntry, StashSummary};
 use crate::config::{PlaceOptions, VolumePath, default_store, parse_volume};
 use crate::control::Request;
 use crate::model::show;
-use crate::mount::{Failure, LogEntry, StashSummary};
 use crate::tree;
 use crate::volume::Volume;
 

@@ -5,7 +5,7 @@ use clap_complete::env::Shells;
 
 use super::complete::VARIABLE;
 use super::context::Context;
-use crate::mount::{Failure, FailureKind};
+use crate::answer::{Failure, FailureKind};
 
 /// Print the completion script of a shell
 ///

@@ -10,10 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::style::{Tone, finish, wanted};
+use crate::answer::{Failure, FailureKind, Progress, STORE_TIME, no_answer};
 use crate::config::{Environment, PlaceOptions, Places, VolumePath};
 use crate::control::{Client, MountRecord, Request, find_mount, list_mounts, resolved_path};
 use crate::model::{show, unshow};
-use crate::mount::{Failure, FailureKind, Progress, STORE_TIME, no_answer};
 use crate::store::{StoreUrl, split_volume_path};
 
 /// Without the numbers that Rust adds to what the system says, ` (os error 13)`: the words before say the same.

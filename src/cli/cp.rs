@@ -11,9 +11,9 @@ use super::gather::{in_the_way, random};
 use super::publish::{PublishArgs, publish};
 use super::put::Target;
 use super::remote::Remote;
+use crate::answer::{Failure, FailureKind};
 use crate::commit::{Edit, LocalFiles};
 use crate::model::FileIds;
-use crate::mount::{Failure, FailureKind};
 
 /// Copy files within a volume without a mount; no bytes are sent
 ///

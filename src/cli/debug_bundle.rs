@@ -16,11 +16,11 @@ use serde::Serialize;
 use super::complete;
 use super::context::Context;
 use super::doctor;
+use crate::answer::{Failure, FailureKind, StatusAnswer};
 use crate::config::Places;
 use crate::control::{Client, MountRecord, Request, recorded_mounts};
 use crate::daemon;
 use crate::fuse::sailvol_mounts;
-use crate::mount::{Failure, FailureKind, StatusAnswer};
 
 /// Time for a daemon to say how it is.
 const STATUS_TIME: Duration = Duration::from_secs(5);

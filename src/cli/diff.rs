@@ -6,8 +6,8 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::complete;
 use super::context::Context;
+use crate::answer::{ChangeKind, ChangedPath, DiffAnswer, Failure, RecordAt};
 use crate::control::Request;
-use crate::mount::{ChangeKind, ChangedPath, DiffAnswer, Failure, RecordAt};
 
 /// Most paths that are shown unless more are asked for.
 pub const DEFAULT_LIMIT: usize = 10_000;

@@ -35,10 +35,10 @@ use tokio::sync::Semaphore;
 
 use super::gather::{local_failure, random};
 use super::remote::{Remote, pieces_of};
+use crate::answer::{Failure, FailureKind};
 use crate::model::{
     Content, Entry, EntryBody, LinkId, Name, Timestamp, VolPath, XattrMap, chunk_start, data_runs,
 };
-use crate::mount::{Failure, FailureKind};
 use crate::tree;
 
 /// Bytes on their way, MiB.

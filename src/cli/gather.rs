@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::remote::Remote;
+use crate::answer::{Failure, FailureKind};
 use crate::commit::{Edit, LocalFiles};
 use crate::model::{
     Attrs, DirTree, Entry, EntryBody, FileIds, LinkId, MODE_MASK, Name, PATH_DEPTH_MAX, Timestamp, VolPath,
     XATTR_BYTES_MAX, XattrMap, Xattrs,
 };
-use crate::mount::{Failure, FailureKind};
 use crate::tree;
 
 /// Builds edits that put local trees into a volume.

@@ -19,12 +19,12 @@ use super::gather::local_failure;
 use super::progress::ProgressView;
 use super::remote::Remote;
 use super::table::count;
+use crate::answer::{Failure, FailureKind, Progress};
 use crate::config::format_bytes;
 use crate::model::{
     ChunkRef, Content, EXTENT_PAGE_CHUNKS, Entry, EntryBody, LinkId, Name, VolPath, chunk_count, chunk_len,
     show,
 };
-use crate::mount::{Failure, FailureKind, Progress};
 use crate::tree;
 
 /// Time between two displays of progress.

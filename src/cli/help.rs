@@ -5,8 +5,8 @@
 
 use std::fmt::Write;
 
-use crate::mount::FailureKind;
-use crate::mount::FailureKind::{
+use crate::answer::FailureKind;
+use crate::answer::FailureKind::{
     Damaged, Exists, NoAccess, NotFound, OutcomeUnknown, Refused, StoreUnreachable,
 };
 
@@ -360,25 +360,10 @@ fn indented(lines: &[&str]) -> String {
     lines.join("\n")
 }
 
-/// Meaning of an exit code.
-fn exit_text(kind: FailureKind) -> &'static str {
-    match kind {
-        FailureKind::Failed => "failed; the message says why",
-        FailureKind::Usage => "wrong usage: arguments that make no sense, or no such mount",
-        Refused => "refused: a rule forbids it (local changes, busy, no room, quota)",
-        NoAccess => "no access: credentials or permissions",
-        StoreUnreachable => "the store does not answer; nothing was lost, try again",
-        OutcomeUnknown => "it may have been published or not; the next command settles it",
-        Damaged => "damaged data",
-        NotFound => "not found: no such path, volume, record or stash",
-        Exists => "exists: the name is taken, and nobody said that it may be replaced",
-    }
-}
-
 fn exits_text(kinds: &[FailureKind]) -> String {
     let mut out = "  0  done\n".to_owned();
     for kind in [FailureKind::Failed, FailureKind::Usage].iter().chain(kinds) {
-        let _ = writeln!(out, "  {}  {}", kind.exit_code(), exit_text(*kind));
+        let _ = writeln!(out, "  {}  {}", kind.exit_code(), kind.meaning());
     }
     out.trim_end().to_owned()
 }

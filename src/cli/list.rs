@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::table::{count, table};
+use crate::answer::{Failure, StatusAnswer};
 use crate::control::{Client, MountRecord, Request, list_mounts, recorded_mounts};
 use crate::fuse::{is_dead_mount, sailvol_mounts};
-use crate::mount::{Failure, StatusAnswer};
 
 /// List the mounts on this machine, and how each of them stands
 ///

@@ -7,9 +7,9 @@ use clap_complete::engine::ArgValueCompleter;
 use super::complete;
 use super::context::Context;
 use super::table::{count, local_time};
+use crate::answer::{Failure, LogEntry};
 use crate::config::format_bytes;
 use crate::control::Request;
-use crate::mount::{Failure, LogEntry};
 
 /// List the newest records of the volume
 #[derive(Debug, clap::Args)]

@@ -9,9 +9,9 @@ use super::complete;
 use super::context::Context;
 use super::remote::Remote;
 use super::table::{local_time, table};
+use crate::answer::Failure;
 use crate::config::format_bytes;
 use crate::model::{Entry, EntryBody, Kind, VolPath, show};
-use crate::mount::Failure;
 use crate::tree;
 
 /// List files of a volume without a mount

@@ -8,7 +8,7 @@ use clap_mangen::roff::{Roff, roman};
 
 use super::context::Context;
 use super::help::{self, Sections};
-use crate::mount::{Failure, FailureKind};
+use crate::answer::{Failure, FailureKind};
 
 /// Print the manual page, or write all pages to a directory
 ///

@@ -1,5 +1,5 @@
 //! The command line: one file per command. Results go to standard output, as text or (`--json`) as one JSON value;
-//! everything else goes to standard error. Exit codes are those of [`crate::mount::FailureKind`].
+//! everything else goes to standard error. Exit codes are those of [`crate::answer::FailureKind`].
 
 mod cat;
 mod commit;
@@ -46,8 +46,8 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::answer::{Failure, FailureKind};
 use crate::config::{PlaceOptions, parse_timeout};
-use crate::mount::{Failure, FailureKind};
 use context::Context;
 use mount_helper::Wanted;
 

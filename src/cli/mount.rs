@@ -11,13 +11,14 @@ use rustix::process::Pid;
 
 use super::complete;
 use super::context::Context;
+use crate::answer::{Failure, FailureKind, check_publisher};
 use crate::config::{
     Environment, MOUNT_NAME_BYTES_MAX, MetricsAddress, Places, default_mount_name, parse_duration,
     parse_size, parse_timeout, parse_volume, parse_with_unit,
 };
 use crate::daemon::{self, MountSettings, Ready};
 use crate::fuse::{self, KernelFlag};
-use crate::mount::{DELETED_PERCENT, Failure, FailureKind, check_publisher};
+use crate::mount::DELETED_PERCENT;
 
 /// Mount a volume on a directory
 ///

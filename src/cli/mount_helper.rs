@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::context::Context;
+use crate::answer::{Failure, FailureKind, StatusAnswer};
 use crate::control::{Client, Request};
 use crate::fuse::{self, KernelFlag, MountPointError, Remount};
-use crate::mount::{Failure, FailureKind, StatusAnswer};
 
 /// What mount(8) wants.
 #[derive(Debug, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use super::complete;
 use super::context::Context;
 use super::progress::ProgressView;
 use super::table::count;
+use crate::answer::{Failure, PrefetchAnswer};
 use crate::config::format_bytes;
 use crate::control::Request;
-use crate::mount::{Failure, PrefetchAnswer};
 
 /// Bring the bytes below a path of a mount into the cache
 #[derive(Debug, clap::Args)]

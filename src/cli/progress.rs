@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::context::Context;
+use crate::answer::Progress;
 use crate::config::format_bytes;
-use crate::mount::Progress;
 
 /// Shows [`Progress`] values.
 #[derive(Debug)]

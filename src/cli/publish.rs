@@ -6,13 +6,12 @@ use super::context::Context;
 use super::mount::host_name;
 use super::progress::ProgressView;
 use super::remote::Remote;
+use crate::answer::{
+    CommitAnswer, Failure, FailureKind, Progress, check_message, check_publisher, commit_answer,
+};
 use crate::commit::{
     Commit, CommitError, CommitOptions, Edit, FileSource, Frozen, NoHints, NoJournal, NoLedger,
     Progress as Counts, ProgressCount, UploadLimits,
-};
-use crate::mount::{
-    CommitAnswer, Failure, FailureKind, Progress, check_message, check_publisher, commit_answer,
-    commit_failure,
 };
 
 /// For how long lost answers and lost races are repeated.
@@ -114,6 +113,6 @@ fn failure(error: CommitError) -> Failure {
         CommitError::Unknown { .. } => Failure::new(FailureKind::OutcomeUnknown, error.to_string())
             .hint("look at the volume (`sailvol ls`) before you do it again: doing it twice does no harm"),
         CommitError::Path { .. } => Failure::new(FailureKind::Refused, error.to_string()),
-        error => commit_failure(error),
+        error => error.into(),
     }
 }

@@ -13,10 +13,10 @@ use super::context::Context;
 use super::gather::{Gatherer, in_the_way, local_failure, volume_name};
 use super::publish::{PublishArgs, publish};
 use super::remote::Remote;
+use crate::answer::{Failure, FailureKind};
 use crate::commit::Edit;
 use crate::config::VolumePath;
 use crate::model::{Name, VolPath, show};
-use crate::mount::{Failure, FailureKind};
 
 /// Numbers of `/dev/null` on Linux.
 const NULL_DEVICE: (u32, u32) = (1, 3);

@@ -9,9 +9,9 @@ use super::complete;
 use super::context::Context;
 use super::progress::ProgressView;
 use super::table::count;
+use crate::answer::{Brought, Failure, LocalChanges, RecordAt, ReloadAnswer, ReloadRequest};
 use crate::config::{format_bytes, parse_timeout};
 use crate::control::Request;
-use crate::mount::{Brought, Failure, LocalChanges, RecordAt, ReloadAnswer, ReloadRequest};
 
 /// Paths that are shown of those that a reload changed.
 const PATHS_SHOWN: usize = 10;
@@ -134,7 +134,7 @@ fn brought_text(brought: &Brought) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mount::{ChangeKind, ChangedPath, LogEntry};
+    use crate::answer::{ChangeKind, ChangedPath, LogEntry};
 
     #[test]
     fn what_a_reload_brought_is_named() {

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use futures::stream::{Stream, StreamExt};
 
 use super::context::Context;
+use crate::answer::{Failure, FailureKind};
 use crate::model::{
     ChunkRef, Content, DirTree, Entry, GivenPath, Name, Totals, TreeRoot, VolPath, chunk_count, chunk_len,
 };
-use crate::mount::{Failure, FailureKind};
 use crate::store::{self, LimitedStore, ObjectStore, StoreUrl, VolumeUrl};
 use crate::tree::{self, NodeSource};
 use crate::volume::{Clock, Head, RemoteSource, Volume, VolumeRef};

@@ -11,8 +11,8 @@ use super::context::Context;
 use super::publish::{PublishArgs, publish};
 use super::remote::Remote;
 use super::table::count;
+use crate::answer::{CommitAnswer, Failure, FailureKind};
 use crate::commit::{Edit, LocalFiles};
-use crate::mount::{CommitAnswer, Failure, FailureKind};
 
 /// Remove files of a volume without a mount
 ///

@@ -20,11 +20,11 @@ use self::signals::Signals;
 use super::context::{Context, without_numbers};
 use super::mount::{self, Started};
 use super::table::count;
-use crate::control::{Client, ClientError, Request, UnmountAnswer, UnmountRequest, socket_path};
-use crate::daemon::{CLOSE_TIME, MountSettings, Ready};
-use crate::mount::{
+use crate::answer::{
     CommitAnswer, CommitRequest, Failure, FailureKind, LocalChanges, ReloadAnswer, ReloadRequest, STORE_TIME,
 };
+use crate::control::{Client, ClientError, Request, UnmountAnswer, UnmountRequest, socket_path};
+use crate::daemon::{CLOSE_TIME, MountSettings, Ready};
 
 /// Mount a volume, run a command, commit when it ends, and unmount
 ///

@@ -11,10 +11,10 @@ use super::context::Context;
 use super::diff;
 use super::style::Tone;
 use super::table::{count, local_time, table};
+use crate::answer::{DiffAnswer, Failure, ReloadAnswer, StashSummary};
 use crate::config::format_bytes;
 use crate::control::Request;
 use crate::model::show;
-use crate::mount::{DiffAnswer, Failure, ReloadAnswer, StashSummary};
 
 /// Show, restore and drop changes that a reload set aside
 ///

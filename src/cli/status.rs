@@ -9,10 +9,10 @@ use super::complete;
 use super::context::Context;
 use super::style::Tone;
 use super::table::{count, table};
+use crate::answer::{AutomaticStatus, Failure, FailureKind, StatusAnswer, Unshown};
 use crate::config::{format_bytes, format_duration};
 use crate::control::Request;
 use crate::fuse;
-use crate::mount::{AutomaticStatus, Failure, FailureKind, StatusAnswer, Unshown};
 
 /// Show the state of a mount
 ///
@@ -292,8 +292,8 @@ fn attention(s: &StatusAnswer) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answer::LastFailure;
     use crate::cli::style::finish;
-    use crate::mount::LastFailure;
 
     #[test]
     fn the_state_is_told_at_a_glance_with_what_to_do() {

@@ -11,10 +11,10 @@ use super::complete;
 use super::context::Context;
 use super::progress::ProgressView;
 use super::table::count;
+use crate::answer::{Failure, FailureKind};
 use crate::config::parse_timeout;
 use crate::control::{Client, Request, UnmountAnswer, UnmountRequest, resolved_path};
 use crate::fuse;
-use crate::mount::{Failure, FailureKind};
 
 /// Unmount a volume; uncommitted work is kept on this machine
 ///

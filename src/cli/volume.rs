@@ -10,10 +10,10 @@ use super::context::Context;
 use super::remote::{Remote, open_limited};
 use super::style::Tone;
 use super::table::{count, local_time, table};
+use crate::answer::{Failure, FailureKind};
 use crate::config::{default_store, format_bytes, parse_volume};
 use crate::model::{Attrs, Seq, VolumeId};
 use crate::mount::create_volume;
-use crate::mount::{Failure, FailureKind};
 use crate::store::StoreUrl;
 use crate::volume::{Clock, ToDelete, Volume, VolumeRef};
 

@@ -8,8 +8,8 @@ use clap_complete::engine::ArgValueCompleter;
 use super::complete;
 use super::context::Context;
 use super::table::{count, local_time};
+use crate::answer::{Event, Failure, Happening};
 use crate::config::format_bytes;
-use crate::mount::{Event, Failure, Happening};
 
 /// Tell what happens to a mount as it happens
 ///

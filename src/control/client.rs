@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 
 use super::address::Address;
 use super::protocol::{Hello, Line, PROTOCOL, REQUEST_BYTES_MAX, Request, too_long};
-use crate::mount::{Event, Failure, FailureKind, Progress};
+use crate::answer::{Event, Failure, FailureKind, Progress};
 
 /// Longest greeting, bytes.
 const HELLO_BYTES_MAX: u64 = 64 << 10;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::answer::{CommitRequest, Failure, FailureKind, RecordAt, ReloadRequest};
 use crate::model::Seq;
-use crate::mount::{CommitRequest, Failure, FailureKind, RecordAt, ReloadRequest};
 
 /// Version of the protocol.
 pub const PROTOCOL: u32 = 1;

@@ -14,7 +14,8 @@ use tokio::sync::{Semaphore, mpsc};
 use super::address::Address;
 use super::peer::Access;
 use super::protocol::{Hello, Line, REQUEST_BYTES_MAX, Request, code, parse_request, too_long};
-use crate::mount::{Event, Failure, FailureKind, Progress, ProgressSink};
+use crate::answer::{Event, Failure, FailureKind, Progress};
+use crate::mount::ProgressSink;
 
 /// Most connections at once.
 const CONNECTIONS_MAX: usize = 64;

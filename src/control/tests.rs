@@ -4,9 +4,8 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 
 use super::*;
-use crate::mount::{
-    CommitAnswer, CommitRequest, Event, Failure, FailureKind, Happening, Progress, ProgressSink,
-};
+use crate::answer::{CommitAnswer, CommitRequest, Event, Failure, FailureKind, Happening, Progress};
+use crate::mount::ProgressSink;
 
 #[derive(Default)]
 struct Double {

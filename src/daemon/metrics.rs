@@ -24,9 +24,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use crate::answer::{Failure, FailureKind};
 use crate::config::MetricsAddress;
 use crate::fuse::RequestCount;
-use crate::mount::{Failure, FailureKind, Mount, Statistics};
+use crate::mount::{Mount, Statistics};
 
 /// Scrapes at once.
 const CONNECTIONS_MAX: usize = 8;
@@ -342,7 +343,7 @@ impl Snapshot {
             "Sets of changes that reloads have set aside.",
             s.stashes,
         )?;
-        let held = |status: &Option<crate::mount::AutomaticStatus>| {
+        let held = |status: &Option<crate::answer::AutomaticStatus>| {
             u64::from(status.as_ref().is_some_and(|auto| auto.held.is_some()))
         };
         w.gauge(

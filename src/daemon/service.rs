@@ -11,12 +11,11 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::MountSettings;
+use crate::answer::{CommitRequest, Event, Failure, FailureKind, Happening, StatusAnswer};
 use crate::control::{Hello, PROTOCOL, Request, Service, UnmountAnswer, UnmountRequest};
 use crate::fuse::{self, Hearing, MountPointError, Notifications, Unmount};
 use crate::model::show;
-use crate::mount::{
-    CommitRequest, Event, Failure, FailureKind, Happening, KernelCaches, Mount, ProgressSink, StatusAnswer,
-};
+use crate::mount::{KernelCaches, Mount, ProgressSink};
 use crate::view::Invalidations;
 
 /// Most paths in an answer, and most records: what asks for more gets these, and can ask for the rest.

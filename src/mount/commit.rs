@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::Mount;
 use super::kept::Kept;
 use super::live::{Exclusive, ProgressSink};
 use super::local::{count_changes, local_tree};
 use super::memory::give_back_after;
 use super::patience::Waiting;
 use super::unattended::{check_deletions, is_same_tree};
-use super::unsettled::commit_failure;
-use super::{
-    CommitAnswer, CommitRequest, Failure, FailureKind, Mount, OverwrittenPath, Progress, check_message,
+use crate::answer::{
+    CommitAnswer, CommitRequest, Failure, FailureKind, Progress, check_message, commit_answer,
 };
 use crate::cache::Adoption;
 use crate::commit::{
@@ -26,7 +26,7 @@ use crate::commit::{
 use crate::model::{Content, ITEM_BYTES_MAX};
 use crate::overlay::{FreedBody, NodeBody, NodeId, Op, Overlay};
 use crate::store::StoreError;
-use crate::tree::{Overwritten, Register, TreeError};
+use crate::tree::TreeError;
 use crate::view::{FrozenView, View, ViewError};
 use crate::volume::VolumeError;
 
@@ -41,7 +41,7 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 fn patience(request: &CommitRequest) -> Duration {
     request
         .timeout_secs
-        .map_or(super::STORE_TIME, Duration::from_secs)
+        .map_or(crate::answer::STORE_TIME, Duration::from_secs)
 }
 
 /// The store does not answer, and nothing is wrong that waiting would not mend.
@@ -205,10 +205,10 @@ impl Mount {
                 self.unfreeze(&frozen)?;
                 return Ok(nothing_else());
             }
-            Err(error @ CommitError::Unknown { .. }) => return Err(commit_failure(error)),
+            Err(error @ CommitError::Unknown { .. }) => return Err(error.into()),
             Err(error) => {
                 self.unfreeze(&frozen)?;
-                return Err(commit_failure(error));
+                return Err(error.into());
             }
         };
         // Nobody had superseded it before it was there.
@@ -470,40 +470,5 @@ impl Mount {
             .filter_map(|o| Some(o.path.as_ref()?.to_string()))
             .collect();
         Ok(answer)
-    }
-}
-
-/// A path and register as they are shown.
-pub(super) fn overwritten(item: &Overwritten) -> OverwrittenPath {
-    OverwrittenPath {
-        path: item.path.to_string(),
-        came_from: item.came_from.as_ref().map(ToString::to_string),
-        register: match &item.register {
-            Register::Content => "content".into(),
-            Register::Mode => "mode".into(),
-            Register::Owner => "owner".into(),
-            Register::Mtime => "mtime".into(),
-            Register::Xattr(name) => format!("xattr {}", String::from_utf8_lossy(name)),
-        },
-    }
-}
-
-/// What a commit did, as it is told.
-pub fn commit_answer(done: &CommitDone, changed: u64, elapsed: Duration) -> CommitAnswer {
-    CommitAnswer {
-        seq: Some(done.record.seq()),
-        record: Some(done.record.hash),
-        settled: None,
-        dry_run: false,
-        changed,
-        files: done.counted.contents,
-        bytes_changed: done.counted.bytes,
-        bytes_sent: done.sent,
-        merged_with: done.merged_with.clone(),
-        overwrote: done.overwrote.iter().map(overwritten).collect(),
-        overwrote_more: 0,
-        still_written: done.still_written.iter().map(ToString::to_string).collect(),
-        seconds: elapsed.as_secs_f64(),
-        dir: String::new(),
     }
 }

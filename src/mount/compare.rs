@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::local::local_contents;
 use super::source::MountSource;
-use super::{Failure, FailureKind};
+use crate::answer::{Failure, FailureKind};
 use crate::commit::{Contents, base_files};
 use crate::model::{Timestamp, TreeRoot};
 use crate::overlay::{Body, BodyStat, NodeBody, NodeId, Overlay, OverlayState};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Failure;
+use crate::answer::Failure;
 use crate::format::{NodeSizes, VolumeConfig};
 use crate::model::Attrs;
 use crate::store::ObjectStore;

@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use super::{CommitAnswer, Failure, FailureKind, LastFailure, Mount, ReloadAnswer};
-use crate::model::Seq;
+use super::Mount;
+use crate::answer::{CommitAnswer, Event, Failure, FailureKind, Happening, LastFailure, ReloadAnswer};
 
 /// Events that a slow watcher may be behind.
 const EVENTS_KEPT: usize = 256;
@@ -20,101 +19,6 @@ const EVENTS_KEPT: usize = 256;
 const DIRTY_EVERY: Duration = Duration::from_secs(1);
 /// How often the store is asked for the newest record, while somebody watches and nothing else asks.
 const HEAD_EVERY: Duration = Duration::from_secs(30);
-
-/// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Event {
-    /// Counts up by one in each mount; a gap says that events were missed.
-    pub number: u64,
-    /// Seconds since 1970, with milliseconds.
-    pub time: f64,
-    /// What.
-    #[serde(flatten)]
-    pub what: Happening,
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Happening {
-    /// The first event for a watcher: where the mount stands.
-    Watching {
-        /// The record that the view stands on.
-        base: Seq,
-        /// The newest record that is known.
-        head: Seq,
-        /// Uncommitted changes.
-        changes: u64,
-    },
-    /// A record was published from here.
-    Committed {
-        /// Its number.
-        seq: Seq,
-        /// Its id.
-        record: String,
-        /// Names and inodes that changed.
-        changed: u64,
-        /// Files whose bytes changed.
-        files: u64,
-        /// Logical bytes of those.
-        bytes_changed: u64,
-        /// Bytes sent to the store.
-        bytes_sent: u64,
-        /// Seconds it took.
-        seconds: f64,
-        /// Records by others that it was merged with.
-        merged_with: Vec<Seq>,
-        /// Files that stay dirty because something can still write them.
-        still_written: u64,
-        /// Nobody asked for it: `--autocommit` or `--commit-on-exit`.
-        automatic: bool,
-    },
-    /// The view moved.
-    Reloaded {
-        /// From this record.
-        from: Seq,
-        /// To this one.
-        to: Seq,
-        /// The stash with what was local.
-        #[serde(skip_serializing_if = "Option::is_none", default)]
-        stash: Option<u64>,
-        /// Paths that stayed as local changes.
-        kept: u64,
-        /// `--autoreload` did it.
-        automatic: bool,
-    },
-    /// Others (or this mount) have published.
-    HeadMoved {
-        /// The newest record that was known.
-        from: Seq,
-        /// The newest record now.
-        to: Seq,
-    },
-    /// The number of uncommitted changes is another than it was.
-    Dirty {
-        /// How many there are; 0 after a commit or reload.
-        changes: u64,
-        /// Bytes of dirty files on local disk.
-        bytes: u64,
-    },
-    /// Something failed.
-    Error {
-        /// What was being done.
-        during: String,
-        /// Why, and what to do.
-        #[serde(flatten)]
-        failure: Failure,
-        /// Nobody asked for it: `--autocommit` or `--autoreload`.
-        automatic: bool,
-    },
-    /// This watcher was too slow.
-    Missed {
-        /// For so many events.
-        events: u64,
-    },
-    /// The mount ends.
-    Ended,
-}
 
 /// How often commands were done and failed, since the mount.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -332,32 +236,5 @@ impl Mount {
                 }
             }
         }));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_are_flat_objects_named_by_what_happened() {
-        let events = Events::new();
-        let event = events.event(
-            Happening::Error {
-                during: "commit".into(),
-                failure: Failure::new(FailureKind::StoreUnreachable, "no answer").hint("wait"),
-                automatic: true,
-            },
-            7,
-        );
-        let value = serde_json::to_value(&*event).unwrap();
-        assert_eq!((&value["event"], &value["number"]), (&"error".into(), &7.into()));
-        assert_eq!(
-            (&value["kind"], &value["message"], &value["hint"]),
-            (&"store-unreachable".into(), &"no answer".into(), &"wait".into())
-        );
-        assert_eq!(serde_json::from_value::<Event>(value).unwrap(), *event);
-        let ended = serde_json::to_value(&*events.event(Happening::Ended, 1)).unwrap();
-        assert_eq!(ended["event"], "ended");
     }
 }

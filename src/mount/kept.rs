@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, FailureKind};
+use crate::answer::{Failure, FailureKind};
 use crate::commit::{Attempt, PreparedTree, UploadLedger};
 use crate::format::{UnverifiedRecord, decode_super};
 use crate::model::{Hash, Seq, TreeRoot, TxnId, VolumeId, format_bytes};

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::live::{Exclusive, LAST_COMMAND_TIME};
-use super::{Failure, FailureKind, Mount, STORE_TIME};
+use super::Mount;
+use crate::answer::{Failure, FailureKind, STORE_TIME, no_answer};
 use crate::commit::needed_sources;
 use crate::model::{LeaseId, Seq, Timestamp};
 use crate::overlay::{Op, Overlay};
@@ -123,7 +124,7 @@ impl Leasing {
         match wanted.iter().any(|seq| *seq != head.seq()) {
             true => {
                 let written = tokio::time::timeout(STORE_TIME, self.write(volume, wanted)).await;
-                Ok(Some(written.map_err(|_| super::no_answer(STORE_TIME))??))
+                Ok(Some(written.map_err(|_| no_answer(STORE_TIME))??))
             }
             false => Ok(None),
         }

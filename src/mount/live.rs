@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use super::events::{Events, Happening};
+use super::events::Events;
 use super::kept::{FileLedger, Kept, Seen};
 use super::lease::{Leasing, SeenHeads, kept_sources};
 use super::local::count_changes;
 use super::source::MountSource;
 use super::unattended::Pace;
-use super::{Failure, FailureKind, KernelCaches, MountOptions, MountSummary, Progress};
+use super::{KernelCaches, MountOptions, MountSummary};
+use crate::answer::Happening;
+use crate::answer::{Failure, FailureKind, Progress};
 use crate::model::Seq;
 use crate::overlay::{BaseRef, Overlay};
 use crate::store::CountingStore;

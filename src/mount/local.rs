@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Failure, FailureKind};
+use crate::answer::{Failure, FailureKind};
 use crate::commit::{Built, Contents, build};
 use crate::model::{Content, LocalContent, TreeRoot};
 use crate::overlay::{Change, NodeBody, Origin, Overlay, OverlayState};

@@ -5,12 +5,10 @@
 //! 3. Local bytes are given up only after the record that holds them is in the log, or a stash holds them.
 //! 4. A reload is answered after the kernel was told to ask again.
 
-mod answers;
 mod commit;
 mod compare;
 mod create;
 mod events;
-mod failure;
 mod keeping;
 mod kept;
 mod lease;
@@ -31,18 +29,10 @@ mod unattended;
 mod unsettled;
 mod unshown;
 
-pub use answers::{
-    AutomaticStatus, Brought, CacheStatus, ChangeKind, ChangedPath, CommitAnswer, CommitRequest, DiffAnswer,
-    LastFailure, LocalChanges, LogEntry, OverwrittenPath, PrefetchAnswer, Progress, RecordAt, ReloadAnswer,
-    ReloadRequest, StashSummary, StatusAnswer, TransferStatus, Unshown,
-};
-pub use commit::commit_answer;
 pub use create::create_volume;
-pub use events::{Counts, Event, EventStream, Happening};
-pub use failure::{Failure, FailureKind, STORE_TIME, check_message, check_publisher, no_answer};
+pub use events::{Counts, EventStream};
 pub use live::{Mount, ProgressSink};
 pub use memory::limit_arenas;
 pub use options::{KernelCaches, MountOptions, MountSummary, OpenedMount, WhileTaken};
 pub use report::Statistics;
 pub use unattended::{DELETED_FREE, DELETED_PERCENT, Unattended};
-pub use unsettled::commit_failure;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Failure, Mount, Unattended};
+use super::{Mount, Unattended};
+use crate::answer::Failure;
 use crate::model::{Seq, VolumeId};
 use crate::view::{Invalidations, ShownOwner};
 use crate::volume::Clock;

@@ -11,7 +11,7 @@ use super::compare::Compared;
 use super::open::base_of;
 use super::reload::snapshot;
 use super::source::MountSource;
-use super::{Failure, FailureKind};
+use crate::answer::{Failure, FailureKind};
 use crate::commit::{CarriedOver, carry_over};
 use crate::model::{Seq, TreeRoot};
 use crate::overlay::{Overlay, OverlayState};

@@ -4,14 +4,15 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::commit::overwritten;
+use super::Mount;
 use super::compare::Compared;
 use super::kept::{keep_record, load_base};
 use super::live::{Exclusive, ProgressSink};
 use super::open::base_of;
 use super::unshown::Stood;
-use super::{
-    Failure, FailureKind, LocalChanges, Mount, OverwrittenPath, RecordAt, ReloadAnswer, ReloadRequest,
+use crate::answer::overwritten;
+use crate::answer::{
+    Failure, FailureKind, LocalChanges, OverwrittenPath, Progress, RecordAt, ReloadAnswer, ReloadRequest,
     StashSummary,
 };
 use crate::commit::{Target, build, carry_over, restore};
@@ -98,18 +99,18 @@ impl Mount {
         named: Option<Stood>,
     ) -> Result<ReloadAnswer, Failure> {
         let started = std::time::Instant::now();
-        let looking = super::Progress {
+        let looking = Progress {
             stage: "looking for the newest record".into(),
             ..Default::default()
         };
         progress(looking);
         let limit = request
             .timeout_secs
-            .map_or(super::STORE_TIME, Duration::from_secs);
+            .map_or(crate::answer::STORE_TIME, Duration::from_secs);
         // First: what comes of it may be the newest record.
         self.settle_commit(limit).await?;
         let asked = tokio::time::timeout(limit, self.target_record(request.to)).await;
-        let target = asked.map_err(|_| super::no_answer(limit))??;
+        let target = asked.map_err(|_| crate::answer::no_answer(limit))??;
         let Some(overlay) = self.overlay.clone() else {
             return self.reload_read_only(&target, named.as_ref()).await;
         };

@@ -9,9 +9,10 @@ use futures::stream::{StreamExt, TryStreamExt};
 use super::live::ProgressSink;
 use super::local::local_tree;
 use super::reload::{open_stash, summary};
-use super::{
-    CacheStatus, ChangeKind, ChangedPath, Counts, DiffAnswer, Failure, FailureKind, LogEntry, Mount,
-    PrefetchAnswer, Progress, RecordAt, StashSummary, StatusAnswer, TransferStatus,
+use super::{Counts, Mount};
+use crate::answer::{
+    CacheStatus, ChangeKind, ChangedPath, DiffAnswer, Failure, FailureKind, LogEntry, PrefetchAnswer,
+    Progress, RecordAt, StashSummary, StatusAnswer, TransferStatus,
 };
 use crate::cache::CacheStats;
 use crate::model::{

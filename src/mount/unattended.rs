@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    AutomaticStatus, CommitAnswer, CommitRequest, Failure, FailureKind, LocalChanges, Mount, ReloadRequest,
+use super::Mount;
+use crate::answer::{
+    AutomaticStatus, CommitAnswer, CommitRequest, Failure, FailureKind, LocalChanges, ReloadRequest,
 };
 use crate::model::{Entry, EntryBody, Seq, TreeRoot};
 use crate::tree::{self, Change, Hint, NodeSource, TreeError};
@@ -310,8 +311,10 @@ impl Mount {
     /// What the store says; nothing within 30 s.
     pub(super) async fn look_for_head(&self) -> Result<Seq, Failure> {
         let (known, _) = self.known_head();
-        let asked = tokio::time::timeout(super::STORE_TIME, self.volume.refresh(&known)).await;
-        let head = asked.map_err(|_| super::no_answer(super::STORE_TIME))??.head;
+        let asked = tokio::time::timeout(crate::answer::STORE_TIME, self.volume.refresh(&known)).await;
+        let head = asked
+            .map_err(|_| crate::answer::no_answer(crate::answer::STORE_TIME))??
+            .head;
         self.seen.check(&head)?;
         self.learn_head(&head);
         Ok(head.seq())

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Mount;
 use super::kept::{keep_record, sent_records};
 use super::patience::Waiting;
-use super::{Failure, FailureKind, Mount};
-use crate::commit::{CommitError, Settled, finish};
+use crate::answer::{Failure, FailureKind};
+use crate::commit::{Settled, finish};
 use crate::model::TreeRoot;
 use crate::overlay::{BaseRef, Op, Overlay};
 use crate::tree::NodeSource;
@@ -50,7 +51,7 @@ async fn look(volume: &Volume, nodes: &dyn NodeSource, overlay: &Overlay) -> Res
     let sent = sent_records(overlay, volume.id(), prepared.txn)?;
     match finish(volume, nodes, (prepared.txn, prepared.after), &sent)
         .await
-        .map_err(commit_failure)?
+        .map_err(Failure::from)?
     {
         Settled::NotPublished { .. } => Ok(Outcome::GivenUp { commit }),
         Settled::Published { found, head } => {
@@ -153,38 +154,5 @@ impl Mount {
             }
         }
         Ok(None)
-    }
-}
-
-/// A commit's error as users of a mount meet it.
-pub fn commit_failure(error: CommitError) -> Failure {
-    let (kind, hint) = match &error {
-        CommitError::Quota { .. } => (
-            FailureKind::Refused,
-            Some("delete something, or ask for a larger quota"),
-        ),
-        CommitError::Unknown { .. } => (
-            FailureKind::OutcomeUnknown,
-            Some("all changes are kept here; the next commit, reload or mount settles it"),
-        ),
-        CommitError::Contended { .. } => (FailureKind::StoreUnreachable, None),
-        CommitError::Gone { .. } => (
-            FailureKind::Damaged,
-            Some("`sailvol reload` moves to a record that is kept; local changes go to a stash"),
-        ),
-        CommitError::Path { .. } => (FailureKind::Refused, None),
-        CommitError::State(_) | CommitError::Encode(_) | CommitError::Stopped => (FailureKind::Failed, None),
-        CommitError::Tree(_) | CommitError::Volume(_) => {
-            return match error {
-                CommitError::Tree(error) => error.into(),
-                CommitError::Volume(error) => error.into(),
-                other => failed(other),
-            };
-        }
-    };
-    Failure {
-        kind,
-        message: error.to_string(),
-        hint: hint.map(str::to_owned),
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use futures::stream::StreamExt;
 
+use super::Mount;
 use super::report::{list_changes, log_entry};
-use super::{Brought, Mount, Unshown};
+use crate::answer::{Brought, Unshown};
 use crate::model::Seq;
 use crate::overlay::BaseRef;
 use crate::view::HeldBase;

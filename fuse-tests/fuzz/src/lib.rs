@@ -20,7 +20,7 @@ mod parts;
 mod trees;
 
 pub use local::{journal, ledger, names, protocol, state_dir};
-pub use parts::{commit, config, control, mount, store, volume};
+pub use parts::{answer, commit, config, control, store, volume};
 pub use trees::merge;
 
 use bytes::Bytes;

@@ -8,8 +8,8 @@ use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 
 use super::context::Context;
+use crate::answer::{Failure, FailureKind};
 use crate::cli::complete;
-use crate::mount::{Failure, FailureKind};
 
 /// Find out what this machine, its directories and the store lack
 ///

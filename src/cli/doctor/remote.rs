@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::Check;
+use crate::answer::{Failure, FailureKind};
 use crate::cli::context::Context;
 use crate::cli::remote::open_store;
 use crate::config::{default_store, parse_volume};
 use crate::format::{Access, NAMES_PREFIX};
-use crate::mount::{Failure, FailureKind};
 use crate::store::{ObjectStore, StoreUrl, VolumeUrl, credentials_source, probe};
 use crate::volume::{Clock, Volume, VolumeError, VolumeRef};
 

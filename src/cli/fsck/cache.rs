@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::answer::{Failure, FailureKind};
 use crate::cache::{CacheError, cache_dirs, check_cache};
 use crate::cli::context::Context;
 use crate::cli::gather::local_failure;
 use crate::cli::table::count;
 use crate::config::format_bytes;
 use crate::model::VolumeId;
-use crate::mount::{Failure, FailureKind};
 
 /// One mount's cache directory.
 #[derive(Debug, Serialize)]

@@ -13,10 +13,10 @@ use super::context::Context;
 use super::progress::ProgressView;
 use super::remote::Remote;
 use super::table::count;
+use crate::answer::{Failure, FailureKind, Progress};
 use crate::cli::complete;
 use crate::config::{format_bytes, parse_volume};
 use crate::model::Seq;
-use crate::mount::{Failure, FailureKind, Progress};
 use crate::volume::{Damage, FsckOptions, FsckProgress, FsckReport};
 
 /// Time between two displays of progress.

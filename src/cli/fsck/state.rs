@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::answer::{Failure, FailureKind};
 use crate::cli::context::Context;
 use crate::cli::gather::local_failure;
 use crate::cli::table::count;
 use crate::config::format_bytes;
-use crate::mount::{Failure, FailureKind};
 use crate::overlay::{self, OverlayError};
 
 /// One mount's state directory.

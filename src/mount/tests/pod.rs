@@ -9,11 +9,9 @@ use tokio::task::JoinHandle;
 use super::model::{Contents, Model};
 use super::network::Network;
 use super::process::{Handle, Listing, Process, Way};
+use crate::answer::{CommitAnswer, CommitRequest, Failure, LocalChanges, ReloadAnswer, ReloadRequest};
 use crate::model::Seq;
-use crate::mount::{
-    CommitAnswer, CommitRequest, Failure, LocalChanges, Mount, MountOptions, OpenedMount, ReloadAnswer,
-    ReloadRequest,
-};
+use crate::mount::{Mount, MountOptions, OpenedMount};
 use crate::store::ObjectStore;
 use crate::view::Passthrough;
 
@@ -172,7 +170,7 @@ impl Pod {
         let mount = self.live().clone();
         let request = ReloadRequest {
             local,
-            to: to.map(crate::mount::RecordAt::Number),
+            to: to.map(crate::answer::RecordAt::Number),
             ..ReloadRequest::default()
         };
         self.run(None, async move {

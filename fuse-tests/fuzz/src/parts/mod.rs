@@ -3,7 +3,7 @@
 
 pub mod store;
 pub mod volume;
-pub mod mount;
+pub mod answer;
 pub mod control;
 pub mod config;
 pub mod commit;

@@ -158,7 +158,7 @@ async fn many_merged_commits_in_a_row_keep_what_they_need_and_little_more() {
         let id = crate::format::content_id(text.as_bytes());
         assert!(seen[&path].contains(&id.to_string()), "{path} is {}", seen[&path]);
     }
-    a.reload(crate::mount::LocalChanges::IfClean).await.unwrap();
+    a.reload(crate::answer::LocalChanges::IfClean).await.unwrap();
     assert_eq!(kept(&a), 1, "the record that it stands on");
     for pod in [a, b] {
         pod.close().await;
@@ -217,7 +217,7 @@ async fn large_extended_attributes_survive_a_merged_commit() {
     assert_eq!(got, &value[..]);
     // Changed again: the attribute goes along through the journal, a reload and a commit.
     write_in(&a, DIRS[0], "f1", b"changed").await;
-    a.reload(crate::mount::LocalChanges::Keep).await.unwrap();
+    a.reload(crate::answer::LocalChanges::Keep).await.unwrap();
     commit_after(&a, &b, 1).await;
     view.forget(file, 1);
     view.forget(dir, 1);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::pod::{Pod, quiet};
-use crate::mount::{CommitRequest, FailureKind, LocalChanges};
+use crate::answer::{CommitRequest, FailureKind, LocalChanges};
 use crate::store::MemoryStore;
 use crate::view::tests::harness::CALLER;
 use crate::view::tests::model::Fs;

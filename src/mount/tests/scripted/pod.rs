@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::shown;
+use crate::answer::{CommitAnswer, CommitRequest, Failure, LocalChanges, ReloadAnswer, ReloadRequest};
 use crate::model::VolumeId;
 use crate::mount::tests::{gone, new_dir, options};
-use crate::mount::{
-    CommitAnswer, CommitRequest, Failure, LocalChanges, Mount, MountOptions, ProgressSink, ReloadAnswer,
-    ReloadRequest,
-};
+use crate::mount::{Mount, MountOptions, ProgressSink};
 use crate::view::tests::model::Fs;
 use crate::view::tests::side::Side;
 use crate::view::tests::source::TestClock;

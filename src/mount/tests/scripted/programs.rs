@@ -12,8 +12,8 @@ use std::task::Poll;
 
 use super::pod::{JournalEnd, Pod, quiet, reload_request};
 use super::shown::{self, Shown, graft};
+use crate::answer::{CommitRequest, FailureKind, LocalChanges};
 use crate::mount::tests::{new_dir, new_volume_of_small_nodes, number};
-use crate::mount::{CommitRequest, FailureKind, LocalChanges};
 use crate::store::MemoryStore;
 use crate::view::tests::model::{Body, Fs, ROOT};
 use crate::view::tests::programs::Rng;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::late::{empty, write};
 use super::pod::Pod;
-use crate::mount::{LocalChanges, lease};
+use crate::answer::LocalChanges;
+use crate::mount::lease;
 use crate::store::MemoryStore;
 use crate::volume::testing::ScriptedStore;
 
