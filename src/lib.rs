@@ -33,6 +33,9 @@ pub mod commit;
 // What is told: failures with their exit codes, answers, events. Values, and nothing that does anything.
 pub mod answer;
 
+// One volume without a mount and without a terminal: list, read, import, export, copy, remove.
+pub mod files;
+
 // One live mount: orders commit, reload, stash and status.
 pub mod mount;
 

@@ -1,9 +1,12 @@
 //! From what a commit did to what is told of it.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::{CommitAnswer, OverwrittenPath};
-use crate::commit::CommitDone;
+use parking_lot::Mutex;
+
+use super::{CommitAnswer, OverwrittenPath, Progress};
+use crate::commit::{CommitDone, Progress as UploadProgress};
 use crate::tree::{Overwritten, Register};
 
 /// A path and register as they are shown.
@@ -39,4 +42,30 @@ pub fn commit_answer(done: &CommitDone, changed: u64, elapsed: Duration) -> Comm
         seconds: elapsed.as_secs_f64(),
         dir: String::new(),
     }
+}
+
+/// Progress is told at most this often.
+pub const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// The progress of a commit, told to a sink: at most once in [`PROGRESS_EVERY`], and when all files are done.
+pub fn telling(sink: Arc<dyn Fn(Progress) + Send + Sync>) -> UploadProgress {
+    let last_told: Mutex<Option<Instant>> = Mutex::default();
+    UploadProgress::telling(move |count| {
+        let complete = count.files_done == count.files;
+        {
+            let mut last = last_told.lock();
+            if last.is_some_and(|at| at.elapsed() < PROGRESS_EVERY) && !complete {
+                return;
+            }
+            *last = Some(Instant::now());
+        }
+        sink(Progress {
+            stage: if complete { "publishing" } else { "uploading" }.into(),
+            done_files: count.files_done,
+            total_files: count.files,
+            done_bytes: count.bytes_done,
+            total_bytes: count.bytes,
+            sent_bytes: count.sent,
+        });
+    })
 }

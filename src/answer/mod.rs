@@ -15,7 +15,7 @@ mod reload;
 mod status;
 
 pub use commit::{CommitAnswer, CommitRequest, OverwrittenPath};
-pub use done::{commit_answer, overwritten};
+pub use done::{PROGRESS_EVERY, commit_answer, overwritten, telling};
 pub use events::{Event, Happening};
 pub use failure::{Failure, FailureKind, STORE_TIME, no_answer};
 pub use progress::{PrefetchAnswer, Progress};

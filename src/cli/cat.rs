@@ -7,9 +7,8 @@ use futures::stream::StreamExt;
 
 use super::complete;
 use super::context::Context;
-use super::remote::Remote;
-use crate::answer::{Failure, FailureKind};
-use crate::model::EntryBody;
+use crate::answer::Failure;
+use crate::files::Session;
 
 /// Print files of a volume without a mount
 #[derive(Debug, clap::Args)]
@@ -23,14 +22,10 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     for given in &args.paths {
         let place = context.volume_path("cat", given)?;
-        let remote = Remote::open(&place.volume, context).await?;
-        let path = remote.path(&place.path).await?;
-        let entry = remote.entry(&path).await?;
-        let EntryBody::File { size, content } = &entry.body else {
-            let text = format!("{}:{path} is not a file", remote.volume.name());
-            return Err(Failure::new(FailureKind::Usage, text));
-        };
-        let mut pieces = std::pin::pin!(remote.pieces(*size, content));
+        let session = Session::open(&place.volume, context.caller()).await?;
+        let path = session.path(&place.path).await?;
+        let entry = session.entry(&path).await?;
+        let mut pieces = std::pin::pin!(session.read(&path, &entry, 0..u64::MAX)?);
         while let Some(piece) = pieces.next().await {
             context.write(&piece?)?;
         }

@@ -6,7 +6,6 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::complete;
 use super::context::Context;
-use super::progress::ProgressView;
 use super::table::count;
 use crate::answer::{CommitAnswer, CommitRequest, Failure, OverwrittenPath};
 use crate::config::{format_bytes, parse_timeout};
@@ -45,7 +44,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         no_wait: args.no_wait,
         timeout_secs: Some(args.timeout.as_secs()),
     });
-    let view = ProgressView::new(context);
+    let view = context.progress_view();
     let answer: CommitAnswer = client.call(&request, |p| view.show(&p)).await?;
     drop(view);
     context.print(&answer, text)

@@ -14,10 +14,10 @@ use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::Shells;
 
 use super::context::Context;
-use super::remote::{Remote, open_store};
 use crate::answer::{Failure, LogEntry, StashSummary};
 use crate::config::{PlaceOptions, VolumePath, default_store, parse_volume};
 use crate::control::Request;
+use crate::files::{Session, open_store};
 use crate::model::show;
 use crate::tree;
 use crate::volume::Volume;
@@ -218,15 +218,15 @@ fn in_volume(current: &OsStr) -> Vec<CompletionCandidate> {
         false => bytes[..cut].to_vec(),
     };
     let names = in_time(async {
-        let remote = Remote::open(&place.volume, &context).await?;
-        let path = remote.path(&place.path).await?;
-        let entry = remote.entry(&path).await?;
+        let session = Session::open(&place.volume, context.caller()).await?;
+        let path = session.path(&place.path).await?;
+        let entry = session.entry(&path).await?;
         let mut found = Vec::new();
         let Some((_, dir)) = entry.as_dir() else {
             return Ok(found);
         };
-        for leaf in tree::leaves(&remote.nodes, dir).await? {
-            for (name, entry) in &tree::leaf_entries(&remote.nodes, &leaf).await?.entries {
+        for leaf in tree::leaves(&session.nodes, dir).await? {
+            for (name, entry) in &tree::leaf_entries(&session.nodes, &leaf).await?.entries {
                 let slash = if entry.is_dir() { "/" } else { "" };
                 found.push(format!("{name}{slash}"));
                 if found.len() >= NAMES_MAX {
@@ -254,9 +254,9 @@ pub fn records_of_volume(current: &OsStr) -> Vec<CompletionCandidate> {
         .find_map(|word| parse_volume(word.to_str()?, &context.environment).ok());
     let Some(url) = url else { return Vec::new() };
     let records = in_time(async {
-        let remote = Remote::open(&url, &context).await?;
-        let head = remote.head.clone();
-        let log = remote.volume.log(&head, 50).await?;
+        let session = Session::open(&url, context.caller()).await?;
+        let head = session.head.clone();
+        let log = session.volume.log(&head, 50).await?;
         Ok(log
             .into_iter()
             .map(|logged| (logged.seq(), logged.record.message.clone()))

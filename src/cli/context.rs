@@ -4,15 +4,18 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::progress::ProgressView;
 use super::style::{Tone, finish, wanted};
-use crate::answer::{Failure, FailureKind, Progress, STORE_TIME, no_answer};
+use crate::answer::{Failure, FailureKind, Progress, STORE_TIME};
 use crate::config::{Environment, PlaceOptions, Places, VolumePath};
 use crate::control::{Client, MountRecord, Request, find_mount, list_mounts, resolved_path};
+use crate::files::Caller;
 use crate::model::{show, unshow};
 use crate::store::{StoreUrl, split_volume_path};
 
@@ -72,13 +75,39 @@ impl Context {
         }
     }
 
+    /// What shows the progress of long work.
+    pub fn progress_view(&self) -> ProgressView {
+        ProgressView::new(self.json, self.progress)
+    }
+
+    /// Somebody who works with volumes, for whom this one prints and listens to Ctrl-C.
+    pub fn caller(&self) -> Caller {
+        let (json, progress) = (self.json, self.progress);
+        Caller {
+            deadline: self.timeout,
+            host: super::mount::host_name(),
+            note: Arc::new(note),
+            progress: Arc::new(move || {
+                let view = ProgressView::new(json, progress);
+                Arc::new(move |now| view.show(&now))
+            }),
+            stopped: Arc::new(|| {
+                Box::pin(async {
+                    // Where signals cannot be watched, they end the process.
+                    if tokio::signal::ctrl_c().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                })
+            }),
+        }
+    }
+
     /// Waits for something that ends soon unless the store is silent.
     ///
     /// # Errors
     /// [`FailureKind::StoreUnreachable`] when time is up.
     pub async fn within<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let done = tokio::time::timeout(self.timeout, work).await;
-        done.map_err(|_| no_answer(self.timeout))?
+        self.caller().within(work).await
     }
 
     /// The three directories.
@@ -113,9 +142,7 @@ impl Context {
 
     /// Says something that is no result.
     pub fn note(&self, text: impl AsRef<str>) {
-        let text = finish(text.as_ref(), wanted(&std::io::stderr()));
-        // Nobody is left to tell when standard error is closed.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        note(text.as_ref());
     }
 
     /// Says what went wrong.
@@ -271,6 +298,13 @@ impl Context {
         let client = Client::connect(&record.socket).await?;
         Ok((record, client))
     }
+}
+
+/// Says something that is no result.
+fn note(text: &str) {
+    let text = finish(text, wanted(&std::io::stderr()));
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// A path of this machine as the volume of the mount that it lies in knows it; taken as bytes, and, where that is something

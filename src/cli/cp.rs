@@ -7,13 +7,9 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::complete;
 use super::context::Context;
-use super::gather::{in_the_way, random};
-use super::publish::{PublishArgs, publish};
-use super::put::Target;
-use super::remote::Remote;
+use super::publish::PublishArgs;
 use crate::answer::{Failure, FailureKind};
-use crate::commit::{Edit, LocalFiles};
-use crate::model::FileIds;
+use crate::files::{CopyOptions, GivenTarget, Session, copy};
 
 /// Copy files within a volume without a mount; no bytes are sent
 ///
@@ -55,71 +51,16 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         );
         return Err(Failure::new(FailureKind::Usage, text).hint(hint));
     }
-    let remote = Remote::open(&target.volume, context).await?;
-    let into = remote.path(&target.path).await?;
-    let slash = args.target.as_bytes().ends_with(b"/");
-    let place = Target::look(&remote, &into, slash, sources.len()).await?;
-    let now = remote.volume.clock().now();
-    let ids = FileIds::new(u64::from_le_bytes(random()?));
-    let mut edits = Vec::new();
-    if place.make {
-        let mut attrs = remote.root().attrs.clone();
-        attrs.file_id = ids.draw();
-        (attrs.mtime, attrs.ctime) = (now, now);
-        edits.push(Edit::Mkdir {
-            path: into.clone(),
-            attrs: attrs.clone(),
-            parents: Some(attrs),
-        });
-    }
-    for source in sources {
-        let from = remote.path(&source.path).await?;
-        let entry = remote.entry(&from).await?;
-        if entry.is_dir() && !args.recursive {
-            return Err(
-                Failure::new(FailureKind::Refused, format!("{from}: is a directory"))
-                    .hint("-r copies it with all that is in it"),
-            );
-        }
-        let Some(name) = from.0.last().cloned() else {
-            return Err(Failure::new(
-                FailureKind::Refused,
-                "the whole volume cannot be copied into itself",
-            ));
-        };
-        let to = place.path_of(Some(name), std::path::Path::new(""))?;
-        if to.is_under(&from) {
-            return Err(Failure::new(
-                FailureKind::Refused,
-                format!("{from} cannot be copied to {to}, which is in it"),
-            ));
-        }
-        match remote.find(&to).await? {
-            Some(there) if there.is_dir() => {
-                return Err(
-                    Failure::new(FailureKind::Exists, format!("{to}: is there as a directory"))
-                        .hint("`sailvol rm -r` removes it"),
-                );
-            }
-            Some(_) if !args.force => return Err(in_the_way(&to)),
-            Some(_) if entry.is_dir() => {
-                edits.push(Edit::Remove {
-                    path: to.clone(),
-                    recursive: false,
-                    now,
-                });
-            }
-            _ => {}
-        }
-        let file_id = ids.draw();
-        edits.push(Edit::Copy {
-            from,
-            to,
-            recursive: args.recursive,
-            file_id,
-            now,
-        });
-    }
-    let answer = publish(&remote, edits, &LocalFiles::default(), &args.publish, context).await?;
+    let session = Session::open(&target.volume, context.caller()).await?;
+    let into = GivenTarget {
+        path: target.path,
+        as_dir: args.target.as_bytes().ends_with(b"/"),
+    };
+    let sources: Vec<_> = sources.into_iter().map(|source| source.path).collect();
+    let options = CopyOptions {
+        recursive: args.recursive,
+        force: args.force,
+    };
+    let answer = copy(&session, &sources, &into, options, &args.publish.words()).await?;
     context.print(&answer, super::commit::text)
 }

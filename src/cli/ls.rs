@@ -7,12 +7,11 @@ use serde::Serialize;
 
 use super::complete;
 use super::context::Context;
-use super::remote::Remote;
 use super::table::{local_time, table};
 use crate::answer::Failure;
 use crate::config::format_bytes;
+use crate::files::{ListOptions, Session, list};
 use crate::model::{Entry, EntryBody, Kind, VolPath, show};
-use crate::tree;
 
 /// List files of a volume without a mount
 #[derive(Debug, clap::Args)]
@@ -55,37 +54,21 @@ struct Listing {
 /// Runs the command.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let place = context.volume_path("ls", &args.path)?;
-    let remote = Remote::open(&place.volume, context).await?;
-    let path = remote.path(&place.path).await?;
-    let entry = remote.entry(&path).await?;
-    let mut listing = Listing {
-        entries: Vec::new(),
-        truncated: false,
+    let session = Session::open(&place.volume, context.caller()).await?;
+    let path = session.path(&place.path).await?;
+    let options = ListOptions {
+        recursive: args.recursive,
+        limit: args.limit,
     };
-    if !entry.is_dir() {
-        listing.entries.push(item(&path, &entry));
-    }
-    // Directories that are still to be listed, deepest first, so that lines come in path order.
-    let mut pending = vec![(path, entry)];
-    'all: while let Some((path, entry)) = pending.pop() {
-        let Some((_, dir)) = entry.as_dir() else { continue };
-        let mut below = Vec::new();
-        for leaf in tree::leaves(&remote.nodes, dir).await? {
-            for (name, child) in &tree::leaf_entries(&remote.nodes, &leaf).await?.entries {
-                if listing.entries.len() >= args.limit {
-                    listing.truncated = true;
-                    break 'all;
-                }
-                let at = path.join(name);
-                let child = remote.inode(child.clone()).await?;
-                listing.entries.push(item(&at, &child));
-                if args.recursive && child.is_dir() {
-                    below.push((at, child));
-                }
-            }
-        }
-        pending.extend(below.into_iter().rev());
-    }
+    let found = list(&session, path, options).await?;
+    let listing = Listing {
+        entries: found
+            .entries
+            .iter()
+            .map(|(path, entry)| item(path, entry))
+            .collect(),
+        truncated: found.truncated,
+    };
     context.print(&listing, |listing| text(listing, args.long))
 }
 

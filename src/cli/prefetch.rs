@@ -6,7 +6,6 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::complete;
 use super::context::Context;
-use super::progress::ProgressView;
 use super::table::count;
 use crate::answer::{Failure, PrefetchAnswer};
 use crate::config::format_bytes;
@@ -28,7 +27,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let (record, mut client) = context.connect(Some(&args.path)).await?;
     let force = args.force;
     let request = |path| Request::Prefetch { path, force };
-    let view = ProgressView::new(context);
+    let view = context.progress_view();
     let asked = (&record, &mut client);
     let answer: PrefetchAnswer = context
         .ask_about(asked, &args.path, request, |p| view.show(&p))

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::context::Context;
 use crate::answer::Progress;
 use crate::config::format_bytes;
 
@@ -28,9 +27,9 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 impl ProgressView {
-    /// Decides how to show it.
-    pub fn new(context: &Context) -> ProgressView {
-        let bar = (!context.json && std::io::stderr().is_terminal()).then(|| {
+    /// Decides how to show it: `json` is the form of results, and `progress` says that lines of it are wanted then.
+    pub fn new(json: bool, progress: bool) -> ProgressView {
+        let bar = (!json && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(style(OF_FILES));
             bar
@@ -38,7 +37,7 @@ impl ProgressView {
         ProgressView {
             bar,
             bytes: AtomicBool::new(false),
-            json: context.json && context.progress,
+            json: json && progress,
         }
     }
 

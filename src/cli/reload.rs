@@ -7,7 +7,6 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::complete;
 use super::context::Context;
-use super::progress::ProgressView;
 use super::table::count;
 use crate::answer::{Brought, Failure, LocalChanges, RecordAt, ReloadAnswer, ReloadRequest};
 use crate::config::{format_bytes, parse_timeout};
@@ -57,7 +56,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         no_wait: args.no_wait,
         timeout_secs: Some(args.timeout.as_secs()),
     });
-    let view = ProgressView::new(context);
+    let view = context.progress_view();
     let answer: ReloadAnswer = client.call(&request, |p| view.show(&p)).await?;
     drop(view);
     context.print(&answer, text)

@@ -8,11 +8,10 @@ use serde::Serialize;
 use super::commit::overwritten_text;
 use super::complete;
 use super::context::Context;
-use super::publish::{PublishArgs, publish};
-use super::remote::Remote;
+use super::publish::PublishArgs;
 use super::table::count;
 use crate::answer::{CommitAnswer, Failure, FailureKind};
-use crate::commit::{Edit, LocalFiles};
+use crate::files::{Removal, RemoveOptions, Session};
 
 /// Remove files of a volume without a mount
 ///
@@ -46,54 +45,19 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             other.volume
         )));
     }
-    if places.iter().any(|place| place.path.meant().0.is_empty()) {
-        return Err(Failure::new(
-            FailureKind::Refused,
-            format!("{}:/ is the whole volume; nothing was removed", volume.name),
-        )
-        .hint("name what is in it, or delete the volume: `sailvol volume delete`"));
-    }
-    let remote = Remote::open(&volume, context).await?;
-    let mut paths = Vec::new();
-    for place in &places {
-        paths.push(remote.path(&place.path).await?);
-    }
-    // What lies below another path of the list goes with it.
-    paths.sort();
-    paths.dedup_by(|next, kept| next.is_under(kept));
-    let now = remote.volume.clock().now();
-    let mut edits = Vec::new();
-    let mut removed = Removed::default();
-    for path in paths {
-        match remote.find(&path).await? {
-            None if args.force => {}
-            None => {
-                return Err(remote.missing(&path).hint("nothing was removed"));
-            }
-            Some(entry) if entry.is_dir() && !args.recursive => {
-                return Err(Failure::new(
-                    FailureKind::Refused,
-                    format!("{}:{path}: is a directory", volume.name),
-                )
-                .hint("-r removes it with all that is in it; nothing was removed"));
-            }
-            Some(entry) => {
-                match entry.as_dir() {
-                    Some((totals, _)) => {
-                        removed.removed_files += totals.files;
-                        removed.removed_dirs += totals.dirs + 1;
-                    }
-                    None => removed.removed_files += 1,
-                }
-                edits.push(Edit::Remove {
-                    path,
-                    recursive: args.recursive,
-                    now,
-                });
-            }
-        }
-    }
-    removed.commit = publish(&remote, edits, &LocalFiles::default(), &args.publish, context).await?;
+    let options = RemoveOptions {
+        recursive: args.recursive,
+        force: args.force,
+    };
+    let paths = places.into_iter().map(|place| place.path).collect();
+    let removal = Removal::new(&volume.name, paths, options)?;
+    let session = Session::open(&volume, context.caller()).await?;
+    let done = removal.run(&session, &args.publish.words()).await?;
+    let removed = Removed {
+        removed_files: done.files,
+        removed_dirs: done.dirs,
+        commit: done.commit,
+    };
     context.print(&removed, text)
 }
 

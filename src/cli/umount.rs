@@ -9,7 +9,6 @@ use tokio::io::unix::AsyncFd;
 
 use super::complete;
 use super::context::Context;
-use super::progress::ProgressView;
 use super::table::count;
 use crate::answer::{Failure, FailureKind};
 use crate::config::parse_timeout;
@@ -100,7 +99,7 @@ async fn ask(
         force: args.force,
         timeout_secs: Some(args.timeout.as_secs()),
     });
-    let view = ProgressView::new(context);
+    let view = context.progress_view();
     let daemon = client.daemon();
     let answer = client.call(&request, |p| view.show(&p)).await?;
     Ok((answer, daemon))

@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use super::complete;
 use super::context::Context;
-use super::remote::{Remote, open_limited};
 use super::style::Tone;
 use super::table::{count, local_time, table};
 use crate::answer::{Failure, FailureKind};
 use crate::config::{default_store, format_bytes, parse_volume};
+use crate::files::create_volume;
+use crate::files::{Session, open_limited};
 use crate::model::{Attrs, Seq, VolumeId};
-use crate::mount::create_volume;
 use crate::store::StoreUrl;
 use crate::volume::{Clock, ToDelete, Volume, VolumeRef};
 
@@ -105,7 +105,7 @@ async fn create(
     context: &Context,
 ) -> Result<(), Failure> {
     let url = parse_volume(volume, &context.environment).map_err(usage)?;
-    let store = open_limited(&url.store, context).await?;
+    let store = open_limited(&url.store, &context.caller()).await?;
     let root = Attrs {
         mode: 0o755,
         uid: uid.unwrap_or(rustix::process::getuid().as_raw()),
@@ -132,7 +132,7 @@ async fn list(store: Option<&str>, context: &Context) -> Result<(), Failure> {
         Some(text) => StoreUrl::parse(text).map_err(usage)?,
         None => default_store(&context.environment).map_err(usage)?,
     };
-    let store = open_limited(&url, context).await?;
+    let store = open_limited(&url, &context.caller()).await?;
     let found = context.within(async { Ok(Volume::list(&store, &Clock::system()).await?) });
     let found = found.await?;
     let rows: Vec<VolumeSummary> = found
@@ -199,8 +199,8 @@ fn summary(name: String, id: VolumeId, record: &crate::format::Record) -> Volume
 
 async fn info(volume: &str, context: &Context) -> Result<(), Failure> {
     let url = parse_volume(volume, &context.environment).map_err(usage)?;
-    let remote = Remote::open(&url, context).await?;
-    let answer = summary(url.name.clone(), remote.volume.id(), remote.head.record());
+    let session = Session::open(&url, context.caller()).await?;
+    let answer = summary(url.name.clone(), session.volume.id(), session.head.record());
     context.print(&answer, |v| {
         let rows = [
             ("volume", url.to_string()),
@@ -234,7 +234,7 @@ async fn info(volume: &str, context: &Context) -> Result<(), Failure> {
 
 async fn delete(volume: &str, yes: bool, context: &Context) -> Result<(), Failure> {
     let url = parse_volume(volume, &context.environment).map_err(usage)?;
-    let store = open_limited(&url.store, context).await?;
+    let store = open_limited(&url.store, &context.caller()).await?;
     let wanted = VolumeRef::parse(&url.name);
     let found = Volume::find_to_delete(store, Clock::system(), &wanted);
     let found = context.within(async { Ok(found.await?) }).await?;

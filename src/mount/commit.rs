@@ -16,12 +16,12 @@ use super::memory::give_back_after;
 use super::patience::Waiting;
 use super::unattended::{check_deletions, is_same_tree};
 use crate::answer::{
-    CommitAnswer, CommitRequest, Failure, FailureKind, Progress, check_message, commit_answer,
+    CommitAnswer, CommitRequest, Failure, FailureKind, check_message, commit_answer, telling,
 };
 use crate::cache::Adoption;
 use crate::commit::{
     Attempt, Commit, CommitDone, CommitError, CommitJournal, CommitOptions, FileSource, Frozen, NoHints,
-    Progress as UploadProgress, UploadLimits,
+    UploadLimits,
 };
 use crate::model::{Content, ITEM_BYTES_MAX};
 use crate::overlay::{FreedBody, NodeBody, NodeId, Op, Overlay};
@@ -29,9 +29,6 @@ use crate::store::StoreError;
 use crate::tree::TreeError;
 use crate::view::{FrozenView, View, ViewError};
 use crate::volume::VolumeError;
-
-/// Progress is told at most this often.
-const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Failed, error.to_string())
@@ -294,25 +291,7 @@ impl Mount {
         request: &CommitRequest,
         progress: ProgressSink,
     ) -> Result<Option<CommitDone>, CommitError> {
-        let last_told = parking_lot::Mutex::new(Instant::now() - PROGRESS_EVERY);
-        let telling = UploadProgress::telling(move |count| {
-            let complete = count.files_done == count.files;
-            {
-                let mut last = last_told.lock();
-                if last.elapsed() < PROGRESS_EVERY && !complete {
-                    return;
-                }
-                *last = Instant::now();
-            }
-            progress(Progress {
-                stage: if complete { "publishing" } else { "uploading" }.into(),
-                done_files: count.files_done,
-                total_files: count.files,
-                done_bytes: count.bytes_done,
-                total_bytes: count.bytes,
-                sent_bytes: count.sent,
-            });
-        });
+        let telling = telling(progress);
         let files = FrozenFiles {
             view: self.view.clone(),
             frozen: frozen.clone(),

@@ -13,8 +13,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::live::{Exclusive, LAST_COMMAND_TIME};
 use super::Mount;
+use super::live::{Exclusive, LAST_COMMAND_TIME};
 use crate::answer::{Failure, FailureKind, STORE_TIME, no_answer};
 use crate::commit::needed_sources;
 use crate::model::{LeaseId, Seq, Timestamp};

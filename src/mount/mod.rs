@@ -7,7 +7,6 @@
 
 mod commit;
 mod compare;
-mod create;
 mod events;
 mod keeping;
 mod kept;
@@ -29,7 +28,6 @@ mod unattended;
 mod unsettled;
 mod unshown;
 
-pub use create::create_volume;
 pub use events::{Counts, EventStream};
 pub use live::{Mount, ProgressSink};
 pub use memory::limit_arenas;

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::create::create_volume;
 use super::keeping::KeepingStore;
 use super::kept::{FileLedger, Kept, Seen, keep_record, load_base};
 use super::lease::{Leasing, kept_sources};
@@ -15,6 +14,7 @@ use super::source::MountSource;
 use super::{Mount, MountOptions, OpenedMount, parked, unsettled};
 use crate::answer::{Failure, FailureKind, no_answer};
 use crate::cache::{Cache, CacheError, CacheOptions};
+use crate::files::create_volume;
 use crate::format::Access;
 use crate::model::{Attrs, TreeRoot, format_count};
 use crate::overlay::{

@@ -7,9 +7,9 @@ use serde::Serialize;
 use crate::answer::{Failure, FailureKind};
 use crate::cache::{CacheError, cache_dirs, check_cache};
 use crate::cli::context::Context;
-use crate::cli::gather::local_failure;
 use crate::cli::table::count;
 use crate::config::format_bytes;
+use crate::files::local_failure;
 use crate::model::VolumeId;
 
 /// One mount's cache directory.

@@ -10,17 +10,13 @@ use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 
 use super::context::Context;
-use super::progress::ProgressView;
-use super::remote::Remote;
 use super::table::count;
-use crate::answer::{Failure, FailureKind, Progress};
+use crate::answer::{Failure, FailureKind, PROGRESS_EVERY, Progress};
 use crate::cli::complete;
 use crate::config::{format_bytes, parse_volume};
+use crate::files::Session;
 use crate::model::Seq;
 use crate::volume::{Damage, FsckOptions, FsckProgress, FsckReport};
-
-/// Time between two displays of progress.
-const SHOW_EVERY: Duration = Duration::from_millis(100);
 
 /// Read a volume and check every byte of it
 ///
@@ -93,16 +89,16 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let url = parse_volume(&named, &context.environment)
         .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
     let started = Instant::now();
-    let remote = Remote::open(&url, context).await?;
+    let session = Session::open(&url, context.caller()).await?;
     let options = FsckOptions {
         quick: args.quick,
         all_records: args.all_records,
     };
-    let view = ProgressView::new(context);
+    let view = context.progress_view();
     let shown = parking_lot::Mutex::new(started);
     let show = |now: FsckProgress| {
         let mut last = shown.lock();
-        if last.elapsed() < SHOW_EVERY {
+        if last.elapsed() < PROGRESS_EVERY {
             return;
         }
         *last = Instant::now();
@@ -115,11 +111,11 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             sent_bytes: 0,
         });
     };
-    let report = remote.volume.fsck(&remote.head, options, &show).await?;
+    let report = session.volume.fsck(&session.head, options, &show).await?;
     drop(view);
     let answer = answer(
         url.to_string(),
-        remote.head.seq(),
+        session.head.seq(),
         options,
         report,
         started.elapsed(),

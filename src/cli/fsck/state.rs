@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use crate::answer::{Failure, FailureKind};
 use crate::cli::context::Context;
-use crate::cli::gather::local_failure;
 use crate::cli::table::count;
 use crate::config::format_bytes;
+use crate::files::local_failure;
 use crate::overlay::{self, OverlayError};
 
 /// One mount's state directory.

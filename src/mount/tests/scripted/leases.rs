@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::late::{empty, names, write};
 use super::pod::{Pod, quiet};
+use crate::answer::{LocalChanges, RecordAt, ReloadRequest};
 use crate::format::{Key, LEASE_TTL_SECS, Lease, lease_prefix};
 use crate::model::Seq;
 use crate::mount::tests::{new_dir, options};
-use crate::mount::{LocalChanges, Mount, MountOptions, RecordAt, ReloadRequest};
+use crate::mount::{Mount, MountOptions};
 use crate::store::{MemoryStore, ObjectStore};
 use crate::volume::testing::{Fault, ScriptedStore, Verb, clock_of, scripted};
 use crate::volume::tests::{publish_fence, trim};

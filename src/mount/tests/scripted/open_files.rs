@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::late::{empty, write};
 use super::pod::Pod;
+use crate::answer::LocalChanges;
 use crate::model::Seq;
-use crate::mount::LocalChanges;
 use crate::store::MemoryStore;
 use crate::view::tests::harness::CALLER;
 use crate::view::{CopySide, Fh, Ino, OpenFlags, ROOT_INO};

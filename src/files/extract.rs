@@ -33,8 +33,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
-use super::gather::{local_failure, random};
-use super::remote::{Remote, pieces_of};
+use super::Session;
+use super::local::{local_failure, random};
+use super::read::pieces_of;
 use crate::answer::{Failure, FailureKind};
 use crate::model::{
     Content, Entry, EntryBody, LinkId, Name, Timestamp, VolPath, XattrMap, chunk_start, data_runs,
@@ -68,7 +69,7 @@ pub struct Done {
 
 /// Writes parts of one volume to local directories.
 pub struct Extractor<'a> {
-    remote: &'a Remote,
+    session: &'a Session,
     shared: Arc<Shared>,
     budget: Semaphore,
 }
@@ -117,7 +118,7 @@ type Running<'r> = FuturesUnordered<BoxFuture<'r, Result<(), Failure>>>;
 
 impl<'a> Extractor<'a> {
     /// From this volume.
-    pub fn new(remote: &'a Remote, force: bool, done: Arc<Done>) -> Extractor<'a> {
+    pub fn new(session: &'a Session, force: bool, done: Arc<Done>) -> Extractor<'a> {
         let root_user = rustix::process::geteuid().is_root();
         let shared = Shared {
             force,
@@ -126,7 +127,7 @@ impl<'a> Extractor<'a> {
             trouble: Mutex::default(),
         };
         Extractor {
-            remote,
+            session,
             shared: Arc::new(shared),
             budget: Semaphore::new(BUDGET_MIB as usize),
         }
@@ -187,7 +188,7 @@ impl<'a> Extractor<'a> {
                         self.shared.done.files.fetch_add(1, Relaxed);
                         continue;
                     }
-                    let inode = self.remote.inode(next.entry.clone()).await?;
+                    let inode = self.session.inode(next.entry.clone()).await?;
                     names.insert(*id, next.path.clone());
                     // Complete before its other names are made.
                     self.leaf(Pending { entry: inode, ..next }).await?;
@@ -215,7 +216,7 @@ impl<'a> Extractor<'a> {
         let Some((totals, tree)) = entry.as_dir() else {
             return Ok(());
         };
-        let mut entries = self.remote.listed(path, totals, tree).await?;
+        let mut entries = self.session.listed(path, totals, tree).await?;
         entries.reverse();
         pending.extend(entries.into_iter().map(|(name, entry)| {
             let path = path.join(&name);
@@ -236,7 +237,7 @@ impl<'a> Extractor<'a> {
             uid: attrs.uid,
             gid: attrs.gid,
             mtime: attrs.mtime,
-            xattrs: tree::load_xattrs(&self.remote.nodes, &attrs.xattrs).await?,
+            xattrs: tree::load_xattrs(&self.session.nodes, &attrs.xattrs).await?,
         })
     }
 
@@ -363,7 +364,7 @@ impl<'a> Extractor<'a> {
             .clamp(1, BUDGET_MIB);
         let stopped = |_| Failure::new(FailureKind::Failed, "interrupted");
         let permit = self.budget.acquire_many(mib).await.map_err(stopped)?;
-        if let Some(bytes) = self.remote.chunk(size, content, index).await? {
+        if let Some(bytes) = self.session.chunk(size, content, index).await? {
             let file = file.clone();
             let written = tokio::task::spawn_blocking(move || write_sparse(&file, &bytes, start)).await;
             let written = written.map_err(io::Error::other).flatten();

@@ -1,19 +1,19 @@
 //! From local files to edits of a volume.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::remote::Remote;
+use super::Session;
+use super::local::{local_failure, random, volume_name};
 use crate::answer::{Failure, FailureKind};
 use crate::commit::{Edit, LocalFiles};
 use crate::model::{
-    Attrs, DirTree, Entry, EntryBody, FileIds, LinkId, MODE_MASK, Name, PATH_DEPTH_MAX, Timestamp, VolPath,
+    Attrs, DirTree, Entry, EntryBody, FileIds, LinkId, MODE_MASK, PATH_DEPTH_MAX, Timestamp, VolPath,
     XATTR_BYTES_MAX, XattrMap, Xattrs,
 };
 use crate::tree;
@@ -23,7 +23,7 @@ use crate::tree;
 /// Rules: a directory is merged with one that is there; nothing else that is there is replaced unless `force`, and a
 /// directory never is.
 pub struct Gatherer<'a> {
-    remote: &'a Remote,
+    session: &'a Session,
     force: bool,
     now: Timestamp,
     ids: FileIds,
@@ -31,8 +31,6 @@ pub struct Gatherer<'a> {
     pub files: LocalFiles,
     /// What is to be done, in order.
     pub edits: Vec<Edit>,
-    /// Things that were left out, for the user.
-    pub left_out: Vec<String>,
     /// First name of each local inode with several.
     names: HashMap<(u64, u64), VolPath>,
 }
@@ -49,15 +47,14 @@ impl<'a> Gatherer<'a> {
     ///
     /// # Errors
     /// No randomness.
-    pub fn new(remote: &'a Remote, force: bool) -> Result<Gatherer<'a>, Failure> {
+    pub fn new(session: &'a Session, force: bool) -> Result<Gatherer<'a>, Failure> {
         Ok(Gatherer {
-            remote,
+            session,
             force,
-            now: remote.volume.clock().now(),
+            now: session.volume.clock().now(),
             ids: FileIds::new(u64::from_le_bytes(random()?)),
             files: LocalFiles::default(),
             edits: Vec::new(),
-            left_out: Vec::new(),
             names: HashMap::new(),
         })
     }
@@ -91,7 +88,7 @@ impl<'a> Gatherer<'a> {
     /// # Errors
     /// Something is in the way, or cannot be read.
     pub async fn put(&mut self, local: &Path, path: &VolPath) -> Result<(), Failure> {
-        let there = self.remote.find(path).await?;
+        let there = self.session.find(path).await?;
         let mut pending = vec![Pending {
             local: local.to_owned(),
             path: path.clone(),
@@ -164,7 +161,7 @@ impl<'a> Gatherer<'a> {
         for text in names {
             let local = dir.local.join(&text);
             let name = volume_name(&text, &local)?;
-            let there = tree::lookup(&self.remote.nodes, &existing, name.as_bytes()).await?;
+            let there = tree::lookup(&self.session.nodes, &existing, name.as_bytes()).await?;
             pending.push(Pending {
                 local,
                 path: dir.path.join(&name),
@@ -239,7 +236,7 @@ impl<'a> Gatherer<'a> {
             EntryBody::BlockDev { major, minor }
         } else {
             self.names.remove(&inode);
-            self.left_out.push(format!("{}: a socket", next.local.display()));
+            (self.session.caller.note)(&format!("left out {}: a socket", next.local.display()));
             return Ok(());
         };
         self.edits.push(Edit::Special {
@@ -279,31 +276,6 @@ impl<'a> Gatherer<'a> {
             },
         })
     }
-}
-
-/// The name that a local path's last component has in a volume.
-///
-/// # Errors
-/// Names that no volume can hold.
-pub fn volume_name(text: &OsStr, local: &Path) -> Result<Name, Failure> {
-    let bad = |e| Failure::new(FailureKind::Refused, format!("{}: {e}", local.display()));
-    Name::new(text.as_bytes()).map_err(bad)
-}
-
-/// What the system said about a local path.
-pub fn local_failure(local: &Path, error: &io::Error) -> Failure {
-    Failure::new(FailureKind::of_io(error), format!("{}: {error}", local.display()))
-}
-
-/// Random bytes for identifiers.
-///
-/// # Errors
-/// The system has none.
-pub fn random<const N: usize>() -> Result<[u8; N], Failure> {
-    let mut bytes = [0; N];
-    let failed = |e| Failure::new(FailureKind::Failed, format!("no randomness: {e}"));
-    getrandom::fill(&mut bytes).map_err(failed)?;
-    Ok(bytes)
 }
 
 /// A file is there, and nobody said that it may go.
