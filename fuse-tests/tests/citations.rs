@@ -1,4 +1,5 @@
-//! Every rule that a comment cites by document and number stands in that document, and the document in this repository.
+//! Every rule that a comment cites by document and number stands in that document, and the document in this repository; and nothing
+//! refers to plans, which a reader cannot look up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -131,6 +132,56 @@ fn every_cited_rule_exists() {
         counted > 50,
         "only {counted} citations were found: are they read right?"
     );
+}
+
+/// What planning calls things ("issue 12", "phase 2"), as a reader of the repository cannot look it up.
+fn planning(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line
+            .split(|c: char| !c.is_alphanumeric() && c != '#')
+            .filter(|w| !w.is_empty())
+            .collect();
+        for pair in words.windows(2) {
+            let named = pair[0].to_lowercase();
+            let number = pair[1].trim_start_matches('#');
+            let of_planning = ["issue", "issues", "phase", "milestone", "sprint"].contains(&named.as_str());
+            if of_planning && number.parse::<u32>().is_ok() {
+                found.push(line.trim().to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn nothing_speaks_of_planning() {
+    assert_eq!(
+        planning("rows of issue 4's table, phase #2\nan issue; phase two").len(),
+        2
+    );
+    let root = root();
+    let mut texts = Vec::new();
+    files(
+        &root,
+        &["md", "rs", "toml", "sh", "py", "yaml", "txt"],
+        &mut texts,
+    );
+    assert!(texts.len() > 300, "{} files", texts.len());
+    // These hold such words to find them.
+    let finders = ["citations.rs", "made.rs"];
+    let mut told = Vec::new();
+    for path in texts {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        if !finders.iter().any(|finder| path.ends_with(finder)) {
+            told.extend(
+                planning(&text)
+                    .into_iter()
+                    .map(|line| format!("{}: {line}", path.display())),
+            );
+        }
+    }
+    assert!(told.is_empty(), "words of planning:\n{}", told.join("\n"));
 }
 
 #[test]

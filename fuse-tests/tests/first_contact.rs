@@ -138,7 +138,7 @@ fn directories_and_names() {
             (
                 &["mount", "datasets", "{mnt}"],
                 3,
-                &["mounted there already", "sailvol umount"],
+                &["already mounted there", "sailvol umount"],
             ),
             (
                 &["mount", "--name", "taken", "datasets", "{top}/other/missing"],
@@ -328,7 +328,7 @@ fn a_store_that_says_nothing() {
             (&["ls", "--timeout", "2s", "datasets:/"], 5, silent),
             (&["volume", "list", "--timeout", "2s"], 5, silent),
             (&["fsck", "--timeout", "2s", "datasets"], 5, silent),
-            (&["doctor", "--timeout", "2s"], 1, &["has to be mended"]),
+            (&["doctor", "--timeout", "2s"], 1, &["has to be fixed"]),
         ],
     );
     // Who gives up waiting is not waited for.

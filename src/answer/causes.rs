@@ -72,7 +72,7 @@ impl From<VolumeError> for Failure {
                 "`sailvol volume list` shows the volumes; `sailvol volume create` or `mount --create` makes one",
             ),
             VolumeError::Deleted { .. } => Some(
-                "if its name is still listed, its deletion was broken off: `sailvol volume delete` finishes it and frees \
+                "if its name is still listed, its deletion was interrupted: `sailvol volume delete` finishes it and frees \
                  the name",
             ),
             VolumeError::Purged { .. } => Some(

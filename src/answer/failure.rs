@@ -48,7 +48,7 @@ kinds! {
     /// Something else than below; also a kind of which only a newer version knows.
     Failed: 1, "failed", "failed; the message says why";
     /// The request was wrong.
-    Usage: 2, "usage", "wrong usage: arguments that make no sense, or no such mount";
+    Usage: 2, "usage", "wrong usage: invalid arguments, or no such mount";
     /// The request was understood, and not done because a rule forbids it (local changes, quota, busy).
     Refused: 3, "refused", "refused: a rule forbids it (local changes, busy, no room, quota)";
     /// Credentials or permissions.
@@ -56,13 +56,13 @@ kinds! {
     /// The store does not answer; nothing was lost, try again.
     StoreUnreachable: 5, "store-unreachable", "the store does not answer; nothing was lost, try again";
     /// It may have happened or not; the next command settles it.
-    OutcomeUnknown: 6, "outcome-unknown", "it may have been published or not; the next command settles it";
+    OutcomeUnknown: 6, "outcome-unknown", "unknown outcome: it may or may not have been published; the next command settles it";
     /// Stored or local data is damaged.
     Damaged: 7, "damaged", "damaged data";
     /// What was named is not there: a path, volume, record or stash.
     NotFound: 8, "not-found", "not found: no such path, volume, record or stash";
     /// The name is taken: a volume, or a file that nobody said may be replaced.
-    Exists: 9, "exists", "exists: the name is taken, and nobody said that it may be replaced";
+    Exists: 9, "exists", "already exists: the name is taken";
 }
 
 impl FailureKind {

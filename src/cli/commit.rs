@@ -69,11 +69,11 @@ pub fn text(answer: &CommitAnswer) -> String {
     };
     if let Some(settled) = answer.settled {
         if answer.seq == Some(settled) {
-            out.push_str("  a commit that was interrupted before; nothing else to commit\n");
+            out.push_str("  finished an interrupted commit; nothing else to commit\n");
             return out;
         }
         out.push_str(&format!(
-            "  after record {settled}, a commit that was interrupted before\n"
+            "  first finished an interrupted commit: record {settled}\n"
         ));
     }
     out.push_str(&format!(
@@ -167,7 +167,7 @@ mod tests {
             settled: Some(6),
             ..answer
         };
-        assert!(super::text(&interrupted).contains("after record 6, a commit that was interrupted"));
+        assert!(super::text(&interrupted).contains("first finished an interrupted commit: record 6"));
         let alone = CommitAnswer {
             seq: Some(6),
             ..interrupted

@@ -170,7 +170,7 @@ impl Context {
         VolumePath::parse(given, &self.environment).map_err(|error| match self.about_local(command, given) {
             Some(told) => Failure::new(
                 FailureKind::Usage,
-                format!("{} is a path of this machine", show(given.as_bytes())),
+                format!("{} is a local path", show(given.as_bytes())),
             )
             .hint(told),
             None => Failure::new(FailureKind::Usage, error.to_string()),
@@ -217,7 +217,7 @@ impl Context {
             return Ok(());
         }
         let shown = show(given.as_bytes());
-        let text = format!("{shown} is a path in a volume, and `sailvol {command}` wants {wanted} here");
+        let text = format!("{shown} is a path in a volume, but `sailvol {command}` takes {wanted} here");
         let hint = match command {
             "put" | "get" => {
                 format!("`sailvol cp` copies within a volume; a local file of that name is written ./{shown}")
@@ -337,11 +337,11 @@ fn about_volume(given: &Path, mounts: &[MountRecord]) -> Option<String> {
     let what = if is_path { "a path in a volume" } else { "a volume" };
     match mounted.is_empty() {
         false => Some(format!(
-            "{text} names {what}, and this command wants a directory: it is mounted on {}",
+            "{text} names {what}, but this command takes a directory: it is mounted on {}",
             mounted.join(", ")
         )),
         true if is_path || StoreUrl::is_url(text) => Some(format!(
-            "{text} names {what}, and this command wants the directory of a mount"
+            "{text} names {what}, but this command takes the directory of a mount"
         )),
         true => None,
     }

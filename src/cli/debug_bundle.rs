@@ -131,8 +131,10 @@ fn output_path(named: Option<&Path>) -> Result<PathBuf, Failure> {
         }
     };
     if let Some((dir, _)) = sailvol_mounts().iter().find(|(dir, _)| path.starts_with(dir)) {
-        let text = format!("{} lies in the mount {}", path.display(), dir.display());
-        return Err(Failure::new(FailureKind::Usage, text).hint("name a place outside with --output"));
+        let text = format!("{} is inside the mount {}", path.display(), dir.display());
+        return Err(
+            Failure::new(FailureKind::Usage, text).hint("choose a place outside the mount with --output")
+        );
     }
     Ok(path)
 }

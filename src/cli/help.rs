@@ -46,7 +46,7 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                 examples: &[
                     (
                         "sailvol mount --create datasets /shared",
-                        "make the volume if it is not there",
+                        "create the volume if it does not exist",
                     ),
                     (
                         "sailvol mount --read-only --at 41 datasets /mnt/old",
@@ -58,7 +58,7 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                     ),
                     (
                         "sailvol mount --foreground --autocommit 60s --commit-on-exit datasets /shared",
-                        "as the process of a container whose local state goes with the pod",
+                        "as the process of a container whose local state is lost with the pod",
                     ),
                 ],
             },
@@ -72,7 +72,7 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                     ),
                     (
                         "sailvol run --on-failure stash datasets /shared -- make -C /shared",
-                        "a failed one publishes nothing",
+                        "a command that fails publishes nothing",
                     ),
                     (
                         "sailvol run --cd datasets /shared -- bash",
@@ -123,7 +123,7 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                         "sailvol watch --json /shared",
                         "one JSON object for each commit, reload, newer record, failure",
                     ),
-                    ("sailvol watch", "the same to read"),
+                    ("sailvol watch", "the same, for people"),
                 ],
             },
         ],
@@ -195,7 +195,7 @@ pub const GROUPS: &[(&str, &[Page])] = &[
                 exits: CHANGES_STORE,
                 examples: &[
                     ("sailvol volume create datasets", "an empty volume"),
-                    ("sailvol volume list", "what there is"),
+                    ("sailvol volume list", "all of them"),
                     ("sailvol volume info datasets", "size, age, newest record"),
                 ],
             },

@@ -158,7 +158,7 @@ fn text(mounts: &[Listed]) -> String {
     let mut out = table(&rows);
     for mount in mounts.iter().filter(|mount| mount.state == State::Dead) {
         out.push_str(&format!(
-            "{} is dead: its daemon has ended; mounting again mends it, and finds what was not committed: sailvol mount --name '{}' {} {}\n",
+            "{} is dead: its daemon has ended; mounting it again repairs it and restores uncommitted changes: sailvol mount --name '{}' {} {}\n",
             mount.dir.display(),
             mount.name,
             mount.volume,

@@ -71,7 +71,7 @@ struct Global {
     /// Print the result as one JSON value, and a failure as another on standard error
     #[arg(long, global = true)]
     json: bool,
-    /// With --json: also how far the work is, as JSON objects on standard error
+    /// With --json: also progress, as JSON objects on standard error
     #[arg(long, global = true, hide_short_help = true)]
     progress: bool,
     /// Where uncommitted work is kept (SAILVOL_STATE_DIR)

@@ -41,7 +41,7 @@ pub struct Args {
 /// How a volume is mounted.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Make the volume if it does not exist
+    /// Create the volume if it does not exist
     #[arg(long)]
     create: bool,
     /// Accept no writes
@@ -56,10 +56,10 @@ pub struct Options {
     /// Mount over a directory that is not empty
     #[arg(long)]
     nonempty: bool,
-    /// Make the directory if it does not exist
+    /// Create the directory if it does not exist
     #[arg(long)]
     mkdir: bool,
-    /// Most clean bytes on local disk (default: a quarter of what is free there, at most 50G)
+    /// Limit of clean bytes on local disk (default: a quarter of the free space, at most 50G)
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     cache_size: Option<u64>,
     /// Disk space that the cache leaves free
@@ -252,8 +252,8 @@ fn announce(ready: &Ready, context: &Context) -> Result<(), Failure> {
         };
         let dirty = match r.dirty {
             0 => String::new(),
-            1 => "\n  1 uncommitted change of an earlier mount is there again".to_owned(),
-            n => format!("\n  {n} uncommitted changes of an earlier mount are there again"),
+            1 => "\n  restored 1 uncommitted change of an earlier mount".to_owned(),
+            n => format!("\n  restored {n} uncommitted changes of an earlier mount"),
         };
         format!(
             "{made} {} on {} at record {}{dirty}\n",
@@ -292,7 +292,7 @@ pub fn resolve(
         Some(name) => name.clone(),
         None if dir == named_dir && device_fd.is_some() => {
             return Err(
-                usage("where this descriptor is mounted cannot be seen from here".into())
+                usage("cannot tell from here where this descriptor is mounted".into())
                     .hint("--name NAME says under which name local state is kept"),
             );
         }
@@ -314,11 +314,13 @@ pub fn resolve(
         ("--autocommit", args.autocommit.is_some()),
     ] {
         if read_only && given {
-            return Err(usage(format!("{option} makes no sense with --read-only or --at")));
+            return Err(usage(format!("{option} cannot be used with --read-only or --at")));
         }
     }
     if args.at.is_some() && args.autoreload.is_some() {
-        return Err(usage("--at stays where it is, and --autoreload moves".into()));
+        return Err(usage(
+            "--at stays at one record, and --autoreload moves: use one of them".into(),
+        ));
     }
     Ok(MountSettings {
         store_url: volume.store.to_string(),
@@ -396,12 +398,12 @@ fn check_outside(dir: &Path, places: &Places) -> Result<(), Failure> {
             return Err(Failure::new(
                 FailureKind::Usage,
                 format!(
-                    "the {what} directory {} would lie inside the mount {}",
+                    "the {what} directory {} would be inside the mount {}",
                     place.display(),
                     dir.display()
                 ),
             )
-            .hint(format!("name another with --{what}-dir")));
+            .hint(format!("choose another with --{what}-dir")));
         }
     }
     Ok(())
@@ -487,7 +489,7 @@ pub fn start_in_background(settings: &MountSettings) -> Result<Started, Failure>
     });
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     Ok(Started {
-        pid: pid.ok_or_else(|| Failure::new(FailureKind::Failed, "a daemon without a number"))?,
+        pid: pid.ok_or_else(|| Failure::new(FailureKind::Failed, "the daemon has no process id"))?,
         child,
         told,
         log_path,
@@ -514,7 +516,7 @@ impl Started {
                 format!("the daemon was not ready after {} s", self.patience.as_secs()),
             )
             .hint(format!(
-                "it goes on, and `sailvol list` shows the mount once it answers; its log is {log}"
+                "it is still starting, and `sailvol list` shows the mount once it answers; its log is {log}"
             ))
         })?;
         #[derive(serde::Deserialize)]

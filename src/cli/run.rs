@@ -176,7 +176,7 @@ impl Job<'_> {
         }
         if ready.dirty > 0 {
             self.context.note(format!(
-                "sailvol: {} of an earlier mount, there again",
+                "sailvol: restored {} of an earlier mount",
                 count(ready.dirty, "uncommitted change")
             ));
         }
@@ -198,7 +198,7 @@ impl Job<'_> {
         let child = command.spawn()?;
         // It is waited for together with all others.
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        pid.ok_or_else(|| std::io::Error::other("a process without a number"))
+        pid.ok_or_else(|| std::io::Error::other("the process has no id"))
     }
 
     /// A process that was started in the mount's directory stands on what the mount hides.
@@ -230,7 +230,7 @@ impl Job<'_> {
             let received = tokio::select! {
                 received = signals.next() => received,
                 () = out_of_time => {
-                    self.context.note("sailvol: the command goes on after SIGTERM: killed");
+                    self.context.note("sailvol: the command did not end after SIGTERM: killed");
                     tell(child, Signal::KILL);
                     deadline = Some(Instant::now() + Duration::from_secs(3600));
                     continue;
@@ -290,7 +290,7 @@ impl Job<'_> {
         }
         for path in &answer.still_written {
             self.context.note(format!(
-                "sailvol: {path} was still being written, and is not wholly committed"
+                "sailvol: {path} was still being written, and is committed only in part"
             ));
         }
         Ok(())

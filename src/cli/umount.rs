@@ -123,7 +123,7 @@ fn clear_orphan(
             return Err(Failure::new(
                 FailureKind::Failed,
                 format!(
-                    "{} is mounted, but its daemon's socket is not to be found",
+                    "{} is mounted, but its daemon's socket cannot be found",
                     absolute.display()
                 ),
             )

@@ -32,7 +32,7 @@ enum Action {
     Create {
         /// The volume: a name or URL
         volume: String,
-        /// No error when it is there already
+        /// No error if it already exists
         #[arg(long)]
         if_missing: bool,
         /// Owner of its root directory
@@ -117,7 +117,7 @@ async fn create(
     if !made && !if_missing {
         return Err(
             Failure::new(FailureKind::Exists, format!("there is already a volume {url}"))
-                .hint("--if-missing makes that no error"),
+                .hint("with --if-missing that is not an error"),
         );
     }
     let answer = serde_json::json!({ "name": url.name, "id": opened.volume.id(), "created": made });
@@ -246,7 +246,7 @@ async fn delete(volume: &str, yes: bool, context: &Context) -> Result<(), Failur
         }
         ToDelete::Begun(volume) => {
             context.note(format!(
-                "a deletion of {url} was begun and broken off: going on with it"
+                "an earlier deletion of {url} was interrupted: continuing it"
             ));
             (volume, format!("what is left of {url}"))
         }
@@ -265,19 +265,21 @@ async fn delete(volume: &str, yes: bool, context: &Context) -> Result<(), Failur
 fn confirm(name: &str, what: &str, context: &Context) -> Result<(), Failure> {
     let refused = |text: &str| Failure::new(FailureKind::Refused, text);
     if !std::io::stdin().is_terminal() {
-        return Err(refused("nothing was deleted: there is no terminal to ask on")
-            .hint("--yes deletes without asking"));
+        return Err(
+            refused("nothing was deleted: there is no terminal to ask for confirmation")
+                .hint("--yes deletes without asking"),
+        );
     }
     context.note(format!(
-        "This deletes {what} with its whole history, for everybody and for ever."
+        "This deletes {what} with its whole history, for everybody and forever."
     ));
     context.note(
-        "Mounts of it keep what they have cached and can commit no more. Type the volume's name to go on:",
+        "Mounts of it keep what they have cached and can no longer commit. Type the volume's name to continue:",
     );
     let mut line = String::new();
     let read = std::io::stdin().lock().read_line(&mut line);
     if read.is_ok() && line.trim() == name {
         return Ok(());
     }
-    Err(refused("nothing was deleted: the name was not repeated"))
+    Err(refused("nothing was deleted: the name did not match"))
 }

@@ -11,11 +11,11 @@ use super::table::{count, local_time};
 use crate::answer::{Event, Failure, Happening};
 use crate::config::format_bytes;
 
-/// Tell what happens to a mount as it happens
+/// Show what happens to a mount as it happens
 ///
 /// One line for each commit, reload, newer record in the store, change of the number of local changes, and failure; with
 /// --json one JSON object a line. Ends with the mount. While somebody watches, the store is asked for the newest record
-/// every 30 s. Who reads too slowly misses events and is told how many; the mount never waits.
+/// every 30 s. A reader that is too slow misses events and is told how many; the mount never waits.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A directory in the mount (default: the current one, or the only mount)
@@ -96,7 +96,7 @@ fn what(happening: &Happening) -> String {
                 by_itself(automatic)
             )
         }
-        Happening::HeadMoved { from, to } => format!("record {to} is the newest now, after {from}"),
+        Happening::HeadMoved { from, to } => format!("record {to} is now the newest (was {from})"),
         Happening::Dirty { changes: 0, .. } => "no changes to commit".to_owned(),
         Happening::Dirty { changes, bytes } => format!(
             "{} to commit, {} on local disk",

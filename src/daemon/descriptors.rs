@@ -20,7 +20,7 @@ pub(super) fn raise_limit() -> usize {
     let current = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(error) => {
-            tracing::warn!(%error, "the limit of descriptors stays as it is");
+            tracing::warn!(%error, "cannot raise the limit of descriptors");
             limit.current
         }
     };

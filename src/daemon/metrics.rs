@@ -315,22 +315,22 @@ impl Snapshot {
         w.gauge("head_record", "Number of the newest record that is known.", head)?;
         w.gauge(
             "head_age_seconds",
-            "Seconds since the store last told the newest record.",
+            "Seconds since the store was last asked for the newest record.",
             s.head_age_secs.unwrap_or(0),
         )?;
         w.gauge(
             "behind_seconds",
-            "Seconds since the mount knows of a newer record than its own; 0 when it knows none.",
+            "Seconds since a record newer than the mount's own became known; 0 when none is.",
             s.behind_secs.unwrap_or(0),
         )?;
         w.gauge(
             "offline_seconds",
-            "Seconds since the store has stopped answering; 0 when it answers.",
+            "Seconds since the store stopped answering; 0 when it answers.",
             s.offline_secs.unwrap_or(0),
         )?;
         w.gauge(
             "dirty_changes",
-            "Files, directories and removals not committed.",
+            "Changed and removed files and directories that are not committed.",
             s.dirty,
         )?;
         w.gauge(
@@ -348,7 +348,7 @@ impl Snapshot {
         };
         w.gauge(
             "autocommit_held",
-            "1 while autocommit cannot do its work; `sailvol status` says why.",
+            "1 while autocommit is held; `sailvol status` says why.",
             held(&s.autocommit),
         )?;
         w.gauge("uptime_seconds", "Seconds since the mount.", s.uptime_secs)
@@ -385,7 +385,7 @@ impl Snapshot {
         w.counter("store_sent_bytes", "Bytes of objects sent.", c.bytes_sent())?;
         w.gauge(
             "store_requests_running",
-            "Requests to the store without an answer yet.",
+            "Requests to the store that have no answer yet.",
             c.in_flight,
         )
     }
@@ -395,7 +395,7 @@ impl Snapshot {
         w.gauge("cache_bytes", "Clean bytes on local disk.", c.bytes_used)?;
         w.gauge(
             "cache_limit_bytes",
-            "The most clean bytes there may be (--cache-size).",
+            "Upper limit of clean bytes (--cache-size).",
             c.bytes_max,
         )?;
         w.gauge(
@@ -405,11 +405,7 @@ impl Snapshot {
         )?;
         w.counter("cache_hits", "Reads answered from local bytes.", c.hits)?;
         w.counter("cache_misses", "Reads that had to wait for the store.", c.misses)?;
-        w.counter(
-            "cache_evictions",
-            "Contents that were thrown out to make room.",
-            c.evictions,
-        )
+        w.counter("cache_evictions", "Contents evicted to make room.", c.evictions)
     }
 }
 

@@ -34,7 +34,7 @@ static CORE_LIMIT: OnceLock<Option<u64>> = OnceLock::new();
 pub fn keep_memory_private() {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(%error, "core dumps stay possible");
+        tracing::warn!(%error, "cannot disable core dumps");
     }
     let before = getrlimit(Resource::Core);
     CORE_LIMIT.get_or_init(|| before.current);
@@ -43,7 +43,7 @@ pub fn keep_memory_private() {
         ..before
     };
     if let Err(error) = setrlimit(Resource::Core, none) {
-        tracing::warn!(%error, "core dumps stay possible");
+        tracing::warn!(%error, "cannot disable core dumps");
     }
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn keep_memory_private_for_good() {
         maximum: Some(0),
     };
     if let Err(error) = setrlimit(Resource::Core, none) {
-        tracing::warn!(%error, "core dumps stay possible");
+        tracing::warn!(%error, "cannot disable core dumps");
     }
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn raise_file_limit() {
         maximum,
     };
     if let Err(error) = setrlimit(Resource::Fsize, limit) {
-        tracing::warn!(%error, "files of the volume are as long at most as the limit of the shell says");
+        tracing::warn!(%error, "cannot raise the limit of file sizes: files are at most as long as the shell's limit allows");
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn patience(settings: &MountSettings) -> WhileTaken {
             tracing::info!(
                 name = settings.name,
                 ?holder,
-                "another process has the local directories"
+                "another process is using the local directories"
             );
         }
         goes_on(holder, waited, ending_time(&settings))

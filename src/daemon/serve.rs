@@ -87,7 +87,7 @@ async fn serve(
     // A body that gets too long for a limit of ours is an error of one write, not the end of the mount: once the signal was
     // listened to it ends nothing.
     if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
-        tracing::warn!(%error, "a limit on the length of files can end the mount");
+        tracing::warn!(%error, "a limit on file sizes could end the daemon");
     }
     make_runtime_dir(&settings.runtime_root)?;
     let closed = super::own_dirs(&settings).map_err(|e| Failure::new(FailureKind::Refused, e.to_string()))?;
@@ -110,7 +110,7 @@ async fn serve(
     mount.view().set_descriptors_max(for_files);
     // Only now: a second mount of the same name is refused above, and must not overwrite those of the first.
     if let Err(error) = super::write_settings(&settings) {
-        tracing::debug!(%error, "the settings are not written down");
+        tracing::debug!(%error, "cannot save the settings");
     }
 
     // Only now, too: until here a mount of the same name that ends may have the address.
@@ -368,7 +368,7 @@ async fn serve_mounted(
         .await
         .is_err()
     {
-        tracing::warn!("the kernel has not taken the mount away");
+        tracing::warn!("the kernel did not remove the mount");
     }
     drain.wait(DRAIN_TIME).await;
     server.abort();
@@ -455,11 +455,11 @@ fn make_runtime_dir(dir: &Path) -> Result<(), Failure> {
         return Err(Failure::new(
             FailureKind::Refused,
             format!(
-                "{} is not a directory of this user: somebody else may have put it there",
+                "{} does not belong to this user: somebody else may have created it",
                 dir.display()
             ),
         )
-        .hint("remove it, or name another with --runtime-dir"));
+        .hint("remove it, or choose another with --runtime-dir"));
     }
     Ok(())
 }

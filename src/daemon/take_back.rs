@@ -77,7 +77,7 @@ fn is_not_ours(name: &[u8]) -> bool {
 /// Everything in a directory gets the mode that ours has; `path` is where it is, for messages.
 fn close_all(dir: &OwnedFd, path: &Path, depth: u32) -> io::Result<()> {
     if depth > DEPTH_MAX {
-        return Err(refused(path, "has more directories in each other than ours have"));
+        return Err(refused(path, "is nested deeper than sailvol's own directories"));
     }
     let mut entries = Dir::read_from(dir)?;
     while let Some(entry) = entries.read() {
@@ -125,17 +125,17 @@ fn checked(path: &Path, stat: &Stat, kind: FileType) -> io::Result<u32> {
         (FileType::Directory, FileType::Directory) => {}
         (FileType::RegularFile, FileType::RegularFile) if stat.st_nlink == 1 => {}
         (FileType::RegularFile, FileType::RegularFile) => {
-            return Err(refused(path, "has another name somewhere (a hard link)"));
+            return Err(refused(path, "has a second name (a hard link)"));
         }
         (FileType::Symlink, _) => return Err(refused(path, "is a symbolic link")),
-        _ => return Err(refused(path, "is not a file or directory of ours")),
+        _ => return Err(refused(path, "is not a file or directory that sailvol creates")),
     }
     Ok(stat.st_mode & MODE_BITS)
 }
 
 fn refused(path: &Path, why: &str) -> io::Error {
     let text = format!(
-        "{} {why}, in a directory that others may write to: look at it, and remove it",
+        "{} {why}, in a directory that others may write to: inspect it, and remove it",
         path.display()
     );
     io::Error::new(io::ErrorKind::PermissionDenied, text)

@@ -20,16 +20,16 @@ pub(super) const SOURCE_PREFIX: &str = "sailvol:";
 #[derive(Debug, thiserror::Error)]
 pub enum MountPointError {
     /// Mounting over everything is never meant.
-    #[error("a volume is never mounted on /; name a directory such as /shared")]
+    #[error("a volume cannot be mounted on /; name a directory such as /shared")]
     Root,
     /// It is not there.
-    #[error("{0} does not exist: make it with mkdir -p")]
+    #[error("{0} does not exist: create it with mkdir -p")]
     Missing(PathBuf),
     /// It is not a directory.
     #[error("{0} is not a directory")]
     NotDir(PathBuf),
     /// Something is mounted there.
-    #[error("{dir}: {what} is mounted there already: use it, or `sailvol umount {dir}` first")]
+    #[error("{dir}: {what} is already mounted there: use it, or `sailvol umount {dir}` first")]
     Busy {
         /// The directory.
         dir: PathBuf,
@@ -199,16 +199,13 @@ pub fn prepare_mount_point(dir: &Path, allow_nonempty: bool) -> Result<PathBuf, 
     let real = match std::fs::canonicalize(&dir) {
         Ok(real) => real,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(MountPointError::Missing(dir)),
-        Err(error) => return Err(system("looking at it")(error)),
+        Err(error) => return Err(system("examining it")(error)),
     };
     if real == Path::new("/") {
         return Err(MountPointError::Root);
     }
     clear_stale(&real)?;
-    if !std::fs::metadata(&real)
-        .map_err(system("looking at it"))?
-        .is_dir()
-    {
+    if !std::fs::metadata(&real).map_err(system("examining it"))?.is_dir() {
         return Err(MountPointError::NotDir(real));
     }
     if let Some(line) = mount_at(&real).filter(Line::is_ours) {
@@ -237,7 +234,7 @@ pub fn clear_stale(dir: &Path) -> Result<(), MountPointError> {
         if !is_sailvol_mount(dir) || !is_dead(dir) {
             return Ok(());
         }
-        tracing::info!(dir = %dir.display(), "taking away a mount whose daemon is gone");
+        tracing::info!(dir = %dir.display(), "removing a mount whose daemon is gone");
         detach(dir)?;
     }
     Ok(())

@@ -55,13 +55,13 @@ pub struct MountOptions {
     pub by: String,
     /// What it does by itself.
     pub unattended: Unattended,
-    /// What to do while another process has the local directories.
+    /// What to do while another process is using the local directories.
     pub while_taken: WhileTaken,
     /// Where it reads the time.
     pub clock: Clock,
 }
 
-/// Asked while another process has the local directories of a mount: true as long as it is worth waiting for its end. By
+/// Asked while another process is using the local directories of a mount: true as long as it is worth waiting for its end. By
 /// default it is not.
 #[derive(Clone, Default)]
 pub struct WhileTaken {

@@ -248,7 +248,7 @@ impl Mount {
             return Turn::Idle;
         }
         if self.dirty_count() > 0 {
-            let text = format!("record {head} is there, but there are uncommitted changes");
+            let text = format!("record {head} is newer, but there are uncommitted changes");
             return match self.options.unattended.autocommit {
                 // They will soon be gone.
                 Some(_) => Turn::Idle,

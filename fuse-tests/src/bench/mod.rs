@@ -11,8 +11,8 @@
 //! - [`floor`]: a control that is a file system in user space and does nothing.
 //! - [`files`]: what is done to files.
 //! - [`measure`]: one run, pairs, medians.
-//! - [`report`]: rows of the table.
-//! - [`workloads`]: the rows of issue 4's table, with their targets.
+//! - [`report`]: what is printed: measured values beside their targets.
+//! - [`workloads`]: what is measured, each with its control and its target.
 
 mod files;
 mod floor;

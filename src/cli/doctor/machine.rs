@@ -31,12 +31,12 @@ pub fn kernel() -> Check {
         ),
         Some(_) => Check::warn(
             name,
-            format!("{release} is older than what is tested"),
+            format!("{release} is older than any tested version"),
             "use Linux 4.18 or newer",
         ),
         None => Check::warn(
             name,
-            format!("{release}: no version that is known"),
+            format!("{release} is not a known version"),
             "use Linux 4.18 or newer",
         ),
     }
@@ -58,23 +58,25 @@ pub fn device() -> Check {
             "is missing",
             "modprobe fuse; in a container: docker run --device /dev/fuse, or a device plugin that offers it",
         ),
-        Err((Some(libc::ENODEV | libc::ENXIO), _)) => {
-            Check::fail(name, "is there, but the kernel has no FUSE", "modprobe fuse")
-        }
+        Err((Some(libc::ENODEV | libc::ENXIO), _)) => Check::fail(
+            name,
+            "exists, but the kernel has no FUSE support",
+            "modprobe fuse",
+        ),
         Err((Some(libc::EPERM), _)) => Check::fail(
             name,
-            "is there, but the container's device rules do not allow it",
+            "exists, but the container's device rules forbid opening it",
             "docker run --device /dev/fuse, or a device plugin (a hostPath volume is not enough)",
         ),
         Err((Some(libc::EACCES), _)) => Check::fail(
             name,
-            "is there, but this user may not open it",
+            "exists, but this user may not open it",
             "chmod 666 /dev/fuse, as root",
         ),
         Err((_, error)) => Check::fail(
             name,
             error.to_string(),
-            "see whether other FUSE programs work here",
+            "check whether other FUSE programs work here",
         ),
     }
 }
@@ -149,12 +151,12 @@ pub fn others_may_look() -> Option<Check> {
     let allowed = std::fs::read_to_string("/etc/fuse.conf")
         .is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"));
     Some(if allowed {
-        Check::ok(name, "can look into your mounts, as modes allow")
+        Check::ok(name, "can access your mounts, as file modes allow")
     } else {
         Check::warn(
             name,
-            "cannot look into your mounts, root included",
-            "echo user_allow_other >> /etc/fuse.conf, as root, if they shall",
+            "cannot access your mounts, not even root",
+            "echo user_allow_other >> /etc/fuse.conf, as root, if they should",
         )
     })
 }

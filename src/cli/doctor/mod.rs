@@ -103,10 +103,10 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let failed = checks.iter().filter(|check| check.status == Status::Fail).count();
     match failed {
         0 => Ok(()),
-        1 => Err(Failure::new(FailureKind::Failed, "one thing has to be mended")),
+        1 => Err(Failure::new(FailureKind::Failed, "one problem has to be fixed")),
         n => Err(Failure::new(
             FailureKind::Failed,
-            format!("{n} things have to be mended"),
+            format!("{n} problems have to be fixed"),
         )),
     }
 }

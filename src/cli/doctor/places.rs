@@ -53,12 +53,12 @@ fn check(name: &'static str, dir: &Path, used_for: Use) -> Check {
     let shown = dir.display();
     let elsewhere = format!("name another one with {}", used_for.option());
     let Some(there) = nearest(dir) else {
-        return Check::fail(name, format!("{shown}: nothing of that path is there"), elsewhere);
+        return Check::fail(name, format!("{shown}: no part of this path exists"), elsewhere);
     };
     let missing = there != dir;
     if let Err(error) = try_writing(&there) {
         let what = if missing {
-            format!("{shown} cannot be made in {}", there.display())
+            format!("{shown} cannot be created in {}", there.display())
         } else {
             shown.to_string()
         };
@@ -81,7 +81,7 @@ fn check(name: &'static str, dir: &Path, used_for: Use) -> Check {
 }
 
 fn describe(dir: &Path, missing: bool, free: Option<u64>) -> String {
-    let will = if missing { " (will be made)" } else { "" };
+    let will = if missing { " (will be created)" } else { "" };
     let free = free
         .map(|bytes| format!(", {} free", format_bytes(bytes)))
         .unwrap_or_default();
@@ -93,11 +93,11 @@ fn weakness(used_for: Use, kind: Option<i64>, free: Option<u64>) -> Option<(&'st
     let little = |least| free.is_some_and(|free| free < least);
     match (used_for, kind) {
         (Use::State, Some(OVERLAY_FS)) => Some((
-            "on the container's own layer; changes that are not committed go with the container",
+            "on the container's own layer; uncommitted changes are lost with the container",
             "use a volume that outlives it",
         )),
         (Use::State, Some(TMP_FS)) => Some((
-            "in memory; changes that are not committed go when it restarts",
+            "in memory; uncommitted changes are lost when the machine restarts",
             "use a disk",
         )),
         (Use::Cache, Some(TMP_FS)) => Some(("in memory, which it will fill", "use a disk")),
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(nearest(&wanted).as_deref(), Some(dir.path()));
         let found = check("state directory", &wanted, Use::State);
         assert_ne!(found.status, Status::Fail, "{found:?}");
-        assert!(found.detail.contains("will be made"), "{found:?}");
+        assert!(found.detail.contains("will be created"), "{found:?}");
         assert!(!wanted.exists());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -32,7 +32,7 @@ pub async fn checks(named: Option<&str>, context: &Context) -> Vec<Check> {
         checks.push(Check::fail(
             "store",
             format!(
-                "not all looked at within {} s: it is silent or very slow",
+                "not fully checked within {} s: it does not answer, or is very slow",
                 context.timeout.as_secs()
             ),
             "check the endpoint, the network, and proxies; --timeout waits longer",
@@ -167,7 +167,7 @@ fn clock(ahead: i64) -> Check {
     let way = if ahead > 0 { "behind" } else { "ahead of" };
     let fix = "set this machine's clock by NTP (chronyd, systemd-timesyncd)";
     match ahead.unsigned_abs() {
-        0..=1 => Check::ok(name, "as the store's"),
+        0..=1 => Check::ok(name, "agrees with the store's"),
         off @ ..CLOCK_WARN_S => Check::ok(name, format!("{off} s {way} the store's")),
         off @ ..CLOCK_FAIL_S => Check::warn(name, format!("{off} s {way} the store's"), fix),
         off => Check::fail(name, format!("{off} s {way} the store's"), fix),

@@ -33,7 +33,7 @@ pub fn run(dir: &Path, quick: bool, context: &Context) -> Result<(), Failure> {
     std::fs::metadata(dir).map_err(|e| local_failure(dir, &e))?;
     let dirs = cache_dirs(dir).map_err(failure)?;
     if dirs.is_empty() {
-        let text = format!("{}: no cache is there", dir.display());
+        let text = format!("{}: there is no cache", dir.display());
         return Err(
             Failure::new(FailureKind::NotFound, text).hint("`sailvol doctor` shows where caches are kept")
         );
@@ -61,7 +61,7 @@ pub fn run(dir: &Path, quick: bool, context: &Context) -> Result<(), Failure> {
             FailureKind::Damaged,
             format!("{}: {} damaged", dir.display(), count(n, "thing")),
         )
-        .hint("a mount fetches again what is damaged; the directory may be deleted while nothing uses it")),
+        .hint("a mount fetches damaged bytes again; the directory may be deleted while nothing uses it")),
     }
 }
 
@@ -71,7 +71,11 @@ fn failure(error: CacheError) -> Failure {
 
 fn text(a: &Answer) -> String {
     let mut out: String = a.damage.iter().map(|line| format!("DAMAGED {line}\n")).collect();
-    out.extend(a.foreign.iter().map(|path| format!("not of a cache: {path}\n")));
+    out.extend(
+        a.foreign
+            .iter()
+            .map(|path| format!("not part of a cache: {path}\n")),
+    );
     out.push_str(&format!(
         "{}\n  {} and {}, {}; {}\n",
         a.dir.display(),

@@ -180,8 +180,8 @@ fn text(a: &Answer) -> String {
         out.push_str(&format!("... and {} more\n", a.damaged - listed));
     }
     let verdict = match (a.damaged, a.quick) {
-        (0, false) => "everything is there and has its hash".to_owned(),
-        (0, true) => "everything is there (contents were not read)".to_owned(),
+        (0, false) => "everything exists and matches its hash".to_owned(),
+        (0, true) => "everything exists (contents were not read)".to_owned(),
         (n, _) => format!("{n} damaged"),
     };
     let trees = if a.trees == 1 {
@@ -212,7 +212,7 @@ fn text(a: &Answer) -> String {
             "not the newest record"
         };
         out.push_str(&format!(
-            "  {} ({}) for {whose}: older records, uploads that go on or were broken off\n",
+            "  {} ({}) for {whose}: older records, and uploads that are running or were interrupted\n",
             count(a.unreferenced, "object"),
             format_bytes(a.unreferenced_bytes)
         ));

@@ -42,7 +42,7 @@ pub fn run(dir: &Path, out: Option<&Path>, context: &Context) -> Result<(), Fail
     std::fs::metadata(dir).map_err(|e| local_failure(dir, &e))?;
     let dirs = overlay::state_dirs(dir).map_err(failure)?;
     if dirs.is_empty() {
-        let text = format!("{}: no local changes are kept there", dir.display());
+        let text = format!("{}: there are no local changes", dir.display());
         return Err(
             Failure::new(FailureKind::NotFound, text).hint("`sailvol doctor` shows where they are kept")
         );
@@ -105,7 +105,11 @@ fn failure(error: OverlayError) -> Failure {
 
 fn text(a: &Answer) -> String {
     let mut out: String = a.damage.iter().map(|line| format!("DAMAGED {line}\n")).collect();
-    out.extend(a.foreign.iter().map(|path| format!("not of a mount: {path}\n")));
+    out.extend(
+        a.foreign
+            .iter()
+            .map(|path| format!("not part of a mount: {path}\n")),
+    );
     out.push_str(&format!(
         "{}\n  {} in {}, {} with {} on disk\n",
         a.dir.display(),
@@ -118,18 +122,18 @@ fn text(a: &Answer) -> String {
         format_bytes(a.body_bytes),
     ));
     if a.in_use {
-        out.push_str("  in use by a mount, which goes on changing it\n");
+        out.push_str("  in use by a mount, which keeps changing it\n");
         return out + &saved_text(a);
     }
     if a.cut_bytes > 0 {
         out.push_str(&format!(
-            "  {} at the end were not written whole; no sync had confirmed them\n",
+            "  {} at the end were written only in part; no sync had confirmed them\n",
             format_bytes(a.cut_bytes)
         ));
     }
     if a.leftovers > 0 {
         out.push_str(&format!(
-            "  {} of a crash, which the next mount removes\n",
+            "  {} left by a crash, which the next mount removes\n",
             count(a.leftovers, "leftover")
         ));
     }

@@ -127,7 +127,7 @@ impl Signals {
         let mut ready = match fd.readable().await {
             Ok(ready) => ready,
             Err(error) => {
-                tracing::error!(%error, "signals are not heard");
+                tracing::error!(%error, "cannot receive signals");
                 return std::future::pending().await;
             }
         };

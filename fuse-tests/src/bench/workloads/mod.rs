@@ -1,4 +1,4 @@
-//! The workloads: rows of issue 4's table.
+//! The workloads: what is measured, each with its control and its target.
 
 mod cold;
 mod commits;

@@ -116,7 +116,7 @@ class Connection:
         try:
             text = json.dumps(request, allow_nan=False, ensure_ascii=False).encode() + b"\n"
         except (TypeError, ValueError, RecursionError) as error:
-            raise UsageError(f"{method}: an argument makes no sense: {error}") from error
+            raise UsageError(f"{method}: invalid argument: {error}") from error
         if len(text) > REQUEST_BYTES_MAX:
             raise UsageError(
                 f"the request takes {len(text)} bytes, and at most {REQUEST_BYTES_MAX} (1 MiB) are taken",

@@ -190,5 +190,5 @@ def _raise_ours(error: Exception) -> NoReturn:
     if isinstance(error, OSError):
         raise from_system(error) from error
     if isinstance(error, (TypeError, ValueError, ArithmeticError, AttributeError)):
-        raise UsageError(f"an argument makes no sense: {error}") from error
+        raise UsageError(f"invalid argument: {error}") from error
     raise SailvolError(f"{type(error).__name__}: {error}") from error
