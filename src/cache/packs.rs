@@ -1,23 +1,24 @@
-//! Windows of packs: the pieces in which nodes and small contents are fetched and kept.
+//! Windows of packs: the pieces in which nodes and small contents are fetched and kept. A *pack* is an object in the store that
+//! holds many of them (*items*); a *window* is a part of a pack that was fetched with one request.
 //!
-//! A pack holds what lies side by side in the tree, so whoever needs one item soon needs its neighbours: a miss
-//! fetches 256 KiB around the item, more once a pack is missed more often. A window on disk is a plain file and is
-//! trusted by nobody: each item is verified against its pointer when it is taken out, so a lost, cut or altered file
-//! costs another request and nothing else, and windows need no index.
+//! A pack holds items that are neighbours in the tree, so a program that reads one item will probably read the ones beside it.
+//! A miss therefore fetches 256 KiB around the item, and more when the same pack is missed again. A window on disk is a
+//! plain file that is never trusted: each item is verified against its pointer when it is read, so that a lost, truncated or
+//! altered file costs another request and nothing else. Windows need no index.
 //!
-//! One fetch per window: whoever needs an item that is on its way waits for that. A window goes on for 32 KiB behind its
-//! end (256 KiB if it is large), also where another begins that is there already, or on its way: the item that lies
-//! across the edge would be a request of its own.
+//! There is one fetch for each window: readers of an item that is already being fetched wait for that fetch. A window extends
+//! 32 KiB (a large one 256 KiB) past its nominal end, even where another window already begins there: otherwise an item that
+//! crosses the boundary would cost a request of its own.
 //!
-//! 1. Who goes through a pack in order misses where the last window ended. From then on the next window is fetched as soon
-//!    as something is taken out of the last one: the reader does not wait for a round trip at each edge. Who has come to the
-//!    end goes on at the beginning of another pack, with windows as large as they were.
-//! 2. Who misses it for the third time elsewhere will want much of it: all that is missing of the 8 MiB around is fetched at
-//!    the same time as the item, for each gap between small windows would cost a round trip.
+//! 1. Sequential readers are recognised by a miss where the last window ended. From then on the next window is fetched as soon
+//!    as an item is read from the last one, so that the reader does not wait for a round trip at each boundary. At the end
+//!    of the pack the reader is expected at the beginning of another pack, with windows of the size reached so far.
+//! 2. After the third miss out of order the pack is expected to be read widely: everything missing in the 8 MiB around the item
+//!    is fetched along with it, because each gap between small windows would cost a round trip later.
 //! 3. A pack of no more than two small windows is fetched whole, as soon as the first answer has told how long it is.
-//! 4. The last two are guesses, and pay only if they stay until they are wanted. When the cache is full, so that a guess would
-//!    evict what others want (a data set larger than the cache, read in random order), misses out of order fetch 256 KiB
-//!    and no more.
+//! 4. Rules 2 and 3 are guesses, which pay only if the bytes are still cached when they are needed. When the cache is full, a
+//!    guess would evict bytes that others need (a data set larger than the cache, read in random order); then a miss out of
+//!    order fetches 256 KiB and no more.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -47,10 +48,10 @@ const AROUND_BYTES: u64 = WINDOW_BYTES[0].1;
 const WHOLE_BYTES_MAX: u64 = 2 * WINDOW_BYTES_MIN;
 /// Misses of a pack out of order before its gaps are fetched.
 const GAPS_AFTER: u32 = 2;
-/// A miss up to this far behind the end of the last window, or the beginning of a pack, still goes on in order: files between
-/// may be left out, and several read in order together.
+/// A miss up to this far past the end of the last window, or past the beginning of a pack, still counts as sequential: a reader may
+/// skip files, and several readers may go through the pack together.
 const SKIP_BYTES: u64 = 1 << 20;
-/// The same when the cache is full: it must not be taken for granted.
+/// The same limit while the cache is full, when a sequential reader must not be assumed too easily.
 const SKIP_BYTES_MIN: u64 = 128 << 10;
 
 /// How far a window goes on behind its end, at least, bytes: most small files, compressed, are shorter.
@@ -68,7 +69,7 @@ pub(super) type WindowWait = watch::Receiver<Option<Result<Bytes, TreeError>>>;
 pub(super) struct Packs {
     dir: PathBuf,
     packs: Mutex<HashMap<PackRef, Pack>>,
-    /// Misses of a pack that somebody has read to its end in order; 0: none, or he was seen in another since.
+    /// Misses of a pack that was read sequentially to its end, for its reader's next pack; 0: none, or already used.
     ended: AtomicU32,
 }
 
@@ -80,11 +81,11 @@ struct Pack {
     /// By first byte.
     windows: BTreeMap<u64, Arc<Window>>,
     flights: Vec<Flight>,
-    /// Where the window ends that was fetched last.
+    /// Where the most recently fetched window ends.
     last_end: Option<u64>,
-    /// The window that was fetched last for somebody who goes through the pack in order.
+    /// The window that was most recently fetched for a sequential reader.
     run: Option<Range<u64>>,
-    /// Somebody has come to its end in order, and [`Packs::ended`] does not say so yet.
+    /// A sequential reader has reached its end, and [`Packs::ended`] does not record it yet.
     at_end: bool,
 }
 
@@ -116,14 +117,14 @@ pub(super) enum ItemState {
     OnDisk(Arc<Window>),
     /// In a window that is on its way and begins there.
     Fetching(WindowWait, u64),
-    /// Nowhere: the caller has to fetch this range, others wait for it. The number is the claim's.
+    /// Not available: the caller has to fetch this range, and others wait for it. The number identifies the claim.
     Fetch(Range<u64>, u64),
 }
 
-/// A window that is to be fetched although nobody waits for it yet.
+/// A window that is fetched ahead: nobody waits for it yet.
 pub(super) struct Gap {
     pub range: Range<u64>,
-    /// The claim's.
+    /// The number of the claim.
     pub number: u64,
     pub sender: watch::Sender<Option<Result<Bytes, TreeError>>>,
 }
@@ -145,8 +146,8 @@ impl Packs {
         pack.windows.insert(window.range.start, Arc::new(window));
     }
 
-    /// Looks for the item at `item` of a pack; when it is nowhere, the window to fetch, which from now on is awaited
-    /// through `wait`. Besides, what to fetch for those who come next.
+    /// Looks for the item at `item` of a pack. If it is not available, gives the window that the caller has to fetch; others
+    /// wait for it through `wait`. Also gives what to fetch ahead.
     pub fn claim(
         &self,
         disk: &Disk,
@@ -180,7 +181,7 @@ impl Packs {
         (ItemState::Fetch(range, number), gaps)
     }
 
-    /// An item was taken out of a window on disk: what to fetch now for those who come next.
+    /// An item was read from a window on disk: gives what to fetch ahead now.
     pub fn ahead(&self, disk: &Disk, pack: PackRef, item: &Range<u64>) -> Option<Gap> {
         let mut packs = self.packs.lock();
         self.go_on(disk, packs.get_mut(&pack)?, item)
@@ -206,7 +207,7 @@ impl Packs {
         Some(window)
     }
 
-    /// An answer has told how long a pack is; what to fetch now of a short one.
+    /// A response has told the length of a pack: gives what to fetch ahead if it is short.
     pub fn learned(&self, disk: &Disk, pack: PackRef, object_len: u64) -> Vec<Gap> {
         let mut packs = self.packs.lock();
         let Some(pack) = packs.get_mut(&pack) else {
@@ -231,7 +232,7 @@ impl Packs {
         }
     }
 
-    /// What was fetched for an item is not what it should be: nobody else shall wait for it, and it is not to be kept.
+    /// The bytes fetched for an item failed verification: nobody else waits for this fetch, and it is not kept.
     pub fn reject(&self, pack: PackRef, item: &Range<u64>) {
         if let Some(pack) = self.packs.lock().get_mut(&pack) {
             pack.flights
@@ -326,7 +327,7 @@ fn overlap(bytes: u64) -> u64 {
 }
 
 impl Pack {
-    /// Notes a fetch.
+    /// Records a fetch that is under way.
     fn begin(&mut self, number: u64, range: &Range<u64>, wait: &WindowWait) {
         self.flights.push(Flight {
             number,
@@ -335,7 +336,7 @@ impl Pack {
         });
     }
 
-    /// A window that nobody waits for yet, noted as a fetch.
+    /// Records the fetch of a window that nobody waits for yet.
     fn gap(&mut self, disk: &Disk, range: Range<u64>) -> Gap {
         let (sender, wait) = watch::channel(None);
         let number = disk.number();
@@ -347,7 +348,7 @@ impl Pack {
         }
     }
 
-    /// Somebody who has read another pack, missed so often, to its end in order goes on here.
+    /// A reader that went through another pack sequentially, with that many misses, continues in this one.
     fn entered(&mut self, misses: u32) {
         self.misses = misses;
         self.last_end = Some(0);
@@ -374,7 +375,7 @@ impl Pack {
         let range = self.window_around(item, bytes);
         self.begin(number, &range, wait);
         if range == *item {
-            // Across an edge: all around is there, which tells nothing of who reads how.
+            // The item crosses a boundary and both sides are cached: this says nothing about the order of reading.
             return (range, self.ahead(item).into_iter().collect());
         }
         self.last_end = Some(range.end);
@@ -390,8 +391,8 @@ impl Pack {
         (range, besides)
     }
 
-    /// An item was found. When it lies in the window that was fetched last for a reader who goes on in order: the next one,
-    /// as far as the object goes.
+    /// An item was found. If it is in the window that was most recently fetched for a sequential reader, gives the next
+    /// window, up to the end of the object.
     fn ahead(&mut self, item: &Range<u64>) -> Option<Range<u64>> {
         let run = self.run.as_ref()?;
         if item.end <= run.start || item.start >= run.end {
@@ -421,7 +422,7 @@ impl Pack {
             .map(|(_, window)| window.clone())
     }
 
-    /// Bytes of a window, as often as the pack was missed.
+    /// Bytes of the next window, which grow with the misses of the pack.
     fn window_bytes(&self) -> u64 {
         let step = WINDOW_BYTES.iter().find(|(misses, _)| self.misses >= *misses);
         step.map_or(0, |(_, bytes)| *bytes)
@@ -436,13 +437,13 @@ impl Pack {
         range
     }
 
-    /// What is on disk or on its way.
+    /// Ranges that are on disk or being fetched.
     fn known(&self) -> impl Iterator<Item = &Range<u64>> {
         let windows = self.windows.values().map(|window| &window.range);
         windows.chain(self.flights.iter().map(|flight| &flight.range))
     }
 
-    /// What to fetch for an item: the aligned window around it, without what is there already but for the overlap.
+    /// What to fetch for an item: the aligned window around it, without ranges that are available (but with the overlap).
     fn window_around(&self, item: &Range<u64>, bytes: u64) -> Range<u64> {
         let (mut range, overlap) = (self.aligned(item, bytes), overlap(bytes));
         for other in self.known() {

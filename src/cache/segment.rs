@@ -1,13 +1,14 @@
-//! One sparse file of frames: a whole content, or a part of one that is too large to be evicted in one piece.
+//! A segment: one sparse file in the cache directory that holds frames (pieces of 1 MiB) of a large file's content; all of
+//! them, or a part if the content is too large to be evicted at once.
 //!
 //! 1. A frame is *checked* when its bytes in the file were verified in this session. Only checked frames are given out.
-//! 2. A frame of an earlier session is *marked* (the index has its hash) until it is read in full and compared.
-//! 3. The file's identity (inode, size, mtime, ctime) is noted after every write of ours, and compared before the next
-//!    write, at every reopening and after every read. Whatever else touches the file ends its use: it is discarded and
-//!    fetched again. While one of our own writes is running a read compares only the size.
-//! 4. Nothing is ever written over a frame that is checked, and no file is cut or punched: eviction unlinks.
-//! 5. A file is handed out to one inode at a time, for reading. Its room is given back only when nobody has it open or
-//!    mapped any more.
+//! 2. A frame that an earlier session of the daemon left is *marked* (the index has its hash) until it is read in full and compared.
+//! 3. The file's identity (inode, size, mtime, ctime) is recorded after each of our writes, and compared before the next
+//!    write, whenever the file is opened again, and after every read. If anything else has touched the file, it is discarded
+//!    and fetched again. While one of our own writes is running, a read compares only the size.
+//! 4. A checked frame is never overwritten, and no file is truncated or punched: eviction unlinks it.
+//! 5. The kernel may be given the file to read directly, for one inode at a time. The space that it takes counts against the cache
+//!    until nobody has it open or mapped any more.
 //!
 //! Locks: `write` is held over file system calls and taken before `state`; `state` is never held over one.
 
@@ -32,10 +33,10 @@ use crate::format::FrameSum;
 use crate::model::{FRAME_BYTES, Hash};
 use crate::tree::TreeError;
 
-/// A frame that is on its way: its bytes, or why they do not come.
+/// The result of a frame's fetch, for those who wait: its bytes, or the error.
 pub(super) type FrameWait = watch::Receiver<Option<Result<Bytes, TreeError>>>;
 
-/// The other end of it.
+/// The sending end of [`Arriving`].
 pub(super) type FrameSender = watch::Sender<Option<Result<Bytes, TreeError>>>;
 
 /// Which part of which content.
@@ -45,7 +46,7 @@ pub(super) struct SegmentKey {
     pub cid: Hash,
     /// Length of its segments, a multiple of the frame; 0 when there is only one.
     pub bytes: u64,
-    /// Which one.
+    /// Number of this segment in the content.
     pub index: u64,
 }
 
@@ -81,7 +82,7 @@ pub(super) struct Segment {
     pub path: PathBuf,
     /// Tick of the last use.
     pub used: AtomicU64,
-    /// Values that keep it from being evicted.
+    /// How many holders keep it from being evicted.
     pub pins: AtomicU64,
     write: Mutex<()>,
     state: Mutex<State>,
@@ -89,13 +90,13 @@ pub(super) struct Segment {
 
 #[derive(Debug)]
 struct State {
-    /// On disk, as far as we know.
+    /// True if the file was created and, as far as we know, still exists.
     created: bool,
     file: Option<Arc<File>>,
     identity: Option<Identity>,
     /// Counts our writes; odd while one is running.
     version: u64,
-    /// Out of the map: nothing may be written any more.
+    /// The segment was removed from the map: nothing may be written to it any more.
     discarded: bool,
     checked: Vec<u64>,
     checked_count: u64,
@@ -108,18 +109,18 @@ struct State {
 /// Frames of an earlier session.
 #[derive(Debug)]
 enum Marks {
-    /// The index has so many; they were not read yet.
+    /// The index has so many hashes, which were not loaded yet.
     Unread(u32),
     Read(HashMap<u32, FrameSum>),
 }
 
 /// What became of a read.
 pub(super) enum LocalRead {
-    /// Here it is.
+    /// The bytes.
     Bytes(Bytes),
     /// Some frame is not checked, or the file is closed.
     NotHere,
-    /// The file is not what we wrote: discard it.
+    /// The file was altered by something else: discard it.
     Damaged,
 }
 
@@ -130,7 +131,7 @@ pub(super) enum FrameState {
     Marked(FrameSum),
     Fetching(FrameWait),
     Absent,
-    /// The segment was evicted meanwhile: look for its successor.
+    /// The segment was evicted meanwhile: look the content up again.
     Discarded,
 }
 
@@ -212,8 +213,8 @@ impl Segment {
         self.state.lock().checked_count >= self.frames()
     }
 
-    /// Ends its use when nothing of it is on disk or under way, or in any case when `forced`; true when it ended now.
-    /// From then on nothing is written any more.
+    /// Retires the segment if none of its frames is on disk or being fetched, or in any case if `forced`; true if it was
+    /// retired by this call. Nothing is written to it afterwards.
     pub fn retire(&self, forced: bool) -> bool {
         let mut state = self.state.lock();
         let ends = !state.discarded && (forced || (!state.created && state.fetching.is_empty()));
@@ -238,8 +239,8 @@ impl Segment {
         }
     }
 
-    /// Looks at a frame and, when it is absent or only marked, makes `wait` the way to get it (the caller then is the
-    /// one who fetches or checks it).
+    /// Looks up a frame. If it is absent or only marked, registers `wait` as its pending result: the caller must then fetch or
+    /// check it, and others wait for that.
     pub fn claim(&self, frame: u32, wait: &FrameWait) -> FrameState {
         let mut state = self.state.lock();
         if state.discarded {
@@ -261,12 +262,12 @@ impl Segment {
         }
     }
 
-    /// True when nobody has the frame or fetches it.
+    /// True when the frame is neither on disk nor being fetched.
     pub fn is_absent(&self, frame: u32) -> bool {
         self.state.lock().is_absent(frame)
     }
 
-    /// Makes `wait` the way to get a frame if it is absent.
+    /// Registers `wait` as the pending result of a frame if it is absent.
     pub fn claim_if_absent(&self, frame: u32, wait: FrameWait) -> bool {
         let mut state = self.state.lock();
         let absent = state.is_absent(frame);
@@ -276,7 +277,7 @@ impl Segment {
         absent
     }
 
-    /// The frame is not on its way any more.
+    /// The frame's fetch is over.
     pub fn unclaim(&self, frame: u32) {
         self.state.lock().fetching.remove(&frame);
     }
@@ -308,7 +309,7 @@ impl Segment {
         version % 2 == 1 || self.state.lock().version != version
     }
 
-    /// Opens the file if it is closed, and sees that it is the one that we left. Blocks.
+    /// Opens the file if it is closed, and checks that it is the one that we left. Blocks.
     pub fn open_file(self: &Arc<Self>, disk: &Disk) -> io::Result<Arc<File>> {
         let _write = self.write.lock();
         self.open_locked(disk)
@@ -430,14 +431,14 @@ impl Segment {
         identity.is_some() && Identity::at(handle).ok() == identity
     }
 
-    /// Notes that an inode gets the file. False: another one has it, or may still have it mapped.
+    /// Records that an inode is given the file. False: another inode has it, or may still have it mapped.
     pub fn hand_to(&self, inode: u64, handle: impl AsFd) -> bool {
         let mut state = self.state.lock();
         let free = match state.holder {
             Holder::Nobody => true,
             Holder::Inode(holder) if holder == inode => true,
             Holder::Former | Holder::Inode(_) => {
-                // Our own use would be in the way of the question.
+                // Our own descriptor would make the kernel refuse the lease that answers this.
                 state.file = None;
                 self.pins.load(Relaxed) <= 1 && is_unused(handle, Unused::AtAll)
             }
@@ -453,7 +454,7 @@ impl Segment {
         self.state.lock().holder = Holder::Former;
     }
 
-    /// Moves the file away and ends the segment's use. Its room is given back: it counts elsewhere from now on. Blocks.
+    /// Moves the file out of the cache and retires the segment. Its space counts elsewhere from now on. Blocks.
     pub fn give_away(&self, disk: &Disk, to: &Path) -> bool {
         let _write = self.write.lock();
         if self.state.lock().discarded {
@@ -477,18 +478,18 @@ impl Segment {
             let len = usize::try_from(self.frame_len(frame)).unwrap_or(0);
             match self.read_checked(u64::from(frame) * FRAME_BYTES, len) {
                 LocalRead::Bytes(bytes) => disk.index.mark(self.number, frame, &FrameSum::of(&bytes)),
-                // Closed or gone: the frames without a hash will be fetched after a restart.
+                // The file is closed or gone: frames without a hash in the index are fetched again after a restart.
                 _ => return,
             }
         }
     }
 
-    /// It was last used at that tick of an earlier session.
+    /// Sets when it was last used, as a tick of an earlier session.
     pub fn used_at(&self, tick: u64) {
         self.used.store(tick, Relaxed);
     }
 
-    /// Notes a use.
+    /// Records that it was used now.
     pub fn touch(&self, disk: &Disk) {
         self.used.store(disk.tick(), Relaxed);
     }

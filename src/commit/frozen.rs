@@ -1,4 +1,7 @@
-//! The first half of a commit: what is frozen becomes what is uploaded.
+//! The first half of a commit: the frozen changes become an uploaded tree.
+//!
+//! The letters are those of LOG.md 3: B is the tree that the changes were made on, M the tree that they make, S its sources
+//! (the records that B came from).
 
 use std::sync::Arc;
 
@@ -13,26 +16,26 @@ use crate::overlay::{BaseRef, OverlayState};
 use crate::tree::NodeSource;
 use crate::volume::Head;
 
-/// Changes that do not change any more, and the tree that they were made on.
+/// Local changes as of one moment (the freeze), and the tree that they were made on.
 #[derive(Clone, Debug)]
 pub struct Frozen {
-    /// B.
+    /// B, the tree that the changes were made on.
     pub(super) base: TreeRoot,
-    /// Its reference, with S.
+    /// The reference to B, with its sources S.
     pub(super) base_ref: BaseRef,
     pub(super) changes: Changes,
 }
 
-/// Where changes come from.
+/// Where the changes come from.
 #[derive(Clone, Debug)]
 pub(super) enum Changes {
-    /// A mount's overlay.
+    /// The overlay of a mount.
     Overlay(Arc<OverlayState>),
-    /// Commands without a mount.
+    /// A list of edits, made by a command without a mount.
     Edits(Arc<Vec<Edit>>),
 }
 
-/// Changes of which all bytes are in the store (but for what shares the pack of the nodes), and the tree they make.
+/// Changes whose bytes are all in the store (except those that are stored in one pack with the nodes), and the tree M.
 #[derive(Clone, Debug)]
 #[must_use = "uploaded changes are not published yet"]
 pub struct Uploaded {
@@ -46,13 +49,13 @@ pub struct Uploaded {
 /// What a commit changes, for people.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counted {
-    /// Entries that are no directories: made, changed or moved.
+    /// Files and other entries that are not directories: created, changed or moved.
     pub files: u64,
-    /// Directories: made, changed or moved.
+    /// Directories created, changed or moved.
     pub dirs: u64,
-    /// Files whose bytes were looked at.
+    /// Files whose bytes were read.
     pub contents: u64,
-    /// Logical bytes of those.
+    /// Logical size of those files, bytes.
     pub bytes: u64,
 }
 
@@ -66,7 +69,7 @@ impl Frozen {
         }
     }
 
-    /// Edits of a record's tree, made one after the other.
+    /// A freeze of a list of edits, applied to a record's tree in order.
     pub fn edits(head: &Head, edits: Vec<Edit>) -> Frozen {
         let base_ref = BaseRef {
             seq: head.seq(),
@@ -82,7 +85,7 @@ impl Frozen {
         }
     }
 
-    /// There is nothing to commit.
+    /// True if there is nothing to commit.
     pub fn is_clean(&self) -> bool {
         match &self.changes {
             Changes::Overlay(overlay) => overlay.is_clean(),
@@ -90,7 +93,7 @@ impl Frozen {
         }
     }
 
-    /// Files whose bytes have to be looked at.
+    /// Files whose bytes have to be read.
     async fn dirty_files(&self, src: &dyn NodeSource) -> Result<Vec<DirtyFile>, CommitError> {
         match &self.changes {
             Changes::Overlay(overlay) => {
@@ -100,7 +103,7 @@ impl Frozen {
                         .body
                         .as_file()
                         .filter(|file| file.dirty && file.body.is_some())?;
-                    // An inode of the links tree may have no name that the overlay knows.
+                    // A hard-linked inode may have names only in the base, which the overlay does not know.
                     let nameless = node.link.is_some() && node.nlink > 0;
                     let path = paths.get(id).cloned().or_else(|| nameless.then(VolPath::root))?;
                     Some(DirtyFile {
@@ -115,7 +118,7 @@ impl Frozen {
         }
     }
 
-    /// M, with these contents.
+    /// Builds M, given the contents of its changed files.
     pub(super) async fn build(
         &self,
         src: &dyn NodeSource,
@@ -159,10 +162,10 @@ impl Frozen {
         counted
     }
 
-    /// Brings the bytes into the store under `epoch`, that of the newest known record, and makes M.
+    /// Uploads the bytes under `epoch`, the epoch of the newest known record, and builds M.
     ///
     /// # Errors
-    /// What the store or the local disk says; what arrived is in the ledger.
+    /// Errors of the store or the local disk. Objects that were uploaded stay in the ledger and are not sent again.
     pub async fn upload(self, commit: &Commit<'_>, epoch: Epoch) -> Result<Uploaded, CommitError> {
         let upload = Upload {
             volume: commit.volume,
@@ -191,12 +194,12 @@ impl Frozen {
 }
 
 impl Uploaded {
-    /// M: the base with the changes.
+    /// Builds M: the base with the changes applied.
     pub fn tree(&self) -> &TreeRoot {
         &self.built.tree
     }
 
-    /// What the transaction's id is made over: keeps apart commits that differ.
+    /// The input of the transaction's id: different for different commits.
     pub(super) fn digest(&self) -> Hash {
         let mut nodes: Vec<_> = self.files.contents.iter().collect();
         nodes.sort_by_key(|(node, _)| **node);

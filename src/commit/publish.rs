@@ -1,13 +1,16 @@
 //! The second half of a commit: merging with what others published, storing the nodes, and making the next record
 //! (LOG.md 4, steps 3 to 9).
 //!
-//! 1. One transaction id through all attempts; it is journaled, with the number up to which the log cannot hold it,
-//!    before anything that may publish it is sent.
-//! 2. As long as the outcome of an attempt is not known, every error is [`CommitError::Unknown`].
-//! 3. A lost race costs nothing but the merge and the nodes: chunks and data packs stay where they are.
+//! The letters are those of LOG.md 3: H is the newest record's tree, M the tree that this mount's changes make, R the merge of both,
+//! which is published.
 //!
-//! Drafts and combining (LOG.md 7) come later: under contention every committer retries by itself, at once after
-//! the first loss, then after growing random waits.
+//! 1. All attempts have one transaction id. Before anything that may publish it is sent, the journal holds that id, and the
+//!    record number up to which the log certainly does not contain it.
+//! 2. While the outcome of an attempt is unknown, every error is reported as [`CommitError::Unknown`].
+//! 3. After a lost race only the merge and the upload of nodes are repeated: chunks and data packs stay in the store.
+//!
+//! Committers do not combine their work (LOG.md 7 allows for it): under contention each one retries by itself, at once after the
+//! first loss, then after growing random waits.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,81 +36,81 @@ use crate::volume::{FoundTxn, Head, LoggedRecord, NextRecord, PublishOutcome, Vo
 /// A commit that is in the log.
 #[derive(Clone, Debug)]
 pub struct CommitDone {
-    /// The record, ours.
+    /// The record that was published.
     pub record: LoggedRecord,
-    /// The newest record that is known.
+    /// The newest known record.
     pub head: Head,
     /// Its identity.
     pub txn: TxnId,
-    /// What was changed.
+    /// What the commit changed, for people.
     pub counted: Counted,
-    /// Bytes that went to the store: chunks, packs and the record.
+    /// Bytes sent to the store: chunks, packs and the record.
     pub sent: u64,
-    /// Attempts that lost against others.
+    /// Attempts that lost the race for their record number.
     pub lost: u32,
-    /// Records of others, not seen by this view, that the record builds on.
+    /// Records by others, not shown by this view, that were merged with.
     pub merged_with: Vec<Seq>,
-    /// What of them went under.
+    /// Changes in them that this commit overwrote.
     pub overwrote: Vec<Overwritten>,
-    /// Files that something could still write: published as they were read, and dirty still.
+    /// Files that could still be written: published as they were read, and still dirty.
     pub still_written: Vec<VolPath>,
-    /// What the view stands on now.
+    /// The base of the view from now on.
     pub base: NewBase,
-    /// Published bytes by node, for the overlay.
+    /// Published contents by node, for the overlay.
     pub contents: Vec<PublishedContent>,
 }
 
 /// The base after a commit: M (LOG.md 3).
 #[derive(Clone, Debug)]
 pub struct NewBase {
-    /// If nothing was written since the freeze.
+    /// The base if nothing was written since the freeze.
     pub clean: BaseRef,
-    /// If something was: what it was made of stays among the sources.
+    /// The base if something was: the sources of those writes stay among its sources.
     pub dirty: BaseRef,
     /// The tree itself.
     pub tree: TreeRoot,
-    /// Nodes of it that exist on this machine only; `None` when it is the published tree.
+    /// Those of its nodes that exist only on this machine; `None` if it is the published tree.
     pub prepared: Option<PreparedTree>,
 }
 
-/// R for one head, and what is needed to publish it.
+/// R, merged for one head, and what is needed to publish it.
 struct Merge {
     result: TreeRoot,
     /// Blobs and extent pages that go with the nodes.
     open: PackBuilder,
     overwrote: Vec<Overwritten>,
     used: Vec<Hint>,
-    /// R is M: nobody else published.
+    /// True if R is M, because nobody else has published.
     plain: bool,
 }
 
-/// How an attempt ended, if not with an error.
+/// The outcome of an attempt that did not fail.
 enum Step {
     Done(Box<CommitDone>),
     Lost,
     Unknown(String),
 }
 
-/// An attempt of which the outcome was not known, and what its answer would have been.
+/// An attempt of unknown outcome, with the answer to give if it turns out to have been published.
 struct Sent {
     attempt: Attempt,
     merged_with: Vec<Seq>,
     overwrote: Vec<Overwritten>,
 }
 
-/// State of the loop.
+/// State that is kept from attempt to attempt.
 struct Publishing<'a> {
     commit: &'a Commit<'a>,
     uploaded: Uploaded,
     txn: TxnId,
-    /// The log cannot hold the transaction up to here.
+    /// The log does not contain the transaction up to this record number.
     since: Seq,
-    /// The last attempt may have been published.
+    /// Set while the last attempt may have been published: why its outcome is unknown.
     pending: Option<String>,
     /// Attempts of which the outcome was not known, the pending one among them.
     sent_attempts: Vec<Sent>,
     lost: u32,
-    /// Bytes sent besides those of files.
+    /// Bytes sent, without those of files.
     sent: u64,
 }
 
@@ -193,9 +196,9 @@ impl Publishing<'_> {
             if let Some(found) = found {
                 return self.found(known, &found);
             }
-            // Once the number that it was sent for is another's, what is still on its way can create nothing. While that
-            // number is free it may, so that the outcome stays unknown: the next attempt fills the number, with the same
-            // transaction.
+            // A delayed request of an earlier attempt can still create its record as long as that record number is free, so
+            // the outcome stays unknown until then. The next attempt takes the number, with the same transaction; once the
+            // number is taken, the delayed request can no longer succeed.
             if self
                 .sent_attempts
                 .iter()
@@ -207,7 +210,7 @@ impl Publishing<'_> {
         }
         let gc = &known.record().gc;
         if !rules::are_uploads_young(gc, self.uploaded.files.epoch_min) {
-            // R1: fences have passed. The bytes are still frozen here.
+            // Rule R1: fences have passed, so the objects may be collected. The bytes are still here, frozen.
             let frozen = self.uploaded.frozen.clone();
             self.uploaded = frozen.upload(commit, gc.epoch).await?;
         }
@@ -231,7 +234,7 @@ impl Publishing<'_> {
         }
     }
 
-    /// A search has found the transaction.
+    /// Handles a transaction that a search has found in the log.
     fn found(&mut self, head: &Head, found: &FoundTxn) -> Result<Step, CommitError> {
         let at = self
             .sent_attempts
@@ -298,7 +301,7 @@ impl Publishing<'_> {
         };
         let sources: BTreeSet<Seq> = frozen.base_ref.sources.iter().copied().collect();
         if !rules::are_protected(&head.record().gc, &sources) {
-            // R2: what is not known to be kept is written again.
+            // Rule R2: objects that are not known to be kept are uploaded again.
             merge.result = rehome(commit, head, &merge.result, &mut merge.open).await?;
             merge.plain = false;
         }
@@ -382,7 +385,7 @@ impl Publishing<'_> {
             PublishOutcome::Published { record: found, head } if found.hash == record.logged.hash => {
                 Ok(self.done(sent, head))
             }
-            // An earlier attempt for the same number had arrived after all.
+            // An earlier attempt for the same number had arrived after all: the record is ours.
             PublishOutcome::Published { record: found, head } => {
                 let found = FoundTxn {
                     seq: found.seq(),

@@ -1,4 +1,4 @@
-//! Requests of the kernel, each answered by the view.
+//! The FUSE driver: translates each request of the kernel into a call of the view, and the result into a reply.
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -32,12 +32,12 @@ use crate::view::{
     RenameMode, Seek, SetAttr, View, ViewError, XattrMode,
 };
 
-/// Bytes of directory lines that are prepared for one request. fuser does not tell how many the kernel asked for; the
-/// C library asks for 32 KiB, and lines that do not fit are given back.
+/// Bytes of directory entries that are prepared for one READDIR. fuser does not tell how many the kernel asked for; the C library
+/// asks for 32 KiB, and entries that do not fit are returned to the listing.
 const LISTING_BYTES: usize = 32 << 10;
 
-/// Allocated bytes up to which a file is cut on the thread that serves others too: some 10 ms. (The local file system takes
-/// 0.2 s for 1 GiB in the page cache.)
+/// Files with at most so many allocated bytes are truncated on the thread that also serves other requests, which takes up to some
+/// 10 ms. (The local file system takes 0.2 s for 1 GiB in the page cache.)
 const CUT_BYTES_INLINE_MAX: u64 = 64 << 20;
 
 /// The file system that fuser serves.
@@ -48,10 +48,10 @@ pub struct Driver {
     closer: Closer,
     bell: Arc<Bell>,
     link: Link,
-    /// Depth of file systems on top of each other that passthrough needs; `None`: it is not wanted.
+    /// The stacking depth that passthrough needs (`max_stack_depth` of FUSE_INIT); `None` if passthrough is off.
     stack_depth: Option<u32>,
-    /// How long the kernel may keep a name that nobody has noted: that it is not there, or leads to a hard link. Only an
-    /// epoch bump takes that back: without epochs it must ask each time.
+    /// How long the kernel may keep a name that the view does not track: one that does not exist, or a hard link. Such a name
+    /// can be invalidated only by a new epoch; on kernels without epochs it must be looked up each time.
     unnoted_ttl: Duration,
     counts: Arc<RequestCounts>,
 }
@@ -78,13 +78,13 @@ impl Driver {
         }
     }
 
-    /// What the session learns, and tells.
+    /// State that is shared with the session.
     pub fn link(&self) -> Link {
         self.link.clone()
     }
 
-    /// Answers with an error. An inode that was left to its readers is first forgotten under its other names; after trouble
-    /// with the disk, which can come when a part was done, its size and times are asked anew.
+    /// Replies with an error. If the inode was left to its existing readers, the kernel first forgets its other names. After an
+    /// error of the local disk, which may come when a part was already done, the kernel asks for size and times again.
     fn refuse(
         &self,
         operation: &'static str,
@@ -125,7 +125,7 @@ impl Driver {
         }
     }
 
-    /// Polls once here; what has to wait goes on in a task.
+    /// Polls the future once on this thread; if it has to wait, it continues as a task.
     fn serve<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -146,7 +146,7 @@ impl Driver {
         }
     }
 
-    /// To cut this file takes long.
+    /// True if truncating this file takes long.
     fn cuts_much(&self, caller: &Caller, ino: Ino) -> bool {
         let _runtime = self.runtime.enter();
         let known = self.view.getattr(caller, ino, None).now_or_never();
@@ -154,7 +154,7 @@ impl Driver {
             .is_some_and(|attr| attr.is_ok_and(|attr| attr.blocks.saturating_mul(512) > CUT_BYTES_INLINE_MAX))
     }
 
-    /// For what may cut a file.
+    /// Runs a request that may truncate a file.
     fn serve_cut<T: Send + 'static>(
         &self,
         much: bool,
@@ -168,7 +168,7 @@ impl Driver {
         }
     }
 
-    /// For what blocks on the local disk.
+    /// Runs a request that blocks on the local disk.
     fn serve_blocking<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -182,7 +182,7 @@ impl Driver {
     }
 }
 
-/// What the session and its driver tell each other.
+/// State shared by the session and its driver.
 #[derive(Clone, Debug, Default)]
 pub struct Link {
     notifications: Arc<OnceLock<Notifications>>,
@@ -190,21 +190,21 @@ pub struct Link {
 }
 
 impl Link {
-    /// The way to the kernel's caches, once there is one.
+    /// Sends invalidations to the kernel, once the session is up.
     pub fn attach(&self, notifications: Notifications) {
         if self.notifications.set(notifications).is_err() {
             tracing::error!("a session has one way to the kernel's caches");
         }
     }
 
-    /// The kernel has agreed in INIT.
+    /// The kernel agreed to it in FUSE_INIT.
     pub fn kernel_has_passthrough(&self) -> bool {
         self.kernel_has_passthrough.load(Ordering::Acquire)
     }
 }
 
-/// TTL of the attributes of an entry: one whose number is a surrogate is asked again at once, and so is what somebody may be
-/// writing without asking.
+/// How long the kernel may keep the attributes of an entry: not at all if its inode number is a surrogate (the file's own
+/// number being in use), or if somebody may be writing to the file without asking the daemon.
 fn attr_ttl(known: &Known) -> Duration {
     if known.settled {
         live_ttl(&known.attr)
@@ -260,7 +260,7 @@ fn name_of(name: &OsStr) -> Box<[u8]> {
     name.as_bytes().into()
 }
 
-/// Answers with a value of the right length, or its length alone.
+/// Replies with an attribute's value, or with its length alone if the caller asked for that.
 fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
     let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
     if size == 0 {
@@ -494,7 +494,7 @@ impl Filesystem for Driver {
         } else if flags == RenameFlags::RENAME_EXCHANGE {
             RenameMode::Exchange
         } else {
-            // RENAME_WHITEOUT is for union mounts on top of us; both others together mean nothing.
+            // RENAME_WHITEOUT is not supported, and the other two exclude each other.
             return reply.error(Errno::EINVAL);
         };
         let (view, caller) = (self.view.clone(), caller(request, 0));
@@ -536,15 +536,15 @@ impl Filesystem for Driver {
                         return reply_opened(reply, &file, &closer);
                     };
                     if kept && matches!(file.offer, Some(Offer::Write(_))) {
-                        // Stores through a mapping are told by nobody: the times are asked for from now on.
+                        // Nobody reports stores through a mapping, so the kernel asks for the times from now on.
                         notifications.forget_attributes_now(ino.0);
                     }
                     if file.keep_cache {
                         giver.give_small(ino.0, file.fh, |bytes| notifications.fill(ino.0, bytes));
                         return reply_opened(reply, &file, &closer);
                     }
-                    // Pages go with the answer; a size of before would cut the bytes of now. No lock of the kernel that a
-                    // notification takes is held by who opens.
+                    // The reply drops the kernel's pages; an outdated size would hide a part of the new bytes, so it is
+                    // invalidated. This cannot deadlock: an open holds no kernel lock that a notification takes.
                     drop(runtime.spawn(async move {
                         if let Err(error) = notifications.forget_attributes(ino.0).await {
                             tracing::debug!(%error, "the size of a file");
@@ -619,15 +619,15 @@ impl Filesystem for Driver {
     ) {
         self.counts.add(Operation::Write);
         let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        // The bytes are borrowed from the request buffer for the first poll and copied only for a write that has to
-        // wait: the view waits before it does anything, so a dropped future may be asked again.
+        // For the first poll the bytes are borrowed from the request's buffer; they are copied only if the write has to wait.
+        // The view waits before it changes anything, so the first future can be dropped and the write started again.
         let polled = {
             let _runtime = self.runtime.enter();
             let mut work = std::pin::pin!(self.view.write(ino.0, fh.0, offset, data, kill_suid));
             work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         };
         let told = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-        // Nearly all are done by now: nothing is made ready for the others before.
+        // Nearly all writes are complete by now, so nothing is prepared earlier for those that are not.
         if let Poll::Ready(Ok(bytes)) = polled {
             return reply.written(told(bytes));
         }
@@ -739,7 +739,7 @@ impl Filesystem for Driver {
                     let mut full = false;
                     for line in items {
                         full = full || add_plus(&mut reply, &line, unnoted_ttl);
-                        // What does not fit was never told: its reference comes back.
+                        // The kernel never received the entry that does not fit: its lookup count is taken back.
                         if full && let Some(known) = line.known {
                             unused.forget(known.ino, 1);
                         }
@@ -880,7 +880,7 @@ impl Filesystem for Driver {
             return reply.error(Errno::EOPNOTSUPP);
         };
         let (view, refuse) = (self.view.clone(), self.refuse("fallocate", ino.0));
-        // Room for a large file, or a hole in it, takes the local file system long, and zeros where it can do neither.
+        // Allocating or punching a large range takes the local file system long, above all where it has to write zeros.
         self.serve_blocking(
             async move { view.fallocate(ino.0, fh.0, offset, length, what).await },
             move |done| match done {
@@ -968,7 +968,7 @@ fn answer_empty(operation: &'static str, ino: Ino, done: Result<(), ViewError>, 
     }
 }
 
-/// True when the line did not fit.
+/// Adds an entry; true if it did not fit.
 fn add_plus(reply: &mut ReplyDirectoryPlus, line: &crate::view::DirItemPlus, unnoted_ttl: Duration) -> bool {
     let name = OsStr::from_bytes(&line.item.name);
     let cookie = line.item.cookie;

@@ -1,4 +1,5 @@
-//! The tree that a process sees: base plus overlay, over the cache. No fuser type in it.
+//! The tree that programs see in a mount: the *base* (the record's tree) with the local changes of the *overlay* on top, and the
+//! bytes of both through the *cache*. Nothing here knows the FUSE library: `fuse/driver.rs` translates.
 //!
 //! # Locks, in the order in which they are taken
 //! 1. a file's bytes (`file.rs`), two files never at once;
@@ -6,31 +7,31 @@
 //! 3. the overlay's state, and what the overlay takes below it;
 //! 4. a directory handle's listing, and the small locks inside a file or the space: nothing is taken under them.
 //!
-//! The tables of handles are looked at alone, or last: under them a directory handle's own lock is taken, nothing else. No lock is held while anything is fetched, and none is taken by a thread of
-//! the overlay or the cache.
+//! The tables of open handles are locked alone, or after all others; while one is held only a directory handle's own lock
+//! may be taken. No lock is held while anything is fetched, and threads of the overlay and the cache take none of these.
 //!
 //! # Invariants
-//! 1. Every operation completes at its first poll when what it needs is on this machine.
+//! 1. An operation is a future that completes at its first poll if everything that it needs is on this machine.
 //! 2. Waits come before effects: an operation that is dropped while it waits, or that fails, has changed nothing that a
-//!    process could see. (Entries of the base may have been adopted: they look as before, and a commit passes them over.)
-//!    Only a write that meets a full disk may have written a part of its range; the size stays.
-//! 3. What is acknowledged is in the journal, or in a body that the journal names. The size of a file with a body is that of
-//!    the body; the time of its last write reaches the journal at close, fsync and freeze, and until then stands in the
-//!    body. What the kernel writes by itself (passthrough) is in the body, which the journal names as dirty from before the
-//!    first write on (`passthrough.rs`).
-//! 4. A node number means one inode until it is forgotten, through commits and reloads (`inodes.rs`). A name may come to lead
-//!    to another number while the old one is open (`passthrough.rs`, 5), and a reload may give other bytes to a file that nobody
-//!    has open.
+//!    process could see. (Entries of the base may have been copied into the overlay: they look as before, and a commit
+//!    skips them.) The only exception: a write that meets a full disk may have written a part of its range; the size stays.
+//! 3. Every acknowledged change is in the journal, or in a *body* (a local file with the bytes of one dirty file) that the
+//!    journal names. A file with a body has the body's size. The time of its last write is the body's until close, fsync or
+//!    freeze records it in the journal. The kernel may write to a body directly (passthrough); the journal marks that body as
+//!    dirty before the first such write (`passthrough.rs`).
+//! 4. An inode number means one inode until the kernel forgets it, through commits and reloads (`inodes.rs`). A name may be
+//!    given a new inode while existing readers keep the old one (`passthrough.rs`, 5), and a reload may change the bytes of a
+//!    file that nobody has open.
 //! 5. A commit changes nothing that a process sees (`freeze.rs`); a reload changes everything in one step (`reload.rs`).
 //! 6. Nothing is accepted that a commit would refuse: names, targets, attributes, depth of paths and sizes are checked here.
 //!
 //! # Questions and fetches
-//! Questions over the namespace are synchronous functions of [`space::Look`], changes of [`edit::Edit`], both under the
-//! locks. What is not loaded of the base makes them answer [`space::Ask::Missing`]; [`View`] fetches it without a lock and
-//! asks again. Bytes go the same way: `data.rs`.
+//! Reading the namespace is done by synchronous functions of [`space::Look`], changing it by those of [`edit::Edit`], both with
+//! the locks held. When a part of the base is not on this machine they return [`space::Ask::Missing`]; [`View`] then releases
+//! the locks, fetches that part, and calls them again. Bytes of files are read in the same way (`data.rs`).
 //!
 //! # Failure
-//! [`ViewError`] has a variant for each answer that a program can tell apart, and the one table of errno values.
+//! [`ViewError`] has a variant for each failure that a program can tell from others, and holds the only table of errno values.
 
 mod adopt;
 mod attrs;

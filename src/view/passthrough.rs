@@ -1,21 +1,25 @@
-//! Which open files the kernel may read and write by itself, and what becomes of what it wrote.
+//! FUSE passthrough: which open files the kernel may read and write directly, without asking the daemon, and how the view
+//! learns what was written in that way.
 //!
-//! 1. Offered are: whole bodies, new and truncated files (which get a body at once), and complete clean contents for
-//!    reading. Everything else goes through the daemon until its last handle is closed; above all existing files that are
-//!    opened for writing without being cut, so that a commit looks only at the frames that were written.
-//!    So do, as a rule, files that are being copied from clean ones ([`Readers`]).
-//! 2. Nothing says what the kernel wrote, or when. A file is *live* from the moment that somebody gets a handle to write
-//!    it until it is *closed*: our count of such handles is 0, and then the kernel grants a lease, which it does not while a
-//!    mapping stores. (Either test alone is racy: an open may be under way, or a close.)
-//! 3. Before a handle to write is given, the overlay knows in its journal that the body is dirty, by a new generation: a
-//!    commit that froze it before leaves it dirty, a reload that was prepared before starts again. After `kill -9` the
-//!    body has all that was written, and its size and time of last write are found in it.
-//! 4. Size and time of a live file are asked of its body. A body carries a time that no write leaves it with
-//!    ([`Live::seen`]), so any other time is that of a write.
-//! 5. A file that is read from a clean content and then opened for writing becomes a body, by renaming, so that readers
-//!    follow the writer. Where that cannot be (another disk, a content that others have too), the readers keep what they
-//!    have: the opener is told ESTALE, and the kernel looks the name up again and finds another inode. The kernel does
-//!    that once for each call; the new inode is not read from a clean content, so once is enough.
+//! 1. The kernel is offered: for writing, bodies that hold their whole file, and new and truncated files (which get a body at
+//!    once); for reading, also contents that are complete in the cache. Every other file is read and written through the
+//!    daemon until its last handle is closed. The most important of these are existing files that are opened for writing
+//!    without truncation: the daemon notes which frames are written, so that a commit reads only those. Targets of
+//!    copies of clean files are usually not offered either ([`Readers`]).
+//! 2. The kernel does not report what it writes to a body, or when. A file is therefore *live* from the moment that a handle
+//!    for writing is given out until it is *closed*, which takes two tests: our count of such handles is 0, and the kernel then
+//!    grants a lease on the body (`fcntl(2)`), which it refuses as long as a writable mapping exists. (Each test alone is
+//!    racy: an open or a close may be under way.)
+//! 3. Before a handle for writing is given out, the journal records that the body is dirty, with a new generation. So a
+//!    commit that froze the file before leaves it dirty, and a reload that was prepared before starts again. After `kill -9`
+//!    everything that was written is in the body, whose size and time of last write are the file's.
+//! 4. Size and mtime of a live file are those of its body. After each look the body is given an mtime that no write can
+//!    produce ([`Live::seen`]); any other mtime therefore means that something was written since.
+//! 5. When a file that the kernel reads from the cache is opened for writing, its cache file becomes the body (by rename), so
+//!    that existing readers see what is written. Where that is impossible (the cache is on another disk, or other files
+//!    have the same content), existing readers keep this inode; the name now resolves to a new, writable one. The open fails
+//!    with ESTALE, on which the kernel looks the name up again, once for each system call. Once is enough: the new inode
+//!    is not read from the cache.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,11 +38,11 @@ use crate::cache::has_no_writer;
 use crate::model::{Content, Timestamp};
 use crate::overlay::{Body, BodyStat, Op};
 
-/// Who opened a clean file a moment ago and now makes another one is likely to copy it.
+/// A thread that opened a clean file so recently and now creates a file is probably copying it.
 const COPY_WITHIN_NANOS: i128 = 20_000_000;
-/// Files that are settled by one write to the journal, and by one hold of the locks.
+/// How many files have their size and time recorded by one write to the journal, with the locks taken once.
 const SETTLED_AT_ONCE: usize = 32;
-/// Readers that are remembered.
+/// How many threads are remembered as readers.
 const READERS_MAX: usize = 16;
 
 /// Threads that have just opened clean files for reading. A copy made by copy_file_range shares the content, which costs
@@ -65,7 +69,7 @@ impl Readers {
 }
 
 impl FileData {
-    /// True if a copy can share the content instead of bytes that are worth it.
+    /// True if a copy of this file can share its content, and the content is large enough for that to pay.
     pub fn shares(&self) -> bool {
         match &*self.bytes.read() {
             FileBytes::Clean { content, .. } => !matches!(content, Content::Tiny(_) | Content::Local(_)),
@@ -77,14 +81,14 @@ impl FileData {
 /// What is known of a body that the kernel may write to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Live {
-    /// Its time of last write when it was looked at last.
+    /// The mtime that it was given when it was last looked at (invariant 4).
     pub seen: Timestamp,
 }
 
 impl View {
-    /// What may be offered from now on.
+    /// Sets whether files may be offered to the kernel from now on.
     pub fn set_passthrough(&self, passthrough: Passthrough) {
-        // Writes that the kernel does by itself cannot be held to a quota.
+        // A quota cannot be enforced on what the kernel writes directly.
         let quota = self.options.quota_bytes != 0;
         *self.passthrough.write() = Passthrough {
             clean: passthrough.clean,
@@ -92,7 +96,7 @@ impl View {
         };
     }
 
-    /// What is offered.
+    /// Whether files are offered to the kernel.
     pub fn passthrough(&self) -> Passthrough {
         *self.passthrough.read()
     }
@@ -238,9 +242,9 @@ impl View {
         Ok(granted)
     }
 
-    // ---- from reading to writing ----
+    // ---- a file that is read becomes one that is written (invariant 5) ----
 
-    /// The file that readers have from the kernel becomes the body. With the file's lock held.
+    /// Makes the cache file that the kernel reads the file's body. The caller holds the file's lock.
     pub(super) fn convert(
         &self,
         file: &FileData,
@@ -296,7 +300,7 @@ impl View {
                 });
                 Ok(Step::Done(()))
             }
-            // Its readers keep the file, which has lost its name; whoever wants to write looks again.
+            // Existing readers keep the cache file, which has no name any more; the opener looks the name up again.
             Ok(None) => {
                 overlay.discard_body(body);
                 self.leave_behind(file)
@@ -308,7 +312,7 @@ impl View {
         }
     }
 
-    /// Readers keep this inode with what they read; the name leads to another one from now on.
+    /// Existing readers keep this inode and its bytes; the name resolves to a new inode from now on.
     fn leave_behind(&self, file: &FileData) -> Result<Step<()>, ViewError> {
         let names = self.with_edit(|edit| {
             let Some(id) = edit.node_to_write(file)? else {
@@ -329,11 +333,11 @@ impl View {
         }
     }
 
-    // ---- what the kernel wrote ----
+    // ---- learning what the kernel wrote (invariants 2 to 4) ----
 
-    /// Looks at files whose last handle for writing was closed: what was written is settled, and those that nobody can
-    /// write any more are live no longer. True if some are left that a mapping may still write to, or that are
-    /// being closed at this moment.
+    /// Examines files whose last handle for writing was closed: records their sizes and times, and ends the live state of
+    /// those that nobody can write any more. True if some remain that a mapping may still write to, or that are being
+    /// closed at this moment.
     pub fn settle_closed(&self) -> bool {
         let pending = std::mem::take(&mut *self.closing.lock());
         let mut left = Vec::new();
@@ -352,7 +356,7 @@ impl View {
         let mut locks = Vec::with_capacity(batch.len());
         for file in batch {
             file.queued.store(false, Ordering::Relaxed);
-            // Never waited for: these are the only locks of files of which several are held at once.
+            // Only tried, never waited for: nowhere else are the locks of several files held at once.
             match file.bytes.try_write() {
                 Some(lock) => locks.push(lock),
                 None => {
@@ -365,7 +369,7 @@ impl View {
         match self.with_edit(|edit| edit.close_all(&looked)) {
             Ok(still) => left.extend(still),
             Err(error) => {
-                // The bodies keep the times, as long as they are not committed.
+                // The times are not lost: the bodies have them until they are committed.
                 tracing::warn!(%error, "when files were written is not in the overlay");
                 left.extend(looked.into_iter().map(|(file, _)| file.clone()));
             }
@@ -395,12 +399,12 @@ impl View {
         open.filter(|file| file.writers() > 0).cloned().collect()
     }
 
-    /// Waits until a file that the kernel could write was closed.
+    /// Waits until some file that the kernel could write is closed.
     pub async fn closing(&self) {
         self.closed.notified().await;
     }
 
-    /// True if the kernel can write to some file by itself.
+    /// True if the kernel can currently write to some file directly.
     pub fn has_live_files(&self) -> bool {
         !self.space.read().live_files.is_empty()
     }
@@ -449,7 +453,7 @@ impl Edit<'_> {
                 (ClosedLook::Body { .. }, _) if file.writers() > 0 => {}
                 (ClosedLook::Body { closed: false, .. }, _) => left.push((*file).clone()),
                 (ClosedLook::Body { closed: true, .. }, Some(stat)) => {
-                    // Nothing can come after this look: who wants to write gets his handle under the file's lock.
+                    // Nothing can be written after this look: handles for writing are given out with the file's lock held.
                     file.set_size(stat.len);
                     self.space.observe_size(file, stat.len);
                     file.set_live(None);
@@ -462,7 +466,7 @@ impl Edit<'_> {
         Ok(left)
     }
 
-    /// An open file that was kept only because it was live.
+    /// Drops the record of an open file that was kept only because it was live.
     fn unretain(&mut self, file: &Arc<FileData>, stat: Option<&BodyStat>) {
         if !file.retained.swap(false, Ordering::Relaxed) {
             return;
@@ -504,15 +508,15 @@ impl Edit<'_> {
 
 /// What was found of a file that is being closed.
 enum ClosedLook {
-    /// The kernel does not write to it by itself.
+    /// The kernel was not given the file for writing.
     NotLive,
-    /// A commit took its body.
+    /// The body now belongs to a commit.
     NoBody,
     /// `closed`: nobody can write it, and what the body says from now on is the last.
     Body { body: Arc<Body>, closed: bool },
 }
 
-/// With the file's lock held, or the space's.
+/// The caller holds the file's lock, or the space's.
 fn look_at_closed(file: &FileData) -> ClosedLook {
     if file.live().is_none() {
         return ClosedLook::NotLive;
