@@ -205,11 +205,8 @@ fn words_of_other_tools_and_wrong_kinds_of_paths_are_understood() {
         (&["tag"], &["sailvol log"]),
         (&["volume", "ls"], &["volume list"]),
         (&["stash", "pop"], &["stash restore"]),
-        (
-            &["ls", &inner],
-            &["path of this machine", "data:/x", "VOLUME:/path"],
-        ),
-        (&["rm", "./x"], &["path of this machine", "VOLUME:/path"]),
+        (&["ls", &inner], &["is a local path", "data:/x", "VOLUME:/path"]),
+        (&["rm", "./x"], &["is a local path", "VOLUME:/path"]),
         (
             &["put", "data:/a", "data:/b"],
             &["path in a volume", "sailvol cp"],

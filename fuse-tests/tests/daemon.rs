@@ -362,7 +362,7 @@ fn each_mount_is_listed_with_how_it_stands() {
         "{dead}"
     );
     let text = said(&pod.run(["list"]));
-    assert!(text.contains("mounting again mends it"), "{text}");
+    assert!(text.contains("mounting it again repairs it"), "{text}");
     pod.mount("v", &[]);
     assert_eq!(pod.json(["list"])[0]["state"], "live");
     pod.umount(&[]);

@@ -18,7 +18,7 @@ use crate::model::Hash;
 
 /// What a mount puts into its state directory besides overlays: the lock, the manifest, bodies, kept bytes of the base,
 /// and what a commit under way has uploaded.
-const KNOWN_NAMES: [&str; 7] = [
+const KNOWN_NAMES: [&str; 8] = [
     "lock",
     MANIFEST,
     "CURRENT.new",
@@ -26,6 +26,7 @@ const KNOWN_NAMES: [&str; 7] = [
     "base",
     "uploads",
     "reserve",
+    "leases.json",
 ];
 
 /// What a state directory holds.
