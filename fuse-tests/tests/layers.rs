@@ -20,9 +20,10 @@ const STRANGERS: [(&str, &str, &str); 3] = [
 ];
 
 /// Libraries that one place hides from the rest.
-const HIDDEN: [(&str, &str); 5] = [
+const HIDDEN: [(&str, &str); 6] = [
     ("fuser::", "fuse/"),
     ("aws_", "store/s3"),
+    ("rustls::", "store/s3"),
     ("sled::", "cache/"),
     ("clap::", "cli/"),
     ("indicatif::", "cli/"),

@@ -32,6 +32,9 @@ impl Default for StoreOptions {
 
 /// Opens the store that a URL names, with the default options. Sends no request: a wrong address or key shows at the
 /// first one.
+///
+/// # Errors
+/// [`StoreError::Misconfigured`] when a file of certificates that is to be trusted cannot be used.
 pub async fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
     open_with(url, &StoreOptions::default()).await
 }
@@ -39,12 +42,12 @@ pub async fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
 /// Where the credentials for a store come from, in words; `None` for a store that needs none. Never tells any of them.
 ///
 /// # Errors
-/// [`StoreError::Denied`] when there are none.
+/// [`StoreError::Denied`] when there are none; as [`open`].
 pub async fn credentials_source(url: &StoreUrl) -> Result<Option<String>, StoreError> {
     match url {
         StoreUrl::Dir(_) => Ok(None),
         StoreUrl::S3(s3) => S3Store::open(s3, &StoreOptions::default())
-            .await
+            .await?
             .credentials_source()
             .await
             .map(Some),
@@ -52,6 +55,9 @@ pub async fn credentials_source(url: &StoreUrl) -> Result<Option<String>, StoreE
 }
 
 /// Opens the store that a URL names.
+///
+/// # Errors
+/// As [`open`].
 pub async fn open_with(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>, StoreError> {
     match url {
         StoreUrl::Dir(root) => {
@@ -62,6 +68,6 @@ pub async fn open_with(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn
             })?;
             Ok(Arc::new(store))
         }
-        StoreUrl::S3(s3) => Ok(Arc::new(S3Store::open(s3, options).await)),
+        StoreUrl::S3(s3) => Ok(Arc::new(S3Store::open(s3, options).await?)),
     }
 }

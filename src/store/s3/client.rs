@@ -12,7 +12,8 @@ use aws_sdk_s3::config::{
     Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
 };
 use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::{Connector, tls};
+use aws_smithy_http_client::tls::TlsContext;
+use aws_smithy_http_client::{Builder as HttpBuilder, Connector, tls};
 use aws_smithy_runtime_api::client::http::{
     HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
@@ -22,7 +23,8 @@ use std::time::Duration;
 
 use super::credentials::{RenewedCredentials, region_of};
 use super::progress::{Gate, ProgressConnector};
-use crate::store::{S3Url, StoreOptions};
+use super::trust::Trust;
+use crate::store::{S3Url, StoreError, StoreOptions};
 
 /// TCP and TLS handshakes take a few round trips.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -41,9 +43,20 @@ pub(super) struct S3Client {
 
 impl S3Client {
     /// Reads configuration files and the environment, sends nothing.
-    pub(super) async fn new(url: &S3Url, options: &StoreOptions) -> S3Client {
+    ///
+    /// # Errors
+    /// [`StoreError::Misconfigured`] when the certificates that are to be trusted cannot be read and the store has TLS.
+    pub(super) async fn new(url: &S3Url, options: &StoreOptions) -> Result<S3Client, StoreError> {
         let endpoint = url.endpoint.clone().or_else(endpoint_of_environment);
-        let http = http_connector(options.requests_max, proxies(endpoint.as_deref()));
+        let (trust, distrust) = match Trust::read().await {
+            Ok(trust) => (trust, None),
+            Err(error) => (Trust::nobody(), Some(error)),
+        };
+        let http = http_connector(
+            options.requests_max,
+            proxies(endpoint.as_deref()),
+            trust.context()?,
+        );
         let connector = ProgressConnector::new(http, options.stall_timeout);
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_LIMIT)
@@ -73,21 +86,30 @@ impl S3Client {
         }
         let shared = loader.load().await;
         let region = region_of(&shared);
-        let credentials = RenewedCredentials::new(options.credentials_file.clone(), region.clone());
         let endpoint = endpoint_of(url, &shared);
+        let is_tls = endpoint
+            .as_ref()
+            .is_none_or(|endpoint| endpoint.starts_with("https://"));
+        if let Some(error) = distrust.filter(|_| is_tls) {
+            return Err(error);
+        }
+        let http = match trust.has_bundle() {
+            true => Some(credentials_client(trust.context()?)),
+            false => None,
+        };
+        let credentials = RenewedCredentials::new(options.credentials_file.clone(), region.clone(), http);
         let mut config = aws_sdk_s3::config::Builder::from(&shared)
             .region(region)
             .credentials_provider(credentials.clone())
             .force_path_style(url.path_style.unwrap_or(endpoint.is_some()));
-        config.set_endpoint_url(endpoint.clone());
+        config.set_endpoint_url(endpoint);
         let config = config.build();
-        let is_tls = endpoint.is_none_or(|endpoint| endpoint.starts_with("https://"));
-        S3Client {
+        Ok(S3Client {
             sdk: Client::from_conf(config),
             credentials,
             connector,
             is_tls,
-        }
+        })
     }
 
     /// A client on the same connections whose uploads wait at a gate before their last byte.
@@ -161,8 +183,16 @@ fn http_client(connector: ProgressConnector) -> SharedHttpClient {
     http_client_fn(move |_, _| connector.clone())
 }
 
+/// What asks for credentials, with time limits of its own.
+fn credentials_client(trust: TlsContext) -> SharedHttpClient {
+    HttpBuilder::new()
+        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+        .tls_context(trust)
+        .build_https()
+}
+
 /// Connections are reused by all requests of the store.
-fn http_connector(idle_max: usize, proxies: ProxyConfig) -> SharedHttpConnector {
+fn http_connector(idle_max: usize, proxies: ProxyConfig, trust: TlsContext) -> SharedHttpConnector {
     let settings = HttpConnectorSettings::builder()
         .connect_timeout(CONNECT_LIMIT)
         .build();
@@ -173,6 +203,7 @@ fn http_connector(idle_max: usize, proxies: ProxyConfig) -> SharedHttpConnector 
         .pool_idle_timeout(IDLE_LIMIT)
         .pool_max_idle_per_host(idle_max)
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+        .tls_context(trust)
         .build();
     SharedHttpConnector::new(connector)
 }

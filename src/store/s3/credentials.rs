@@ -6,11 +6,13 @@
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +44,8 @@ struct State {
 struct Inner {
     file: Option<PathBuf>,
     region: Region,
+    /// What asks for them, where that is not the SDK's own.
+    http: Option<SharedHttpClient>,
     /// Held while credentials are read, so that many requests cause one reading.
     state: Mutex<State>,
 }
@@ -54,11 +58,16 @@ pub(super) struct RenewedCredentials {
 
 impl RenewedCredentials {
     /// From a file in the AWS format, or from the default chain. Reads nothing yet.
-    pub(super) fn new(file: Option<PathBuf>, region: Region) -> RenewedCredentials {
+    pub(super) fn new(
+        file: Option<PathBuf>,
+        region: Region,
+        http: Option<SharedHttpClient>,
+    ) -> RenewedCredentials {
         RenewedCredentials {
             inner: Arc::new(Inner {
                 file,
                 region,
+                http,
                 state: Mutex::default(),
             }),
         }
@@ -172,10 +181,11 @@ impl Inner {
                     provider.provide_credentials().await
                 }
                 None => {
-                    let chain = DefaultCredentialsChain::builder()
-                        .region(self.region.clone())
-                        .build()
-                        .await;
+                    let mut chain = DefaultCredentialsChain::builder();
+                    if let Some(http) = &self.http {
+                        chain = chain.configure(ProviderConfig::default().with_http_client(http.clone()));
+                    }
+                    let chain = chain.region(self.region.clone()).build().await;
                     chain.provide_credentials().await
                 }
             }

@@ -169,16 +169,22 @@ pub(super) fn of_transport(url: &S3Url, error: &(dyn Error + 'static)) -> Failur
         nothing_written |= error.is::<NotSent>();
         cause = error.source();
     }
-    let mut reason = format!("{}: {}", place(url), causes(error));
-    if reason.contains("certificate") {
-        reason.push_str(
-            "; a private certificate authority is trusted when SSL_CERT_FILE names a file with its certificate, or the \
-             system's store holds it",
+    let causes = causes(error);
+    // What the other side is does not change by asking again.
+    if causes.contains("certificate") {
+        let reason = format!(
+            "the certificate of {} is not trusted ({causes}): a private authority is trusted when AWS_CA_BUNDLE, ca_bundle of \
+             the AWS profile, or SSL_CERT_FILE names a file with its certificate, or the system's store holds it",
+            place(url)
         );
+        return Failure {
+            nothing_written,
+            ..Failure::new(Kind::Misconfigured, reason)
+        };
     }
     Failure {
         nothing_written,
-        ..Failure::new(Kind::Transport, reason)
+        ..Failure::new(Kind::Transport, format!("{}: {causes}", place(url)))
     }
 }
 

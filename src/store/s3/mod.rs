@@ -14,7 +14,9 @@
 //!    store that asks for checksums (a bucket with Object Lock does) is sent them from then on, as headers.
 //! 4. No error text holds a secret: they consist of the store's error code and message and of the causes that the
 //!    transport gives.
-//! 5. Requests in flight are bounded by `StoreOptions::requests_max`; idle connections are kept for as many.
+//! 5. A certificate that is not trusted is no matter of trying again, and neither is a file of trusted certificates that cannot
+//!    be read ([`trust`]): both are said at once, with the file and the setting that names it.
+//! 6. Requests in flight are bounded by `StoreOptions::requests_max`; idle connections are kept for as many.
 
 mod client;
 mod credentials;
@@ -22,5 +24,6 @@ mod failure;
 mod progress;
 mod retry;
 mod store;
+mod trust;
 
 pub use store::S3Store;

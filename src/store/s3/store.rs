@@ -55,15 +55,18 @@ pub struct S3Store {
 
 impl S3Store {
     /// Reads configuration, sends nothing.
-    pub async fn open(url: &S3Url, options: &StoreOptions) -> S3Store {
-        S3Store {
+    ///
+    /// # Errors
+    /// [`StoreError::Misconfigured`] when the certificates that are to be trusted cannot be read.
+    pub async fn open(url: &S3Url, options: &StoreOptions) -> Result<S3Store, StoreError> {
+        Ok(S3Store {
             url: url.clone(),
-            client: S3Client::new(url, options).await,
+            client: S3Client::new(url, options).await?,
             attempts_max: options.attempts_max.max(1),
             requests: Semaphore::new(options.requests_max.max(1)),
             deletes_singly: AtomicBool::new(false),
             wants_checksums: AtomicBool::new(false),
-        }
+        })
     }
 
     /// Where the credentials come from, in the SDK's words; never any of them.
