@@ -14,7 +14,9 @@ async fn memory_store() {
 async fn directory_store() {
     let dir = tempfile::tempdir().unwrap();
     let url = StoreUrl::Dir(dir.path().join("a new/root"));
-    check_all(open(&url).await.unwrap()).await;
+    let store = open(&url).await.unwrap();
+    store.establish().await.unwrap();
+    check_all(store).await;
 }
 
 async fn s3_store(prefix: &str, settings: Settings) -> S3d {

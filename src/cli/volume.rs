@@ -15,7 +15,7 @@ use crate::files::create_volume;
 use crate::files::{Session, open_limited};
 use crate::model::{Attrs, Seq, VolumeId};
 use crate::store::StoreUrl;
-use crate::volume::{Clock, ToDelete, Volume, VolumeRef};
+use crate::volume::{Clock, ToDelete, Volume, VolumeError, VolumeRef};
 
 /// Create, list, inspect and delete volumes
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,8 @@ enum Action {
 #[derive(Debug, Serialize)]
 struct VolumeSummary {
     name: String,
-    id: VolumeId,
+    /// `None` when the entry of the names index is damaged.
+    id: Option<VolumeId>,
     created: Option<i64>,
     head: Option<Seq>,
     modified: Option<i64>,
@@ -112,8 +113,8 @@ async fn create(
         gid: gid.unwrap_or(rustix::process::getgid().as_raw()),
         ..Attrs::default()
     };
-    let made = create_volume((store, Clock::system()), &url.name, "sailvol volume create", root);
-    let (opened, made) = context.within(made).await?;
+    let places = (store, Clock::system());
+    let (opened, made) = create_volume(places, &url.name, "sailvol volume create", root).await?;
     if !made && !if_missing {
         return Err(
             Failure::new(FailureKind::Exists, format!("there is already a volume {url}"))
@@ -133,29 +134,36 @@ async fn list(store: Option<&str>, context: &Context) -> Result<(), Failure> {
         None => default_store(&context.environment).map_err(usage)?,
     };
     let store = open_limited(&url, &context.caller()).await?;
-    let found = context.within(async { Ok(Volume::list(&store, &Clock::system()).await?) });
-    let found = found.await?;
-    let rows: Vec<VolumeSummary> = found
-        .into_iter()
-        .map(|v| match v.head {
-            Ok(head) => summary(v.name, v.id, head.record()),
-            Err(error) => VolumeSummary {
-                name: v.name,
-                id: v.id,
-                created: None,
-                head: None,
-                modified: None,
-                files: 0,
-                dirs: 0,
-                bytes: 0,
-                stored_bytes: 0,
-                error: Some(error.to_string()),
-            },
-        })
-        .collect();
+    let found = Volume::list(&store, &Clock::system()).await?;
+    let mut worst: Option<Failure> = None;
+    let mut damaged = 0;
+    let mut rows = Vec::new();
+    for listed in found {
+        rows.push(match listed.head {
+            Ok(head) => summary(listed.name, listed.id, head.record()),
+            Err(error) => {
+                let row = unreadable(listed.name, listed.id, &error);
+                // What is half deleted, or of a later version, is as somebody left it.
+                let is_as_left = matches!(
+                    error,
+                    VolumeError::Deleted { .. } | VolumeError::NotFound { .. } | VolumeError::Features { .. }
+                );
+                if !is_as_left {
+                    let failure = Failure::from(error);
+                    damaged += u64::from(failure.kind == FailureKind::Damaged);
+                    worst = worst.filter(|known| known.kind == FailureKind::Damaged).or(Some(failure));
+                }
+                row
+            }
+        });
+    }
+    let place = match rows.is_empty() && !store.is_established().await? {
+        true => format!("{url}, where there is no store yet (or its disk is not mounted)"),
+        false => url.to_string(),
+    };
     context.print(&rows, |rows| {
         if rows.is_empty() {
-            return format!("no volumes in {url}\n");
+            return format!("no volumes in {place}\n");
         }
         let mut lines = vec![
             ["VOLUME", "RECORD", "FILES", "SIZE", "CHANGED"]
@@ -179,10 +187,35 @@ async fn list(store: Option<&str>, context: &Context) -> Result<(), Failure> {
             ],
         }));
         table(&lines)
-    })
+    })?;
+    match worst {
+        None => Ok(()),
+        Some(failure) if failure.kind == FailureKind::Damaged => Err(Failure::new(
+            FailureKind::Damaged,
+            format!("damaged: {} of those listed", count(damaged, "volume")),
+        )
+        .hint("`sailvol fsck VOLUME` tells more; `sailvol volume delete VOLUME` deletes a damaged one")),
+        Some(failure) => Err(failure),
+    }
 }
 
-fn summary(name: String, id: VolumeId, record: &crate::format::Record) -> VolumeSummary {
+/// A row of a volume whose newest record cannot be had.
+fn unreadable(name: String, id: Option<VolumeId>, error: &VolumeError) -> VolumeSummary {
+    VolumeSummary {
+        name,
+        id,
+        created: None,
+        head: None,
+        modified: None,
+        files: 0,
+        dirs: 0,
+        bytes: 0,
+        stored_bytes: 0,
+        error: Some(error.to_string()),
+    }
+}
+
+fn summary(name: String, id: Option<VolumeId>, record: &crate::format::Record) -> VolumeSummary {
     VolumeSummary {
         name,
         id,
@@ -200,11 +233,11 @@ fn summary(name: String, id: VolumeId, record: &crate::format::Record) -> Volume
 async fn info(volume: &str, context: &Context) -> Result<(), Failure> {
     let url = parse_volume(volume, &context.environment).map_err(usage)?;
     let session = Session::open(&url, context.caller()).await?;
-    let answer = summary(url.name.clone(), session.volume.id(), session.head.record());
+    let answer = summary(url.name.clone(), Some(session.volume.id()), session.head.record());
     context.print(&answer, |v| {
         let rows = [
             ("volume", url.to_string()),
-            ("id", v.id.to_string()),
+            ("id", v.id.map(|id| id.to_string()).unwrap_or_default()),
             ("created", v.created.map(local_time).unwrap_or_default()),
             ("newest record", v.head.map(|h| h.to_string()).unwrap_or_default()),
             ("changed", v.modified.map(local_time).unwrap_or_default()),
@@ -236,25 +269,34 @@ async fn delete(volume: &str, yes: bool, context: &Context) -> Result<(), Failur
     let url = parse_volume(volume, &context.environment).map_err(usage)?;
     let store = open_limited(&url.store, &context.caller()).await?;
     let wanted = VolumeRef::parse(&url.name);
-    let found = Volume::find_to_delete(store, Clock::system(), &wanted);
-    let found = context.within(async { Ok(found.await?) }).await?;
-    let (volume, what) = match found {
+    let found = Volume::find_to_delete(store, Clock::system(), &wanted).await?;
+    let what = match &found {
         ToDelete::Whole(opened) => {
             let root = &opened.head.record().root.root;
             let size = (count(root.totals.files, "file"), format_bytes(root.bytes()));
-            (opened.volume, format!("{url} ({}, {})", size.0, size.1))
+            format!("{url} ({}, {})", size.0, size.1)
         }
-        ToDelete::Begun(volume) => {
+        ToDelete::Begun(_) => {
             context.note(format!(
                 "an earlier deletion of {url} was interrupted: continuing it"
             ));
-            (volume, format!("what is left of {url}"))
+            format!("what is left of {url}")
+        }
+        ToDelete::Damaged(_, reason) => {
+            context.note(format!(
+                "{url} is damaged: its newest record cannot be read, so what it holds cannot be told ({reason})"
+            ));
+            format!("{url} (damaged)")
         }
     };
     if !yes {
         confirm(&url.name, &what, context)?;
     }
-    let deleted = volume.delete(&url.name, "sailvol volume delete").await?;
+    let by = "sailvol volume delete";
+    let deleted = match found {
+        ToDelete::Whole(opened) => opened.volume.delete(&url.name, by).await?,
+        ToDelete::Begun(volume) | ToDelete::Damaged(volume, _) => volume.delete(&url.name, by).await?,
+    };
     context.print(
         &serde_json::json!({ "deleted": url.name, "objects": deleted }),
         |_| format!("deleted {url}: {}\n", count(deleted, "object")),

@@ -69,6 +69,14 @@ impl ObjectStore for KeepingStore {
         self.inner.delete_same(key, seen).await
     }
 
+    async fn establish(&self) -> Result<(), StoreError> {
+        self.inner.establish().await
+    }
+
+    async fn is_established(&self) -> Result<bool, StoreError> {
+        self.inner.is_established().await
+    }
+
     fn last_moves(&self) -> Option<LastMoves> {
         self.inner.last_moves()
     }

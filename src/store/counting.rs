@@ -316,6 +316,14 @@ impl ObjectStore for CountingStore {
         results
     }
 
+    async fn establish(&self) -> Result<(), StoreError> {
+        self.inner.establish().await
+    }
+
+    async fn is_established(&self) -> Result<bool, StoreError> {
+        self.inner.is_established().await
+    }
+
     fn last_moves(&self) -> Option<LastMoves> {
         let moves = self.inner.last_moves()?;
         let offline = self.offline.lock().is_some();

@@ -9,7 +9,9 @@
 //!    whose own name this process has not seen synced yet.
 //! 4. No key part begins with a dot, so `.tmp` is never listed and never a key. Files in it older than a day are left
 //!    over from killed writers and swept when the store is opened.
-//! 5. A root that does not exist is an empty store; the first write creates it. Directories that become empty stay.
+//! 5. A root that does not exist is an empty store until a store is founded there ([`ObjectStore::establish`]); no other
+//!    request makes it. A root that vanishes later, or is covered by something else, is a store that does not answer: see
+//!    `root.rs`. Directories that become empty stay.
 //! 6. An object is a regular file. Whatever else stands at a key (a fifo, a socket, a device, a directory, a symbolic link)
 //!    is refused by name when the key is read, without waiting for it or reading it; listings leave it out, and a create
 //!    finds the key taken.
@@ -17,26 +19,32 @@
 //! One key cannot be an object and also the directory of other keys (`a` and `a/b`); sailvol's keys never are.
 //!
 //! Concurrency: the filesystem decides races, also between processes; the only shared state is the set of directories
-//! known to be durable. All calls block, so they run on the runtime's blocking threads; a dropped future leaves its
+//! known to be durable, and which store the handle met. All calls block, so they run on the runtime's blocking threads; a dropped future leaves its
 //! call to end by itself.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
+use self::root::{Identity, Root};
+use self::walk::Walk;
 use super::key::{check_key, check_list, check_range, clip};
-use super::{Fetched, Listed, ListedObject, ObjectStore, PutDone, PutMode, StoreError, time};
+use super::{Fetched, Listed, ObjectStore, PutDone, PutMode, StoreError, time};
+use crate::model::Timestamp;
+
+mod root;
+#[cfg(test)]
+mod tests;
+mod walk;
 
 const TEMP_DIR: &str = ".tmp";
 /// A temporary file lives for the time that one body takes to reach the disk; a day is far beyond that.
@@ -53,8 +61,10 @@ pub struct DirStore {
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
-    /// Directories whose own name was synced, by this process or before it.
-    durable: Mutex<HashSet<PathBuf>>,
+    /// The store that this handle met first.
+    known: Mutex<Option<Identity>>,
+    /// Directories below the root whose own name was synced, by this process or before it.
+    durable: Mutex<HashSet<String>>,
 }
 
 impl DirStore {
@@ -62,6 +72,7 @@ impl DirStore {
     pub fn open(root: impl Into<PathBuf>) -> DirStore {
         let inner = Inner {
             root: root.into(),
+            known: Mutex::new(None),
             durable: Mutex::new(HashSet::new()),
         };
         inner.sweep_temp(SystemTime::now());
@@ -124,6 +135,14 @@ impl ObjectStore for DirStore {
         self.blocking(move |inner| inner.delete(&keys)).await
     }
 
+    async fn establish(&self) -> Result<(), StoreError> {
+        self.blocking(Inner::establish).await
+    }
+
+    async fn is_established(&self) -> Result<bool, StoreError> {
+        self.blocking(Inner::is_established).await
+    }
+
     fn describe(&self) -> String {
         format!("file://{}", self.inner.root.display())
     }
@@ -131,46 +150,56 @@ impl ObjectStore for DirStore {
 
 impl Inner {
     fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, StoreError> {
-        let path = self.root.join(key);
-        let at = |error| read_error(key, &path, error);
-        // A fifo would wait for a writer here, for ever.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&path, flags, Mode::empty());
-        let mut file = match opened {
-            Ok(fd) => File::from(fd),
-            // A socket, a device without a driver, a symbolic link.
-            Err(Errno::NXIO | Errno::NODEV | Errno::LOOP) => {
-                let stat = path.symlink_metadata().map_err(at)?;
-                check_regular(key, &path, &stat)?;
-                return Err(at(Errno::LOOP.into()));
-            }
-            Err(error) => return Err(at(error.into())),
+        let Some(root) = self.root()? else {
+            return Err(StoreError::NotFound { key: key.to_string() });
         };
-        let stat = file.metadata().map_err(at)?;
+        let path = root.shown(key);
+        // A fifo would wait for a writer here, for ever.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        let mut file = match root.open_at(key, flags, Mode::empty()) {
+            Ok(file) => file,
+            // A socket, a device without a driver, a symbolic link.
+            Err(error @ (Errno::NXIO | Errno::NODEV | Errno::LOOP)) => {
+                let stat = root.stat(key).map_err(|e| self.read_error(&root, key, e))?;
+                check_regular(key, &path, &stat)?;
+                return Err(self.read_error(&root, key, error));
+            }
+            Err(error) => return Err(self.read_error(&root, key, error)),
+        };
+        let stat = rustix::fs::fstat(&file).map_err(|e| self.read_error(&root, key, e))?;
         check_regular(key, &path, &stat)?;
-        let range = clip(key, range, stat.len())?;
+        let object_len = length(&stat);
+        let range = clip(key, range, object_len)?;
         let wanted = usize::try_from(range.end - range.start).map_err(|_| StoreError::Broken {
             key: key.to_string(),
             reason: "too long to read".into(),
         })?;
         let mut bytes = vec![0; wanted];
-        file.seek(SeekFrom::Start(range.start)).map_err(at)?;
-        // Objects never change in place, so a file shorter than its length was damaged.
-        file.read_exact(&mut bytes).map_err(at)?;
+        let read = file
+            .seek(SeekFrom::Start(range.start))
+            .and_then(|_| file.read_exact(&mut bytes));
+        read.map_err(|error| match error.kind() {
+            // Objects never change in place, so a file shorter than its length was damaged.
+            io::ErrorKind::UnexpectedEof => StoreError::Broken {
+                key: key.to_string(),
+                reason: format!("{} is shorter than its length", path.display()),
+            },
+            _ => other_error(&path, error),
+        })?;
         Ok(Fetched {
             bytes: bytes.into(),
-            object_len: stat.len(),
+            object_len,
             server_time: Some(time::now()),
-            modified: stat.modified().ok().map(time::timestamp),
+            modified: Some(modified(&stat)),
             etag: None,
         })
     }
 
     fn head(&self, key: &str) -> Result<Option<u64>, StoreError> {
-        let path = self.root.join(key);
-        match path.symlink_metadata() {
-            Ok(stat) => check_regular(key, &path, &stat).map(|()| Some(stat.len())),
-            Err(error) => match read_error(key, &path, error) {
+        let Some(root) = self.root()? else { return Ok(None) };
+        match root.stat(key) {
+            Ok(stat) => check_regular(key, &root.shown(key), &stat).map(|()| Some(length(&stat))),
+            Err(error) => match self.read_error(&root, key, error) {
                 StoreError::NotFound { .. } => Ok(None),
                 error => Err(error),
             },
@@ -178,20 +207,20 @@ impl Inner {
     }
 
     fn put(&self, key: &str, body: &[u8], mode: PutMode) -> Result<PutDone, StoreError> {
-        let path = self.root.join(key);
+        let root = self.root_to_write()?;
+        let path = root.shown(key);
         // Saves writing the body when the outcome is certain; the link below decides.
-        if mode == PutMode::IfAbsent && path.symlink_metadata().is_ok() {
+        if mode == PutMode::IfAbsent && root.stat(key).is_ok() {
             return Err(StoreError::AlreadyExists { key: key.to_string() });
         }
-        let parent = path.parent().unwrap_or(&self.root);
-        self.make_durable_dir(parent)
-            .map_err(|error| write_error(key, parent, error))?;
-        let temp_dir = self.root.join(TEMP_DIR);
-        fs::create_dir_all(&temp_dir).map_err(|error| write_error(key, &temp_dir, error))?;
-        let temp = TempFile::create(&temp_dir, body).map_err(|error| write_error(key, &temp_dir, error))?;
+        let parent = key.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let made = self.make_durable_dir(&root, parent);
+        made.map_err(|error| write_error(key, &root.shown(parent), error))?;
+        let written = make_temp_dir(&root).and_then(|()| TempFile::create(&root, body));
+        let temp = written.map_err(|error| write_error(key, &root.shown(TEMP_DIR), error))?;
         match mode {
-            PutMode::Overwrite => fs::rename(&temp.path, &path),
-            PutMode::IfAbsent => link_new(&temp.path, &path),
+            PutMode::Overwrite => rename(&root, &temp.name, key),
+            PutMode::IfAbsent => link_new(&root, &temp.name, key),
         }
         .map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists if mode == PutMode::IfAbsent => {
@@ -200,9 +229,9 @@ impl Inner {
             _ => write_error(key, &path, error),
         })?;
         drop(temp);
-        sync_dir(parent).map_err(|error| StoreError::Unknown {
+        root.sync_dir(parent).map_err(|error| StoreError::Unknown {
             key: key.to_string(),
-            reason: format!("cannot sync {}: {error}", parent.display()),
+            reason: format!("cannot sync {}: {error}", root.shown(parent).display()),
         })?;
         Ok(PutDone {
             server_time: Some(time::now()),
@@ -210,38 +239,44 @@ impl Inner {
     }
 
     fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+        let Some(root) = self.root()? else { return Ok(()) };
+        // In a root that is not ours every object is gone already.
+        self.check(&root)?;
         let mut parents = HashSet::new();
         for key in keys {
-            let path = self.root.join(key);
-            match fs::remove_file(&path) {
+            match rustix::fs::unlinkat(root.fd(), key, AtFlags::empty()) {
                 Ok(()) => {
-                    parents.extend(path.parent().map(Path::to_path_buf));
+                    parents.insert(key.rsplit_once('/').map_or("", |(parent, _)| parent));
                 }
-                Err(error) => match read_error(key, &path, error) {
+                Err(error) => match self.read_error(&root, key, error) {
                     StoreError::NotFound { .. } => {}
                     error => return Err(error),
                 },
             }
         }
         for parent in parents {
-            sync_dir(&parent).map_err(|error| StoreError::Unreachable {
-                reason: format!("cannot sync {}: {error}", parent.display()),
+            root.sync_dir(parent).map_err(|error| StoreError::Unreachable {
+                reason: format!("cannot sync {}: {error}", root.shown(parent).display()),
             })?;
         }
         Ok(())
     }
 
     fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<Listed, StoreError> {
-        let mut walk = Walk {
-            prefix,
-            start_after,
-            wanted: limit + 1,
-            found: Vec::new(),
-        };
-        // Everything with this prefix lies in the directory that its complete parts name.
-        let dir = prefix.rsplit_once('/').map_or("", |(dir, _)| dir);
-        walk.dir(&self.root.join(dir), dir)?;
-        let mut objects = walk.found;
+        let mut objects = Vec::new();
+        if let Some(root) = self.root()? {
+            // What is not listed counts as not there.
+            self.check(&root)?;
+            let mut walk = Walk {
+                root: &root,
+                prefix,
+                start_after,
+                wanted: limit + 1,
+                found: Vec::new(),
+            };
+            walk.run()?;
+            objects = walk.found;
+        }
         let truncated = objects.len() > limit;
         objects.truncate(limit);
         Ok(Listed {
@@ -252,136 +287,122 @@ impl Inner {
     }
 
     /// Creates a directory and its parents, and syncs the parent of each whose name is not known to be on disk.
-    fn make_durable_dir(&self, dir: &Path) -> io::Result<()> {
-        if self.durable.lock().contains(dir) && dir.is_dir() {
+    fn make_durable_dir(&self, root: &Root, dir: &str) -> io::Result<()> {
+        if dir.is_empty() || (self.durable.lock().contains(dir) && root.is_dir(dir)) {
             return Ok(());
         }
-        fs::create_dir_all(dir)?;
-        // The names of the root and what is above it are synced too: the root may have just been created.
-        for level in dir.ancestors() {
-            let Some(parent) = level.parent() else { break };
-            if self.durable.lock().contains(level) {
-                break;
+        let ends = dir.match_indices('/').map(|(at, _)| at);
+        for end in ends.chain([dir.len()]) {
+            let level = &dir[..end];
+            let made = root.make_dir(level)?;
+            if made || !self.durable.lock().contains(level) {
+                root.sync_dir(level.rsplit_once('/').map_or("", |(parent, _)| parent))?;
             }
-            match sync_dir(parent) {
-                // Above the root there may be directories that we may pass through but not open.
-                Err(error)
-                    if error.kind() == io::ErrorKind::PermissionDenied && !parent.starts_with(&self.root) =>
-                {
-                    break;
-                }
-                result => result?,
+            let mut durable = self.durable.lock();
+            if durable.len() >= DURABLE_DIRS_MAX {
+                durable.clear();
             }
+            durable.insert(level.to_owned());
         }
-        let mut durable = self.durable.lock();
-        if durable.len() >= DURABLE_DIRS_MAX {
-            durable.clear();
-        }
-        durable.extend(dir.ancestors().map(Path::to_path_buf));
         Ok(())
     }
 
-    fn sweep_temp(&self, now: SystemTime) {
-        let dir = self.root.join(TEMP_DIR);
-        let Ok(entries) = fs::read_dir(&dir) else { return };
-        for entry in entries.flatten() {
-            let age = entry
-                .metadata()
-                .and_then(|stat| stat.modified())
-                .ok()
-                .and_then(|modified| now.duration_since(modified).ok());
-            if age.is_some_and(|age| age > TEMP_AGE_MAX)
-                && let Err(error) = fs::remove_file(entry.path())
-            {
-                tracing::warn!(path = %entry.path().display(), %error, "cannot remove a stale temporary file");
-            }
+    /// Why a name of the root could not be read: what is missing in a root that is not ours says nothing.
+    fn read_error(&self, root: &Root, key: &str, error: Errno) -> StoreError {
+        match error {
+            Errno::NOENT | Errno::NOTDIR | Errno::ISDIR => match self.check(root) {
+                Ok(_) => StoreError::NotFound { key: key.to_string() },
+                Err(error) => error,
+            },
+            error => other_error(&root.shown(key), error.into()),
         }
     }
 }
 
-/// A synced file with a body, without a key yet; its temporary name goes when it is dropped.
-struct TempFile {
-    path: PathBuf,
+fn make_temp_dir(root: &Root) -> io::Result<()> {
+    root.make_dir(TEMP_DIR).map(drop)
 }
 
-impl TempFile {
-    fn create(dir: &Path, body: &[u8]) -> io::Result<TempFile> {
+/// A synced file with a body, without a key yet; its temporary name goes when it is dropped.
+struct TempFile<'a> {
+    root: &'a Root,
+    /// Below the root.
+    name: String,
+}
+
+impl TempFile<'_> {
+    fn create<'a>(root: &'a Root, body: &[u8]) -> io::Result<TempFile<'a>> {
         let mut random = [0u8; 16];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
-        let path = dir.join(hex::encode(random));
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&path)?;
+        let name = format!("{TEMP_DIR}/{}", hex::encode(random));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+        let mut file = root.open_at(&name, flags, mode)?;
         // From here on the name is removed on every way out.
-        let temp = TempFile { path };
+        let temp = TempFile { root, name };
         file.write_all(body)?;
         file.sync_all()?;
         Ok(temp)
     }
 }
 
-impl Drop for TempFile {
+impl Drop for TempFile<'_> {
     fn drop(&mut self) {
-        match fs::remove_file(&self.path) {
+        match rustix::fs::unlinkat(self.root.fd(), &self.name, AtFlags::empty()) {
             // After a rename the temporary name is gone.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %self.path.display(), %error, "cannot remove a temporary file");
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => {
+                let path = self.root.shown(&self.name);
+                tracing::warn!(path = %path.display(), %error, "cannot remove a temporary file");
             }
-            _ => {}
         }
     }
 }
 
-/// Gives `temp` the name `path` unless that is taken, atomically.
-fn link_new(temp: &Path, path: &Path) -> io::Result<()> {
-    match rustix::fs::link(temp, path) {
+/// Gives `temp` the name `key` unless that is taken, atomically.
+fn link_new(root: &Root, temp: &str, key: &str) -> io::Result<()> {
+    match rustix::fs::linkat(root.fd(), temp, root.fd(), key, AtFlags::empty()) {
         // Filesystems without hard links answer one of these.
         Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => Ok(rustix::fs::renameat_with(
-            CWD,
+            root.fd(),
             temp,
-            CWD,
-            path,
+            root.fd(),
+            key,
             RenameFlags::NOREPLACE,
         )?),
         result => Ok(result?),
     }
 }
 
-/// Only regular files are objects.
-fn check_regular(key: &str, path: &Path, stat: &Metadata) -> Result<(), StoreError> {
-    let kind = stat.file_type();
-    if kind.is_file() {
-        return Ok(());
+fn rename(root: &Root, temp: &str, key: &str) -> io::Result<()> {
+    Ok(rustix::fs::renameat(root.fd(), temp, root.fd(), key)?)
+}
+
+fn length(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+fn modified(stat: &Stat) -> Timestamp {
+    Timestamp {
+        secs: stat.st_mtime,
+        nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
     }
-    let what = match () {
-        () if kind.is_dir() => "a directory",
-        () if kind.is_symlink() => "a symbolic link",
-        () if kind.is_fifo() => "a fifo",
-        () if kind.is_socket() => "a socket",
-        () => "a device",
+}
+
+/// Only regular files are objects.
+fn check_regular(key: &str, path: &Path, stat: &Stat) -> Result<(), StoreError> {
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => return Ok(()),
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a fifo",
+        FileType::Socket => "a socket",
+        _ => "a device",
     };
     Err(StoreError::Broken {
         key: key.to_string(),
         reason: format!("{} is {what}, not an object", path.display()),
     })
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-fn read_error(key: &str, path: &Path, error: io::Error) -> StoreError {
-    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, UnexpectedEof};
-    match error.kind() {
-        NotFound | NotADirectory | IsADirectory => StoreError::NotFound { key: key.to_string() },
-        UnexpectedEof => StoreError::Broken {
-            key: key.to_string(),
-            reason: format!("{} is shorter than its length", path.display()),
-        },
-        _ => other_error(path, error),
-    }
 }
 
 fn write_error(key: &str, path: &Path, error: io::Error) -> StoreError {
@@ -410,268 +431,5 @@ fn other_error(path: &Path, error: io::Error) -> StoreError {
             reason: format!("{reason}: this filesystem cannot create a file only if it is absent"),
         },
         _ => StoreError::Unreachable { reason },
-    }
-}
-
-/// A walk in the order of key bytes that ends when enough is found. Reads each directory whole, since directories of
-/// the filesystem have no order, but looks at the files that it answers only.
-struct Walk<'a> {
-    prefix: &'a str,
-    start_after: &'a str,
-    wanted: usize,
-    found: Vec<ListedObject>,
-}
-
-impl Walk<'_> {
-    /// `key` is the directory's, without a slash at the end; empty for the root.
-    fn dir(&mut self, path: &Path, key: &str) -> Result<(), StoreError> {
-        let at = |error| other_error(path, error);
-        let entries = match fs::read_dir(path) {
-            Ok(entries) => entries,
-            // Not there: nothing has this prefix.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                return Ok(());
-            }
-            Err(error) => return Err(at(error)),
-        };
-        // A directory sorts as its name with a slash: "a-b", "a.c", "a/d", "a0".
-        let mut keys = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(at)?;
-            let Ok(name) = entry.file_name().into_string() else {
-                continue;
-            };
-            let mut child = if key.is_empty() {
-                name
-            } else {
-                format!("{key}/{name}")
-            };
-            if check_key(&child).is_err() {
-                continue;
-            }
-            if entry.file_type().map_err(at)?.is_dir() {
-                child.push('/');
-            }
-            if self.may_hold(&child) {
-                keys.push(child);
-            }
-        }
-        keys.sort_unstable();
-        for child in keys {
-            if self.found.len() >= self.wanted {
-                break;
-            }
-            let name = child.strip_prefix(key).unwrap_or(&child).trim_start_matches('/');
-            match child.strip_suffix('/') {
-                Some(dir) => self.dir(&path.join(name), dir)?,
-                None => self.file(&path.join(name), child.clone())?,
-            }
-        }
-        Ok(())
-    }
-
-    fn file(&mut self, path: &Path, key: String) -> Result<(), StoreError> {
-        match path.symlink_metadata() {
-            Ok(stat) if stat.is_file() => {
-                let modified = stat.modified().ok().map(time::timestamp);
-                self.found.push(ListedObject {
-                    key,
-                    len: stat.len(),
-                    modified,
-                });
-                Ok(())
-            }
-            Ok(_) => Ok(()),
-            // Deleted since the directory was read.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(other_error(path, error)),
-        }
-    }
-
-    /// Whether `child`, a key or a directory with its slash, is asked for or may hold what is.
-    fn may_hold(&self, child: &str) -> bool {
-        let in_prefix =
-            child.starts_with(self.prefix) || (child.ends_with('/') && self.prefix.starts_with(child));
-        let after = child > self.start_after || (child.ends_with('/') && self.start_after.starts_with(child));
-        in_prefix && after
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn listing_is_by_key_bytes_although_directories_nest() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = DirStore::open(dir.path().join("root"));
-        let keys = ["a-b", "a.c", "a/d", "a/e/f", "a/e-", "a0", "b"];
-        for key in keys {
-            store
-                .put(key, Bytes::from_static(b"x"), PutMode::IfAbsent)
-                .await
-                .unwrap();
-        }
-        let mut sorted: Vec<&str> = keys.to_vec();
-        sorted.sort_unstable();
-        let mut paged = Vec::new();
-        let mut after: Option<String> = None;
-        loop {
-            let page = store.list("", after.as_deref(), 2).await.unwrap();
-            paged.extend(page.objects.iter().map(|object| object.key.clone()));
-            after = paged.last().cloned();
-            if !page.truncated {
-                break;
-            }
-        }
-        assert_eq!(paged, sorted);
-        let page = store.list("a/e", Some("a/e-"), 10).await.unwrap();
-        assert_eq!(page.objects.len(), 1);
-        assert_eq!(page.objects[0].key, "a/e/f");
-    }
-
-    #[tokio::test]
-    async fn nothing_temporary_stays_and_only_stale_files_are_swept() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = DirStore::open(dir.path());
-        store
-            .put("a/b", Bytes::from_static(b"x"), PutMode::IfAbsent)
-            .await
-            .unwrap();
-        store
-            .put("a/b", Bytes::from_static(b"y"), PutMode::Overwrite)
-            .await
-            .unwrap();
-        store
-            .put("a/b", Bytes::from_static(b"z"), PutMode::IfAbsent)
-            .await
-            .unwrap_err();
-        let temp = dir.path().join(TEMP_DIR);
-        assert_eq!(fs::read_dir(&temp).unwrap().count(), 0);
-        fs::write(temp.join("left"), b"x").unwrap();
-        let now = SystemTime::now();
-        store.inner.sweep_temp(now);
-        assert!(temp.join("left").exists());
-        store
-            .inner
-            .sweep_temp(now + TEMP_AGE_MAX + Duration::from_secs(60));
-        assert!(!temp.join("left").exists());
-        assert_eq!(store.list("", None, 10).await.unwrap().objects.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_root_that_is_not_there_is_an_empty_store() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = DirStore::open(dir.path().join("not/there"));
-        assert!(store.list("", None, 10).await.unwrap().objects.is_empty());
-        assert!(matches!(
-            store.get("a", None).await,
-            Err(StoreError::NotFound { .. })
-        ));
-        store.delete(&["a".to_string()]).await.unwrap();
-        assert!(!dir.path().join("not").exists());
-    }
-
-    /// What makes something that is no regular file at a path.
-    type Make = fn(&Path);
-
-    fn things() -> [(&'static str, Make); 7] {
-        [
-            ("fifo", |at| {
-                rustix::fs::mknodat(CWD, at, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
-            }),
-            ("socket", |at| {
-                drop(std::os::unix::net::UnixListener::bind(at).unwrap());
-            }),
-            ("directory", |at| fs::create_dir(at).unwrap()),
-            ("directory with an object", |at| {
-                fs::create_dir(at).unwrap();
-                fs::write(at.join("x"), b"x").unwrap();
-            }),
-            ("link to itself", |at| std::os::unix::fs::symlink(at, at).unwrap()),
-            ("link to an object", |at| {
-                fs::write(at.with_extension("target"), b"x").unwrap();
-                std::os::unix::fs::symlink(at.with_extension("target"), at).unwrap();
-            }),
-            ("link to a device that never ends", |at| {
-                std::os::unix::fs::symlink("/dev/zero", at).unwrap();
-            }),
-        ]
-    }
-
-    #[tokio::test]
-    async fn what_is_no_file_is_no_object_and_nobody_waits_for_it() {
-        for (what, make) in things() {
-            let dir = tempfile::tempdir().unwrap();
-            let store = DirStore::open(dir.path());
-            make(&dir.path().join("slot"));
-            for range in [None, Some(0..10)] {
-                let error = store.get("slot", range).await.unwrap_err();
-                assert!(matches!(error, StoreError::Broken { .. }), "{what}: {error}");
-                assert!(error.to_string().contains("not an object"), "{what}: {error}");
-            }
-            let error = store.head("slot").await.unwrap_err();
-            assert!(matches!(error, StoreError::Broken { .. }), "{what}: {error}");
-            let listed = store.list("slot", None, 10).await.unwrap().objects;
-            assert!(
-                listed.iter().all(|object| object.key != "slot"),
-                "{what}: {listed:?}"
-            );
-            let body = Bytes::from_static(b"body");
-            let error = store
-                .put("slot", body.clone(), PutMode::IfAbsent)
-                .await
-                .unwrap_err();
-            assert!(
-                matches!(error, StoreError::AlreadyExists { .. }),
-                "{what}: {error}"
-            );
-            match store.put("slot", body, PutMode::Overwrite).await {
-                // Replaced as a whole: what a link leads to stays.
-                Ok(_) => assert_eq!(store.get("slot", None).await.unwrap().bytes, "body", "{what}"),
-                Err(error) => {
-                    assert!(matches!(error, StoreError::Broken { .. }), "{what}: {error}");
-                    assert!(what.starts_with("directory"), "{what}: {error}");
-                }
-            }
-            store.delete(&["slot".to_owned()]).await.unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn an_object_of_a_terabyte_costs_no_memory() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = DirStore::open(dir.path());
-        File::create(dir.path().join("huge"))
-            .unwrap()
-            .set_len(1 << 40)
-            .unwrap();
-        for range in [None, Some(0..u64::MAX / 4), Some(5..1 << 39)] {
-            let error = store.get("huge", range).await.unwrap_err();
-            assert!(matches!(error, StoreError::Broken { .. }), "{error}");
-        }
-        let part = store.get("huge", Some((1 << 40) - 5..u64::MAX)).await.unwrap();
-        assert_eq!((part.bytes.len(), part.object_len), (5, 1 << 40));
-        assert_eq!(store.head("huge").await.unwrap(), Some(1 << 40));
-    }
-
-    #[tokio::test]
-    async fn a_key_under_an_object_is_refused_not_lost() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = DirStore::open(dir.path());
-        store
-            .put("a", Bytes::from_static(b"x"), PutMode::IfAbsent)
-            .await
-            .unwrap();
-        let error = store
-            .put("a/b", Bytes::from_static(b"x"), PutMode::Overwrite)
-            .await
-            .unwrap_err();
-        assert!(matches!(error, StoreError::Broken { .. }), "{error}");
     }
 }

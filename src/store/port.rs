@@ -73,6 +73,9 @@ pub struct LastMoves {
     pub sent: Option<Instant>,
     /// Since when somebody waits for an answer; `None`: nothing was asked that is not answered.
     pub awaited: Option<Instant>,
+    /// Bytes that the connections have taken of bodies which nobody has answered yet: some of them may still be in the buffers
+    /// of this machine, where their moves are not seen.
+    pub unanswered: u64,
 }
 
 impl LastMoves {
@@ -159,6 +162,8 @@ impl StoreError {
 ///    when it is certain that the store has not applied it (it could not be sent, or its credentials were refused).
 /// 5. Every call ends: with progress-based time limits, not a fixed total.
 /// 6. Dropping the future gives up the request; a write may then have happened or not.
+/// 7. A store that was there and is not any more does not answer ([`StoreError::Unreachable`]): it is not empty, and no write
+///    makes it anew.
 #[async_trait]
 pub trait ObjectStore: Send + Sync + std::fmt::Debug + 'static {
     /// Reads an object or a byte range of it. A range that begins past the end gives [`StoreError::Broken`]; one that
@@ -209,6 +214,17 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug + 'static {
             .into_iter()
             .map(|body| self.put(key, body, PutMode::IfAbsent));
         futures::future::join_all(creators).await
+    }
+
+    /// Makes the place that the store lies in, where that is ours to make (the root of a directory store); for whoever makes
+    /// a volume, and nobody else: a place that is missing otherwise is a disk that is not mounted. No error when it is there.
+    async fn establish(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Whether the place that the store lies in was made; true where only a request to it could tell.
+    async fn is_established(&self) -> Result<bool, StoreError> {
+        Ok(true)
     }
 
     /// When bytes moved last, for whoever waits as long as there is progress. `None`: the store does not tell (it is on

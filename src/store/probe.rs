@@ -346,6 +346,7 @@ mod tests {
         let stores: [Box<dyn ObjectStore>; 2] =
             [Box::new(MemoryStore::new()), Box::new(DirStore::open(dir.path()))];
         for store in stores {
+            store.establish().await.unwrap();
             let report = probe(store.as_ref()).await.unwrap();
             assert!(report.is_fit(), "{report}");
             assert!(report.clock_ahead_s.unwrap().abs() < 60);

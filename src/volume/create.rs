@@ -69,6 +69,7 @@ impl Volume {
         options: &CreateOptions,
     ) -> Result<Created, VolumeError> {
         check_name(&options.name)?;
+        store.establish().await?;
         if find_name(&*store, &options.name).await?.is_some() {
             return open_winner(store, clock, &options.name).await;
         }

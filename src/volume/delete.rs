@@ -15,12 +15,14 @@ use crate::store::{Fetched, LIST_LIMIT_MAX, ObjectStore, StoreError};
 const TRIES: usize = 32;
 
 /// A volume that can be deleted.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum ToDelete {
     /// Nobody has begun.
     Whole(Opened),
     /// A deletion was broken off: its last record says so, or there is none any more.
     Begun(Volume),
+    /// Its newest record cannot be read: nothing can be published after it, so its deletion is announced by no record.
+    Damaged(Volume, VolumeError),
 }
 
 impl Volume {
@@ -44,6 +46,7 @@ impl Volume {
         match volume.head().await {
             Ok(head) => Ok(ToDelete::Whole(Opened { volume, head })),
             Err(VolumeError::Deleted { .. } | VolumeError::Purged { .. }) => Ok(ToDelete::Begun(volume)),
+            Err(reason @ VolumeError::Damaged { .. }) => Ok(ToDelete::Damaged(volume, reason)),
             // The name comes last in a creation and in a deletion: without a record it is what is left of one.
             Err(VolumeError::NotFound { .. }) if matches!(wanted, VolumeRef::Name(_)) => {
                 Ok(ToDelete::Begun(volume))
@@ -74,11 +77,19 @@ impl Volume {
             Ok(head) => self.publish_end(head, by).await?,
             // Somebody began before us, or had come to the end but for the name.
             Err(VolumeError::Deleted { .. } | VolumeError::Purged { .. } | VolumeError::NotFound { .. }) => {}
+            // Nothing can be published after it.
+            Err(VolumeError::Damaged { .. }) => {}
             Err(error) => return Err(error),
         }
         let (last, _) = self.newest_listed().await?;
-        if let Some(seq) = last
-            && let Some((record, _)) = self.fetch_record(seq).await?
+        let record = match last {
+            Some(seq) => match self.fetch_record(seq).await {
+                Err(VolumeError::Damaged { .. }) => None,
+                found => found?,
+            },
+            None => None,
+        };
+        if let Some((record, _)) = record
             && record.record.descriptor.name != name
         {
             names.extend(self.own_name(&record.record.descriptor.name).await?);

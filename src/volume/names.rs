@@ -17,9 +17,9 @@ const LOOKS_AT_ONCE: usize = 16;
 pub struct VolumeListing {
     /// Its name in the index.
     pub name: String,
-    /// Its identity.
-    pub id: VolumeId,
-    /// Its newest record, or why that cannot be had (a volume that is half deleted, or of a later version).
+    /// Its identity; `None` when the entry of the index is damaged.
+    pub id: Option<VolumeId>,
+    /// Its newest record, or why that cannot be had (a volume that is damaged, half deleted, or of a later version).
     pub head: Result<Head, VolumeError>,
 }
 
@@ -42,14 +42,24 @@ impl Volume {
     ) -> Result<Vec<VolumeListing>, VolumeError> {
         let names = all_names(&**store).await?;
         let looks = names.into_iter().map(|name| async move {
-            let Some(entry) = find_name(&**store, &name).await? else {
-                return Ok(None);
+            let entry = match find_name(&**store, &name).await {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return Ok(None),
+                // One that cannot be read hides no other.
+                Err(damage @ VolumeError::Damaged { .. }) => {
+                    return Ok(Some(VolumeListing {
+                        name,
+                        id: None,
+                        head: Err(damage),
+                    }));
+                }
+                Err(error) => return Err(error),
             };
             let volume = Volume::handle(store.clone(), clock.clone(), entry.volume, name.clone());
             Ok::<_, VolumeError>(Some(VolumeListing {
                 head: volume.head().await,
                 name,
-                id: entry.volume,
+                id: Some(entry.volume),
             }))
         });
         let found: Vec<_> = futures::stream::iter(looks)

@@ -84,9 +84,16 @@ impl Volume {
                 Some(entry) => entry.volume,
                 None => {
                     let nearest = super::names::suggest(&*store, name).await;
+                    let place = match store.is_established().await? {
+                        true => store.describe(),
+                        false => format!(
+                            "{}, where there is no store at all (is its disk mounted?)",
+                            store.describe()
+                        ),
+                    };
                     return Err(VolumeError::NotFound {
                         wanted: name.clone(),
-                        store: store.describe(),
+                        store: place,
                         nearest,
                     });
                 }

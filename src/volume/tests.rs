@@ -183,6 +183,53 @@ async fn a_volume_is_opened_by_name_with_three_requests_and_by_id_with_two() {
     assert_eq!(all.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["data"]);
 }
 
+/// What is damaged of a volume in the tests of deleting it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Damage {
+    Newest,
+    Name,
+    Both,
+}
+
+impl Damage {
+    const ALL: [Damage; 3] = [Damage::Newest, Damage::Name, Damage::Both];
+
+    async fn inflict(self, store: &Arc<ScriptedStore>, id: crate::model::VolumeId, newest: u64) {
+        let garbage = bytes::Bytes::from_static(b"{ not what was written");
+        let mut keys = Vec::new();
+        if self != Damage::Name {
+            keys.push(Key::Record(id, newest).to_string());
+        }
+        if self != Damage::Newest {
+            keys.push(Key::Name("data".to_owned()).to_string());
+        }
+        for key in keys {
+            let put = store.memory.put(&key, garbage.clone(), PutMode::Overwrite);
+            put.await.unwrap();
+        }
+    }
+}
+
+/// One that is damaged hides no other, and says so.
+#[tokio::test]
+async fn a_damaged_volume_is_listed_beside_the_others() {
+    for damage in Damage::ALL {
+        let store = scripted();
+        let Opened { volume, head } = new_volume(&store, "data").await;
+        publish_ok(&volume, &head, 1).await;
+        new_volume(&store, "before").await;
+        new_volume(&store, "later").await;
+        damage.inflict(&store, volume.id(), 1).await;
+        let all = Volume::list(&(store.clone() as _), &clock_of(&store))
+            .await
+            .unwrap();
+        let told: Vec<(&str, bool)> = all.iter().map(|v| (v.name.as_str(), v.head.is_ok())).collect();
+        assert_eq!(told, [("before", true), ("data", false), ("later", true)], "{damage:?}");
+        assert!(matches!(all[1].head, Err(VolumeError::Damaged { .. })), "{:?}", all[1]);
+        assert_eq!(all[1].id.is_none(), damage != Damage::Newest);
+    }
+}
+
 #[tokio::test]
 async fn of_racing_creators_one_makes_the_volume_and_all_open_it() {
     for seed in seeds(0, 10) {
@@ -464,6 +511,7 @@ async fn a_deletion_that_is_killed_at_any_request_is_finished_by_the_next_one() 
         let volume = match found {
             ToDelete::Whole(opened) => opened.volume,
             ToDelete::Begun(volume) => volume,
+            other => panic!("nothing is damaged: {other:?}"),
         };
         volume.delete(&wanted.to_string(), "me").await
     };
@@ -509,6 +557,43 @@ async fn a_deletion_that_is_killed_at_any_request_is_finished_by_the_next_one() 
         }
         assert!(cuts > 8, "{cuts}");
     }
+}
+
+/// A newest record that cannot be read hinders no deletion, wherever that is killed.
+#[tokio::test]
+async fn a_damaged_volume_is_deleted_and_a_killed_deletion_of_it_goes_on() {
+    let wanted = VolumeRef::parse("data");
+    let delete = async |store: &Arc<ScriptedStore>| {
+        match Volume::find_to_delete(store.clone(), clock_of(store), &wanted).await? {
+            ToDelete::Whole(opened) => opened.volume.delete("data", "me").await,
+            ToDelete::Begun(volume) | ToDelete::Damaged(volume, _) => volume.delete("data", "me").await,
+        }
+    };
+    let mut cuts = 0;
+    loop {
+        let store = scripted();
+        let Opened { volume, head } = new_volume(&store, "data").await;
+        publish_ok(&volume, &head, 1).await;
+        Damage::Newest.inflict(&store, volume.id(), 1).await;
+        store.dark_after(cuts, false);
+        let first = delete(&store).await;
+        let was_cut = store.is_dark();
+        store.light();
+        match was_cut {
+            false => drop(first.unwrap()),
+            true => match delete(&store).await {
+                Ok(_) | Err(VolumeError::NotFound { .. }) => {}
+                Err(error) => panic!("killed at request {cuts}: {error}"),
+            },
+        }
+        let left = store.memory.keys();
+        assert!(left.is_empty(), "killed at request {cuts}: {left:?}");
+        if !was_cut {
+            break;
+        }
+        cuts += 1;
+    }
+    assert!(cuts > 4, "{cuts}");
 }
 
 #[tokio::test]

@@ -77,7 +77,16 @@ async fn look(named: Option<&str>, context: &Context, checks: &mut Vec<Check>) {
             (Err(error), _) => return checks.push(of_failure("volume", &error.into())),
         }
     }
-    checks.extend(try_store(&*store).await);
+    match store.is_established().await {
+        Ok(true) => checks.extend(try_store(&*store).await),
+        // Trying it would make one below the place of a disk that is not mounted.
+        Ok(false) => checks.push(Check::warn(
+            "store",
+            format!("{}: there is no store yet, or its disk is not mounted", store.describe()),
+            "`sailvol volume create` makes the store with its first volume",
+        )),
+        Err(error) => checks.push(of_failure("store", &error.into())),
+    }
 }
 
 fn not_found(url: &VolumeUrl) -> Check {
