@@ -30,26 +30,24 @@ pub async fn open_store(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, Failure>
     store::open(url).await.map_err(Failure::from)
 }
 
-/// Opens a store whose requests end when nothing of any has moved for the caller's deadline.
+/// Opens a store whose requests end when nothing of any has moved for the caller's deadline. What asks it needs no limit of
+/// its own: a slow line may take for all requests together, or for one, as long as it needs.
 ///
 /// # Errors
 /// As [`open_store`].
 pub async fn open_limited(url: &StoreUrl, caller: &Caller) -> Result<Arc<dyn ObjectStore>, Failure> {
-    let store = open_store(url).await?;
+    let store = caller.within(open_store(url)).await?;
     Ok(Arc::new(LimitedStore::new(store, caller.deadline)))
 }
 
 impl Session {
-    /// Opens a volume; gives up at the caller's deadline.
+    /// Opens a volume; gives up when the store is silent for the caller's deadline.
     ///
     /// # Errors
     /// No such volume; what the store says, or that it says nothing.
     pub async fn open(url: &VolumeUrl, caller: Caller) -> Result<Session, Failure> {
-        let opening = async {
-            let store = open_limited(&url.store, &caller).await?;
-            Session::of(store, &VolumeRef::parse(&url.name), caller.clone()).await
-        };
-        caller.within(opening).await
+        let store = open_limited(&url.store, &caller).await?;
+        Session::of(store, &VolumeRef::parse(&url.name), caller).await
     }
 
     /// Opens a volume of a store that is open.

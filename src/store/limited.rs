@@ -13,6 +13,12 @@ use tokio::time::Instant;
 
 use super::{Arrived, Fetched, LastMoves, Listed, ObjectStore, PutDone, PutMode, StoreError};
 
+/// Bytes per second of the slowest line that counts as living. What the connections have taken may be on its way for that
+/// long without a sign ...
+const LINE_RATE_MIN: u64 = 128 << 10;
+/// ... but not longer than this many limits, whatever was taken.
+const SIGNLESS_LIMITS_MAX: u32 = 3;
+
 /// A store whose requests end when it is silent for too long.
 #[derive(Debug)]
 pub struct LimitedStore {
@@ -21,7 +27,8 @@ pub struct LimitedStore {
 }
 
 impl LimitedStore {
-    /// Gives a request up when no byte of any has moved for `limit`.
+    /// Gives a request up when no byte of any has moved for `limit`, and for what the bodies that wait for an answer take on
+    /// the slowest line.
     pub fn new(inner: Arc<dyn ObjectStore>, limit: Duration) -> LimitedStore {
         LimitedStore { inner, limit }
     }
@@ -30,7 +37,9 @@ impl LimitedStore {
     fn ends(&self, began: Instant) -> Instant {
         let moves = self.inner.last_moves().unwrap_or_default();
         let moved = moves.received.max(moves.sent);
-        moved.map_or(began, |moved| moved.max(began)) + self.limit
+        let on_the_way = Duration::from_secs(moves.unanswered / LINE_RATE_MIN);
+        let signless = on_the_way.min(self.limit * SIGNLESS_LIMITS_MAX);
+        moved.map_or(began, |moved| moved.max(began)) + self.limit + signless
     }
 
     async fn within<T>(
@@ -118,6 +127,14 @@ impl ObjectStore for LimitedStore {
         raced.unwrap_or_else(|error| vec![Err(error)])
     }
 
+    async fn establish(&self) -> Result<(), StoreError> {
+        self.within(self.inner.establish(), unreachable).await
+    }
+
+    async fn is_established(&self) -> Result<bool, StoreError> {
+        self.within(self.inner.is_established(), unreachable).await
+    }
+
     fn last_moves(&self) -> Option<LastMoves> {
         self.inner.last_moves()
     }
@@ -139,6 +156,7 @@ mod tests {
         /// Until the answer.
         takes: Duration,
         moves: bool,
+        unanswered: u64,
     }
 
     #[async_trait]
@@ -164,6 +182,7 @@ mod tests {
             let received = self.moves.then(Instant::now);
             Some(LastMoves {
                 received,
+                unanswered: self.unanswered,
                 ..LastMoves::default()
             })
         }
@@ -180,6 +199,7 @@ mod tests {
             memory: MemoryStore::new(),
             takes,
             moves,
+            unanswered: 0,
         };
         LimitedStore::new(Arc::new(inner), LIMIT)
     }
@@ -201,5 +221,23 @@ mod tests {
             .unwrap();
         let moving = slow(LIMIT * 5, true);
         moving.put("a", body, PutMode::Overwrite).await.unwrap();
+    }
+
+    /// On a slow line a body is in this machine's buffers long after the connection took it, and nothing moves that is seen;
+    /// a silent store is given up all the same.
+    #[test]
+    fn what_the_connections_have_taken_has_its_time() {
+        let limit = Duration::from_secs(30);
+        for (unanswered, secs) in [(0, 30), (100_000, 30), (8 << 20, 94), (1 << 30, 120)] {
+            let inner = Slow {
+                memory: MemoryStore::new(),
+                takes: Duration::ZERO,
+                moves: false,
+                unanswered,
+            };
+            let store = LimitedStore::new(Arc::new(inner), limit);
+            let began = Instant::now();
+            assert_eq!((store.ends(began) - began).as_secs(), secs, "{unanswered} bytes");
+        }
     }
 }

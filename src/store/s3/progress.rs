@@ -154,6 +154,17 @@ impl Line {
         self.moves.lock().sent = Some(Instant::now());
     }
 
+    /// Bytes of a body were taken.
+    fn taken(&self, bytes: u64) {
+        self.moves.lock().unanswered += bytes;
+    }
+
+    /// A body of which so many were taken was answered, or given up.
+    fn settled(&self, bytes: u64) {
+        let mut moves = self.moves.lock();
+        moves.unanswered = moves.unanswered.saturating_sub(bytes);
+    }
+
     pub(super) fn last_moves(&self) -> LastMoves {
         *self.moves.lock()
     }
@@ -169,6 +180,8 @@ struct Progress {
 #[derive(Clone, Copy, Debug)]
 struct ProgressState {
     moved_at: Instant,
+    /// Bytes of the body.
+    taken: u64,
     body_taken: bool,
     body_done: bool,
 }
@@ -190,6 +203,7 @@ impl Progress {
     fn new(has_body: bool, line: Arc<Line>) -> Arc<Progress> {
         let state = ProgressState {
             moved_at: Instant::now(),
+            taken: 0,
             body_taken: false,
             body_done: !has_body,
         };
@@ -199,11 +213,14 @@ impl Progress {
         })
     }
 
-    fn moved(&self, done: bool) {
+    /// So many bytes of the body were taken, and it is `done` with them.
+    fn moved(&self, bytes: usize, done: bool) {
         self.line.sent();
+        self.line.taken(bytes as u64);
         let mut state = self.state.lock();
         *state = ProgressState {
             moved_at: Instant::now(),
+            taken: state.taken + bytes as u64,
             body_taken: true,
             body_done: done,
         };
@@ -222,6 +239,12 @@ impl Progress {
             }
             tokio::time::sleep_until(end).await;
         }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.line.settled(self.state.get_mut().taken);
     }
 }
 
@@ -271,7 +294,7 @@ impl Body for SentBody {
                 },
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(None) => {
-                    this.progress.moved(true);
+                    this.progress.moved(0, true);
                     return Poll::Ready(None);
                 }
                 Poll::Pending => return Poll::Pending,
@@ -289,7 +312,8 @@ impl Body for SentBody {
             }
         }
         let piece = this.piece.split_to(take);
-        this.progress.moved(this.left == 0 && this.piece.is_empty());
+        this.progress
+            .moved(piece.len(), this.left == 0 && this.piece.is_empty());
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
@@ -474,16 +498,20 @@ mod tests {
     #[tokio::test]
     async fn bodies_are_sent_in_pieces_and_whole() {
         let bytes: Vec<u8> = (0..300_000u32).map(|at| at as u8).collect();
-        let progress = Progress::new(true, Arc::default());
+        let line = Arc::<Line>::default();
+        let progress = Progress::new(true, line.clone());
         let mut body = SentBody::new(SdkBody::from(bytes.clone()), progress.clone(), None);
         let mut sent = Vec::new();
         while let Some(piece) = next(&mut body).await {
             assert!(piece.len() <= PIECE_BYTES);
             sent.extend_from_slice(&piece);
             assert_eq!(body.size_hint().exact(), Some((bytes.len() - sent.len()) as u64));
+            assert_eq!(line.last_moves().unanswered, sent.len() as u64);
         }
         assert_eq!(sent, bytes);
         assert!(progress.state.lock().body_done);
+        drop((body, progress));
+        assert_eq!(line.last_moves().unanswered, 0);
     }
 
     #[tokio::test]
@@ -514,11 +542,11 @@ mod tests {
         let progress = Progress::new(true, Arc::default());
         let at_start = *progress.state.lock();
         assert_eq!(at_start.end(limit).0, at_start.moved_at + limit);
-        progress.moved(false);
+        progress.moved(1, false);
         let moved = *progress.state.lock();
         assert!(moved.moved_at >= at_start.moved_at);
         assert_eq!(moved.end(limit).0, moved.moved_at + limit);
-        progress.moved(true);
+        progress.moved(1, true);
         let done = *progress.state.lock();
         assert_eq!(done.end(limit).0, done.moved_at + ANSWER_LIMITS * limit);
         let bodyless = *Progress::new(false, Arc::default()).state.lock();
