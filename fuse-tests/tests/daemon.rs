@@ -240,14 +240,49 @@ fn a_remount_makes_it_read_only_and_writable_again() {
     pod.umount(&[]);
 }
 
+/// The log of a daemon that runs is put aside when it is long, and goes on in a new file.
+#[test]
+fn the_log_is_bounded_while_the_daemon_runs() {
+    /// What the README says of one file of the log, bytes.
+    const LOG_BYTES_MAX: u64 = 8 << 20;
+    let (pod, _store) = pod();
+    let pod = pod.env("SAILVOL_LOG", "debug");
+    pod.mount("v", &["--create", "--name", "n"]);
+    pod.umount(&[]);
+    let log = pod.local_dir("state").join("n/daemon.log");
+    let old = log.with_extension("log.old");
+    let len = |path: &Path| path.metadata().map_or(0, |found| found.len());
+    assert!(len(&log) > 0 && !old.exists());
+    // As good as full: holes count like lines.
+    let file = fs::File::options().write(true).open(&log).unwrap();
+    file.set_len(LOG_BYTES_MAX - 1).unwrap();
+    drop(file);
+    pod.mount("v", &["--name", "n"]);
+    fs::write(pod.path("file"), "x").unwrap();
+    pod.commit("x");
+    wait_until("the log is put aside", || old.exists());
+    assert!(len(&old) <= LOG_BYTES_MAX, "{}", len(&old));
+    let before = len(&log);
+    assert!(before < LOG_BYTES_MAX / 2, "{before}");
+    fs::write(pod.path("file"), "y").unwrap();
+    pod.commit("y");
+    wait_until("lines come in the new file", || len(&log) > before);
+    assert!(len(&log) <= LOG_BYTES_MAX);
+    pod.umount(&[]);
+}
+
+/// An address of loopback on which nobody listens.
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
 #[test]
 fn mounting_again_waits_for_the_mount_before() {
     let (pod, _store) = pod();
-    pod.mount(
-        "v",
-        &["--create", "--commit-on-exit", "--metrics", "127.0.0.1:39217"],
-    );
-    let again = ["--commit-on-exit", "--metrics", "127.0.0.1:39217"];
+    let metrics = free_address();
+    let again = ["--commit-on-exit", "--metrics", &metrics];
+    pod.mount("v", &[&again[..], &["--create"]].concat());
     for round in 0..6 {
         fs::write(pod.path("file"), format!("{round}")).unwrap();
         // umount(8) knows nothing of daemons; this one commits first.
