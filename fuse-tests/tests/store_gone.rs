@@ -145,7 +145,8 @@ fn autocommit_takes_a_store_that_is_gone_for_an_outage() {
     fs::write(world.pod.path("away"), "away").unwrap();
     wait_until("said", || {
         let held = world.pod.status()["autocommit"]["held"].clone();
-        held.as_str().is_some_and(|held| held.contains("is its disk mounted?"))
+        held.as_str()
+            .is_some_and(|held| held.contains("is its disk mounted?"))
     });
     assert_eq!(world.pod.status()["last_failure"]["kind"], "store-unreachable");
     assert!(!world.root.exists());

@@ -17,7 +17,9 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tls").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures/tls")
+        .join(name)
 }
 
 /// An S3 server, and TLS in front of it.
@@ -39,14 +41,22 @@ impl Secure {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let behind = server.endpoint().trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let behind = server
+            .endpoint()
+            .trim_start_matches("http://")
+            .trim_end_matches('/')
+            .to_owned();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (acceptor, behind) = (acceptor.clone(), behind.clone());
                 tokio::spawn(async move {
                     // Clients that do not trust it go away, which is what is tested.
-                    let Ok(mut client) = acceptor.accept(client).await else { return };
-                    let Ok(mut behind) = TcpStream::connect(behind).await else { return };
+                    let Ok(mut client) = acceptor.accept(client).await else {
+                        return;
+                    };
+                    let Ok(mut behind) = TcpStream::connect(behind).await else {
+                        return;
+                    };
                     let _ = tokio::io::copy_bidirectional(&mut client, &mut behind).await;
                 });
             }
@@ -65,8 +75,14 @@ impl Secure {
         command
             .args(["volume", "create", volume])
             .env("HOME", self.home.path())
-            .env("SAILVOL_STORE", format!("{bucket}&endpoint=https://{}", self.address))
-            .env("AWS_SHARED_CREDENTIALS_FILE", self.server.credentials_file().unwrap())
+            .env(
+                "SAILVOL_STORE",
+                format!("{bucket}&endpoint=https://{}", self.address),
+            )
+            .env(
+                "AWS_SHARED_CREDENTIALS_FILE",
+                self.server.credentials_file().unwrap(),
+            )
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("NO_PROXY", "*")
             .env_remove("AWS_CA_BUNDLE")
@@ -107,7 +123,9 @@ async fn a_private_authority_is_trusted_by_every_setting() {
     let output = secure.create("c", &[]).await;
     assert!(output.status.success(), "ca_bundle: {}", said(&output));
     // The variable goes before the profile.
-    let output = secure.create("d", &[("AWS_CA_BUNDLE", &fixture("server.pem"))]).await;
+    let output = secure
+        .create("d", &[("AWS_CA_BUNDLE", &fixture("server.pem"))])
+        .await;
     assert!(!output.status.success());
 }
 
@@ -120,7 +138,13 @@ async fn a_strange_certificate_is_named_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(30));
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let text = said(&output);
-    for part in ["certificate", "is not trusted", "AWS_CA_BUNDLE", "ca_bundle", "SSL_CERT_FILE"] {
+    for part in [
+        "certificate",
+        "is not trusted",
+        "AWS_CA_BUNDLE",
+        "ca_bundle",
+        "SSL_CERT_FILE",
+    ] {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert!(!text.contains("does not answer"), "{text}");
@@ -131,7 +155,11 @@ async fn a_bundle_that_cannot_be_used_is_named_with_its_setting() {
     let secure = Secure::start().await;
     let bad = secure.home.path().join("bad.pem");
     let none = secure.home.path().join("none.pem");
-    fs::write(&bad, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    fs::write(
+        &bad,
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
     let check = |output: Output, setting: &str, file: &Path| {
         let text = said(&output);
         assert_eq!(output.status.code(), Some(1), "{text}");
@@ -144,7 +172,11 @@ async fn a_bundle_that_cannot_be_used_is_named_with_its_setting() {
             check(secure.create("a", &[(variable, file)]).await, variable, file);
         }
         secure.profile(file);
-        check(secure.create("a", &[]).await, "ca_bundle of the AWS profile default", file);
+        check(
+            secure.create("a", &[]).await,
+            "ca_bundle of the AWS profile default",
+            file,
+        );
         secure.profile(&fixture("ca.pem"));
     }
 }

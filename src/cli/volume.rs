@@ -151,7 +151,9 @@ async fn list(store: Option<&str>, context: &Context) -> Result<(), Failure> {
                 if !is_as_left {
                     let failure = Failure::from(error);
                     damaged += u64::from(failure.kind == FailureKind::Damaged);
-                    worst = worst.filter(|known| known.kind == FailureKind::Damaged).or(Some(failure));
+                    worst = worst
+                        .filter(|known| known.kind == FailureKind::Damaged)
+                        .or(Some(failure));
                 }
                 row
             }

@@ -82,7 +82,10 @@ async fn look(named: Option<&str>, context: &Context, checks: &mut Vec<Check>) {
         // Trying it would make one below the place of a disk that is not mounted.
         Ok(false) => checks.push(Check::warn(
             "store",
-            format!("{}: there is no store yet, or its disk is not mounted", store.describe()),
+            format!(
+                "{}: there is no store yet, or its disk is not mounted",
+                store.describe()
+            ),
             "`sailvol volume create` makes the store with its first volume",
         )),
         Err(error) => checks.push(of_failure("store", &error.into())),

@@ -45,9 +45,7 @@ pub(super) struct Root {
 }
 
 /// Flags with which directories are opened to be read or synced.
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 impl Root {
     fn open(path: &Path) -> io::Result<Root> {

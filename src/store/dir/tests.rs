@@ -240,7 +240,10 @@ impl Disk {
                 "{how}, request {index}: {error}"
             );
             let text = error.to_string();
-            assert!(text.contains("is its disk mounted?"), "{how}, request {index}: {text}");
+            assert!(
+                text.contains("is its disk mounted?"),
+                "{how}, request {index}: {text}"
+            );
             assert!(text.contains(&self.root.display().to_string()), "{text}");
         }
     }
@@ -341,7 +344,11 @@ async fn a_write_founds_no_store() {
     store.establish().await.unwrap();
     store.put("a", BODY, PutMode::IfAbsent).await.unwrap();
     // Founded twice, it stays the same.
-    founded(&root).await.put("b", BODY, PutMode::IfAbsent).await.unwrap();
+    founded(&root)
+        .await
+        .put("b", BODY, PutMode::IfAbsent)
+        .await
+        .unwrap();
     store.put("c", BODY, PutMode::IfAbsent).await.unwrap();
 }
 
@@ -357,12 +364,17 @@ async fn a_damaged_marker_is_named() {
 #[tokio::test]
 async fn racing_founders_make_one_store() {
     let dir = tempfile::tempdir().unwrap();
-    let stores: Vec<DirStore> = (0..8).map(|_| DirStore::open(dir.path().join("new/root"))).collect();
+    let stores: Vec<DirStore> = (0..8)
+        .map(|_| DirStore::open(dir.path().join("new/root")))
+        .collect();
     let all = stores.iter().map(|store| store.establish());
     for founded in futures::future::join_all(all).await {
         founded.unwrap();
     }
     for (index, store) in stores.iter().enumerate() {
-        store.put(&format!("k{index}"), BODY, PutMode::IfAbsent).await.unwrap();
+        store
+            .put(&format!("k{index}"), BODY, PutMode::IfAbsent)
+            .await
+            .unwrap();
     }
 }
