@@ -224,8 +224,16 @@ async fn a_damaged_volume_is_listed_beside_the_others() {
             .await
             .unwrap();
         let told: Vec<(&str, bool)> = all.iter().map(|v| (v.name.as_str(), v.head.is_ok())).collect();
-        assert_eq!(told, [("before", true), ("data", false), ("later", true)], "{damage:?}");
-        assert!(matches!(all[1].head, Err(VolumeError::Damaged { .. })), "{:?}", all[1]);
+        assert_eq!(
+            told,
+            [("before", true), ("data", false), ("later", true)],
+            "{damage:?}"
+        );
+        assert!(
+            matches!(all[1].head, Err(VolumeError::Damaged { .. })),
+            "{:?}",
+            all[1]
+        );
         assert_eq!(all[1].id.is_none(), damage != Damage::Newest);
     }
 }
@@ -563,11 +571,15 @@ async fn a_deletion_that_is_killed_at_any_request_is_finished_by_the_next_one() 
 #[tokio::test]
 async fn a_damaged_volume_is_deleted_and_a_killed_deletion_of_it_goes_on() {
     let wanted = VolumeRef::parse("data");
-    let delete = async |store: &Arc<ScriptedStore>| {
-        match Volume::find_to_delete(store.clone(), clock_of(store), &wanted).await? {
-            ToDelete::Whole(opened) => opened.volume.delete("data", "me").await,
-            ToDelete::Begun(volume) | ToDelete::Damaged(volume, _) => volume.delete("data", "me").await,
-        }
+    let delete = async |store: &Arc<ScriptedStore>| match Volume::find_to_delete(
+        store.clone(),
+        clock_of(store),
+        &wanted,
+    )
+    .await?
+    {
+        ToDelete::Whole(opened) => opened.volume.delete("data", "me").await,
+        ToDelete::Begun(volume) | ToDelete::Damaged(volume, _) => volume.delete("data", "me").await,
     };
     let mut cuts = 0;
     loop {
