@@ -196,7 +196,7 @@ async fn list(store: Option<&str>, context: &Context) -> Result<(), Failure> {
             FailureKind::Damaged,
             format!("damaged: {} of those listed", count(damaged, "volume")),
         )
-        .hint("`sailvol fsck VOLUME` tells more; `sailvol volume delete VOLUME` deletes a damaged one")),
+        .hint("`sailvol fsck VOLUME` tells more; `sailvol volume delete VOLUME` deletes one whose newest record is damaged")),
         Some(failure) => Err(failure),
     }
 }
