@@ -27,7 +27,7 @@ const FILES: usize = 10;
 
 fn closes() -> usize {
     let told = std::env::var("SAILVOL_CLOSES").ok();
-    told.map_or(300, |text| text.parse().expect("SAILVOL_CLOSES is a number"))
+    told.map_or(100, |text| text.parse().expect("SAILVOL_CLOSES is a number"))
 }
 
 /// A pod that has mounted a new volume.
