@@ -112,6 +112,10 @@ impl Durable {
         };
         if let Some(now) = tree.files.get(file) {
             let versions = self.history.entry(*file).or_default();
+            if matches!(step, Step::Rewrite { .. }) {
+                // Where the kernel has the file open still, it is cut in place, and empty until the next sync, as on ext4 (J9b).
+                versions.push(Arc::default());
+            }
             versions.push(now.bytes.clone());
             // An empty file that is written is a new one: it has bytes that survive once it is synced itself.
             let had_bytes = before.files.get(file).is_some_and(|file| !file.bytes.is_empty());
