@@ -15,7 +15,7 @@ use super::style::{Tone, finish, wanted};
 use crate::answer::{Failure, FailureKind, Progress, STORE_TIME};
 use crate::config::{Environment, PlaceOptions, Places, VolumePath};
 use crate::control::{Client, MountRecord, Request, find_mount, list_mounts, resolved_path};
-use crate::files::Caller;
+use crate::files::{Caller, within};
 use crate::model::{show, unshow};
 use crate::store::{StoreUrl, split_volume_path};
 
@@ -107,7 +107,7 @@ impl Context {
     /// # Errors
     /// [`FailureKind::StoreUnreachable`] when time is up.
     pub async fn within<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        self.caller().within(work).await
+        within(self.timeout, work).await
     }
 
     /// The three directories.

@@ -37,15 +37,18 @@ impl Caller {
             stopped: Arc::new(|| Box::pin(std::future::pending())),
         }
     }
+}
 
-    /// Waits for something that ends soon unless the store is silent.
-    ///
-    /// # Errors
-    /// [`crate::answer::FailureKind::StoreUnreachable`] at the deadline.
-    pub async fn within<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let done = tokio::time::timeout(self.deadline, work).await;
-        done.map_err(|_| no_answer(self.deadline))?
-    }
+/// Waits for something that ends soon unless the store is silent.
+///
+/// # Errors
+/// [`crate::answer::FailureKind::StoreUnreachable`] at the deadline.
+pub async fn within<T>(
+    deadline: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let done = tokio::time::timeout(deadline, work).await;
+    done.map_err(|_| no_answer(deadline))?
 }
 
 impl fmt::Debug for Caller {

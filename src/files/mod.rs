@@ -25,7 +25,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub use caller::{Caller, ProgressSink};
+pub use caller::{Caller, ProgressSink, within};
 pub use copy::{CopyOptions, copy};
 pub use create::create_volume;
 pub use export::{Exported, export};

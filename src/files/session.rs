@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Caller;
+use super::{Caller, within};
 use crate::answer::{Failure, FailureKind};
 use crate::model::{DirTree, Entry, GivenPath, Name, Totals, TreeRoot, VolPath};
 use crate::store::{self, LimitedStore, ObjectStore, StoreUrl, VolumeUrl};
@@ -36,7 +36,7 @@ pub async fn open_store(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, Failure>
 /// # Errors
 /// As [`open_store`].
 pub async fn open_limited(url: &StoreUrl, caller: &Caller) -> Result<Arc<dyn ObjectStore>, Failure> {
-    let store = caller.within(open_store(url)).await?;
+    let store = within(caller.deadline, open_store(url)).await?;
     Ok(Arc::new(LimitedStore::new(store, caller.deadline)))
 }
 

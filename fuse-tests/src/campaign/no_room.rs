@@ -191,15 +191,14 @@ fn round(plan: &Plan, seed: u64, tally: &mut Tally) {
     round.end(&cluster);
 }
 
+/// What is in a directory; nothing where there is none.
+fn below(dir: PathBuf) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
+}
+
 /// Files that the state directory below `dir` has in reserve.
 fn reserved(dir: &Path) -> usize {
-    let below = |dir: PathBuf| {
-        fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|e| e.path())
-    };
     let states = below(dir.to_path_buf()).flat_map(below);
     states
         .map(|state| below(state.join("reserve")).count())
@@ -357,13 +356,6 @@ fn large_tree(plan: &Plan, seed: u64, tally: &mut Tally) {
 
 /// Bytes of kept records and trees.
 fn kept_bytes(dir: &Path) -> u64 {
-    let below = |dir: PathBuf| {
-        fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|e| e.path())
-    };
     let states = below(dir.to_path_buf()).flat_map(below);
     let kept = states.flat_map(|state| below(state.join("base")));
     kept.filter_map(|path| fs::metadata(path).ok())
